@@ -1,0 +1,91 @@
+//! The swarm itself: one object, the singleton every manager agrees on.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, Labels, Meta, Timestamp};
+
+/// The replicated cluster object. There is exactly one once a swarm is initialised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    pub id: ClusterId,
+    pub meta: Meta,
+    pub spec: ClusterSpec,
+    pub root_ca: RootCa,
+    /// The secret halves of the join tokens, with the CA digest already in front: full `SWMTKN-1-…` strings.
+    pub join_tokens: JoinTokens,
+    /// Pools overlay subnets are cut from, `DefaultAddrPool`.
+    pub default_address_pools: Vec<ipnet::Ipv4Net>,
+    /// Prefix length of the subnets cut from the pools, `SubnetSize`.
+    pub subnet_size: u8,
+    /// UDP port of the VXLAN traffic, `DataPathPort`.
+    pub data_path_port: u16,
+    /// When the root was last rotated.
+    pub root_rotated_at: Timestamp,
+}
+
+/// What `docker swarm update` may change. Defaults are Docker's (`defaultSwarmSpec` in moby).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterSpec {
+    pub name: String,
+    pub labels: Labels,
+    pub task_history_limit: i64,
+    pub heartbeat_period: Duration,
+    pub node_cert_expiry: Duration,
+    pub snapshot_interval: u64,
+    pub keep_old_snapshots: u64,
+    pub log_entries_for_slow_followers: u64,
+    pub election_tick: u32,
+    pub heartbeat_tick: u32,
+    pub auto_lock_managers: bool,
+}
+
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            labels: Labels::new(),
+            task_history_limit: 5,
+            heartbeat_period: Duration::from_secs(5),
+            node_cert_expiry: Duration::from_secs(90 * 24 * 3600),
+            snapshot_interval: 10_000,
+            keep_old_snapshots: 0,
+            log_entries_for_slow_followers: 500,
+            election_tick: 10,
+            heartbeat_tick: 1,
+            auto_lock_managers: false,
+        }
+    }
+}
+
+/// The root that signs every node's certificate.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct RootCa {
+    /// PEM of the self-signed root.
+    pub cert_pem: String,
+    /// PEM of its key; secret.
+    pub key_pem: String,
+    /// `sha256:<hex>` of the certificate, as joiners pin it.
+    pub digest: String,
+}
+
+impl std::fmt::Debug for RootCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RootCa").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// The two join tokens in full; secret, hence no contents in `Debug`.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinTokens {
+    pub worker: String,
+    pub manager: String,
+}
+
+impl std::fmt::Debug for JoinTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JoinTokens(..)")
+    }
+}

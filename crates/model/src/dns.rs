@@ -1,0 +1,50 @@
+//! Questions and answers of the container resolver at 127.0.0.11, free of wire format.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// What a container asked. Names are lower case without the trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    A(String),
+    Aaaa(String),
+    /// Reverse look-up of an IPv4 address.
+    Ptr(Ipv4Addr),
+    Srv(String),
+    /// Any other type, for a name.
+    Other(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    A(Vec<Ipv4Addr>),
+    Aaaa(Vec<Ipv6Addr>),
+    Ptr(Vec<String>),
+    Srv(Vec<SrvRecord>),
+    /// The name is ours but has no record of that type.
+    NoData,
+    /// Ours, and certainly not there (an internal network's stray name).
+    NxDomain,
+    /// Not ours: ask the upstream servers.
+    Forward,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SrvRecord {
+    pub port: u16,
+    pub target: String,
+    pub address: Ipv4Addr,
+}
+
+/// The names of one network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Zone {
+    /// The network's name: `web.<network>` means `web` on this network.
+    pub network_name: String,
+    /// No query may leave the host from a container that is on internal networks only.
+    pub internal: bool,
+    /// Name in lower case -> addresses. A service's VIP, or its tasks' addresses; `tasks.<service>`; containers; aliases.
+    pub names: BTreeMap<String, Vec<Ipv4Addr>>,
+    /// Address -> names, for PTR.
+    pub addresses: BTreeMap<Ipv4Addr, Vec<String>>,
+}

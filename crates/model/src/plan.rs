@@ -1,0 +1,64 @@
+//! What a host's kernel should look like, as a value: `agent::dataplane` makes it, `net` makes it so.
+//!
+//! Applying a plan is idempotent; what is on the host and not in the plan (under our name prefix) is taken away.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
+use crate::NetworkId;
+use crate::dns::Zone;
+use crate::service::Protocol;
+
+/// All of the swarm's kernel state on one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostPlan {
+    /// This host's underlay address: source of its VXLAN traffic.
+    pub vtep: Option<Ipv4Addr>,
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// Underlay addresses of the other members.
+    pub members: Vec<Ipv4Addr>,
+    pub overlays: BTreeMap<NetworkId, OverlayPlan>,
+    pub ingress: Option<IngressPlan>,
+}
+
+/// One overlay network on this host: a bridge and a VXLAN link in a namespace of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OverlayPlan {
+    pub name: String,
+    pub vni: u32,
+    pub subnet: Option<Ipv4Net>,
+    pub gateway: Option<Ipv4Addr>,
+    pub mtu: u32,
+    pub internal: bool,
+    /// Endpoints on other hosts: address -> the host's VTEP. The MAC follows from the address (`network::mac_of`).
+    pub remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// VIP -> the addresses that take its connections now, in balancing order. Programmed in the namespace of every local
+    /// container on this network.
+    pub balancers: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    pub zone: Zone,
+}
+
+/// The mesh on this host: published ports, and the leg of the host's namespace on the ingress network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IngressPlan {
+    pub network_id: Option<NetworkId>,
+    /// The host's own address on the ingress network, with prefix length.
+    pub address: Option<Ipv4Net>,
+    /// This host's number in the mesh: with `SOURCE_PORT_RANGE` ports each, no two hosts send from the same source port.
+    pub mesh_index: u16,
+    /// How many numbers are in use, at least 1: the source ports are shared out among so many.
+    pub mesh_size: u16,
+    /// mesh index -> MAC of that host's leg, for replies to go back the way they came.
+    pub node_macs: BTreeMap<u16, [u8; 6]>,
+    /// Held on every host, tasks or not; with no backend a connection is refused at once.
+    pub ports: BTreeMap<(Protocol, u16), Vec<Backend>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Backend {
+    pub address: Ipv4Addr,
+    pub port: u16,
+}

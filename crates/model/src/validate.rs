@@ -1,0 +1,174 @@
+//! What is refused before it is stored, in Docker's own words (swarmkit `manager/controlapi`, moby `api/server`).
+
+use crate::service::{EndpointSpec, Mode, PublishMode, ResolutionMode, ServiceSpec, UpdateConfig};
+use crate::task::{Resources, RestartPolicy, TaskSpec};
+
+/// A spec that cannot be accepted; the text is for the user, and clients print it as it is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+fn invalid<T>(text: impl Into<String>) -> Result<T, Invalid> {
+    Err(Invalid(text.into()))
+}
+
+/// Names of services, networks and nodes: swarmkit's `^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`.
+pub fn name(text: &str) -> Result<(), Invalid> {
+    if text.is_empty() {
+        return invalid("name must be provided");
+    }
+    if text.len() > 63 {
+        return invalid("name must be 63 characters or fewer");
+    }
+    let alnum = |b: u8| b.is_ascii_alphanumeric();
+    let bytes = text.as_bytes();
+    let fine =
+        alnum(bytes[0]) && alnum(bytes[bytes.len() - 1]) && bytes.iter().all(|&b| alnum(b) || b == b'-' || b == b'_');
+    if fine { Ok(()) } else { invalid("name must be valid as a DNS name component") }
+}
+
+/// Names of secrets and configs: 1 to 64 of `[a-zA-Z0-9-_.]`, beginning and ending with a letter or digit.
+pub fn blob_name(text: &str) -> Result<(), Invalid> {
+    let alnum = |b: &u8| b.is_ascii_alphanumeric();
+    let fine = (1..=64).contains(&text.len())
+        && text.as_bytes().first().is_some_and(alnum)
+        && text.as_bytes().last().is_some_and(alnum)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fine {
+        Ok(())
+    } else {
+        invalid(
+            "invalid name, only 64 [a-zA-Z0-9-_.] characters allowed, and the start and end character must be [a-zA-Z0-9]",
+        )
+    }
+}
+
+/// The smallest limits the kernel can be asked for (swarmkit `validateResources`).
+const MIN_NANO_CPUS: i64 = 1_000_000;
+const MIN_MEMORY_BYTES: i64 = 4 * 1024 * 1024;
+
+fn resources(r: &Resources) -> Result<(), Invalid> {
+    if r.nano_cpus != 0 && r.nano_cpus < MIN_NANO_CPUS {
+        return invalid(format!(
+            "invalid cpu value {}: Must be at least {}",
+            r.nano_cpus as f64 / 1e9,
+            MIN_NANO_CPUS as f64 / 1e9
+        ));
+    }
+    if r.memory_bytes != 0 && r.memory_bytes < MIN_MEMORY_BYTES {
+        return invalid(format!("invalid memory value {}: Must be at least 4MiB", r.memory_bytes));
+    }
+    Ok(())
+}
+
+fn restart(_: &RestartPolicy) -> Result<(), Invalid> {
+    Ok(()) // durations are unsigned by type; the api layer refuses negative ones
+}
+
+fn update(config: &UpdateConfig) -> Result<(), Invalid> {
+    if !(0.0..=1.0).contains(&config.max_failure_ratio) {
+        return invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1");
+    }
+    Ok(())
+}
+
+fn task(spec: &TaskSpec) -> Result<(), Invalid> {
+    if spec.container.image.is_empty() {
+        return invalid("ContainerSpec: image reference must be provided");
+    }
+    if let Err(error) = spec.container.image.parse::<crate::reference::Reference>() {
+        let _ = error;
+        return invalid(format!("ContainerSpec: {:?} is not a valid repository/tag", spec.container.image));
+    }
+    if let Some(requirements) = &spec.resources {
+        requirements.limits.iter().chain(&requirements.reservations).try_for_each(resources)?;
+    }
+    spec.restart.iter().try_for_each(restart)?;
+    let mut targets = std::collections::BTreeSet::new();
+    for mount in &spec.container.mounts {
+        if mount.target.is_empty() {
+            return invalid("ContainerSpec: mount target must not be empty");
+        }
+        if !targets.insert(&mount.target) {
+            return invalid(format!("ContainerSpec: duplicate mount point: {}", mount.target));
+        }
+    }
+    Ok(())
+}
+
+fn endpoint(spec: &EndpointSpec) -> Result<(), Invalid> {
+    let mut published = std::collections::BTreeSet::new();
+    for port in &spec.ports {
+        if port.target_port == 0 {
+            return invalid("EndpointSpec: invalid target port 0");
+        }
+        if spec.mode == ResolutionMode::DnsRoundRobin && port.mode == PublishMode::Ingress {
+            return invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode");
+        }
+        if port.published_port != 0 && !published.insert((port.published_port, port.protocol, port.mode)) {
+            return invalid("EndpointSpec: duplicate published ports provided");
+        }
+    }
+    Ok(())
+}
+
+/// Everything about a service spec that can be told without the store.
+pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
+    name(&spec.name)?;
+    match spec.mode {
+        Mode::ReplicatedJob { .. } | Mode::GlobalJob if spec.update.is_some() || spec.rollback.is_some() => {
+            return invalid("update config must not be set for jobs");
+        }
+        Mode::Replicated { .. } | Mode::Global | Mode::ReplicatedJob { .. } | Mode::GlobalJob => {}
+    }
+    task(&spec.task)?;
+    spec.update.iter().chain(&spec.rollback).try_for_each(update)?;
+    spec.endpoint.iter().try_for_each(endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::PortConfig;
+
+    fn web() -> ServiceSpec {
+        let mut spec = ServiceSpec { name: "web".into(), ..Default::default() };
+        spec.task.container.image = "nginx".into();
+        spec
+    }
+
+    #[track_caller]
+    fn refused(change: impl Fn(&mut ServiceSpec), text: &str) {
+        let mut spec = web();
+        change(&mut spec);
+        assert_eq!(service(&spec).unwrap_err().to_string(), text);
+    }
+
+    #[test]
+    fn a_plain_service_is_fine() {
+        service(&web()).unwrap();
+    }
+
+    #[test]
+    fn refusals_use_dockers_words() {
+        refused(|s| s.name = "a b".into(), "name must be valid as a DNS name component");
+        refused(|s| s.name = "-a".into(), "name must be valid as a DNS name component");
+        refused(|s| s.name = "a".repeat(64), "name must be 63 characters or fewer");
+        refused(|s| s.task.container.image = String::new(), "ContainerSpec: image reference must be provided");
+        refused(|s| s.task.container.image = "A B".into(), "ContainerSpec: \"A B\" is not a valid repository/tag");
+        let port = |p| PortConfig { target_port: 80, published_port: p, ..Default::default() };
+        refused(
+            |s| s.endpoint = Some(EndpointSpec { ports: vec![port(80), port(80)], ..Default::default() }),
+            "EndpointSpec: duplicate published ports provided",
+        );
+        refused(
+            |s| {
+                s.task.resources = Some(crate::task::ResourceRequirements {
+                    limits: Some(Resources { memory_bytes: 1, ..Default::default() }),
+                    reservations: None,
+                });
+            },
+            "invalid memory value 1: Must be at least 4MiB",
+        );
+    }
+}
