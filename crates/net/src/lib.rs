@@ -1,1 +1,4 @@
-
+pub mod dataplane;
+pub mod ingress;
+pub mod nft;
+pub mod overlay;
