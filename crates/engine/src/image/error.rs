@@ -3,17 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-/// What class of failure it is; the server maps it to an HTTP status in one place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    NotFound,
-    Conflict,
-    Invalid,
-    Unauthorized,
-    Forbidden,
-    Unavailable,
-    Internal,
-}
+use crate::error::ErrorKind;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
@@ -56,7 +46,7 @@ impl ImageError {
             Self::NoSuchImage(_) | Self::NotFound(_) => ErrorKind::NotFound,
             Self::InvalidReference(_) | Self::Invalid(_) => ErrorKind::Invalid,
             Self::Conflict(_) => ErrorKind::Conflict,
-            Self::Unauthorized(_) => ErrorKind::Unauthorized,
+            Self::Unauthorized(_) => ErrorKind::Forbidden,
             Self::Registry(_)
             | Self::DigestMismatch { .. }
             | Self::DiffIdMismatch { .. }
