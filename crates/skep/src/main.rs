@@ -1,1 +1,34 @@
-fn main() {}
+//! `skep`: one binary that is the daemon, the supervisor of its containers, a lab of many hosts, and the image that shows it
+//! all works. This crate reads argv and wires the rooms together; it decides nothing else.
+
+mod args;
+mod config_file;
+mod daemon;
+mod lab;
+mod whoami;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    // The supervisor and a lab's host are processes of one thread: nothing may be started before they are told apart.
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Daemon(flags) => daemon::run(*flags),
+        Command::Supervisor { exec_root } => daemon::supervise(&exec_root),
+        Command::Lab(command) => lab::run(command),
+        Command::LabHost { spec } => lab::host(&spec),
+        Command::Whoami(flags) => whoami::run(&flags),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "skep", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("skep: {error:#}");
+        ExitCode::FAILURE
+    })
+}

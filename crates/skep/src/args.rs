@@ -1,0 +1,421 @@
+//! The command line. `skep daemon` takes dockerd's flags, so that a unit or harness made for dockerd starts it unchanged.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "skep",
+    version,
+    about = "Docker Swarm rebuilt: one binary, the stock docker CLI, its own container engine",
+    after_help = "Start with `skep lab up` for a swarm on this machine, or `skep daemon` for one host; then use `docker`.",
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the daemon of this host (takes dockerd's flags and daemon.json)
+    Daemon(Box<DaemonFlags>),
+    /// Many hosts on this machine, joined to one swarm
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+    /// The process that owns the containers of a host; started by the daemon
+    #[command(hide = true)]
+    Supervisor {
+        #[arg(long)]
+        exec_root: PathBuf,
+    },
+    /// pid 1 of a lab host; started by `skep lab`
+    #[command(hide = true)]
+    LabHost { spec: String },
+    /// The HTTP server inside the image skep/whoami
+    #[command(hide = true)]
+    Whoami(WhoamiFlags),
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct WhoamiFlags {
+    /// Port to listen on
+    #[arg(long, env = "WHOAMI_PORT_NUMBER", default_value_t = 80)]
+    pub port: u16,
+    /// Text for the line `Name:`
+    #[arg(long, env = "WHOAMI_NAME")]
+    pub name: Option<String>,
+}
+
+/// dockerd's flags. Those whose meaning exists here are obeyed; the others are taken with a warning, or refused where
+/// ignoring them would be unsafe.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DaemonFlags {
+    /// Daemon socket(s) to listen on: unix:///path, tcp://host:port, fd://
+    #[arg(short = 'H', long = "host", value_name = "LIST")]
+    pub host: Vec<String>,
+    /// Root directory of persistent state [default: /var/lib/skep]
+    #[arg(long, value_name = "DIR")]
+    pub data_root: Option<PathBuf>,
+    /// Root directory for execution state files [default: /run/skep]
+    #[arg(long, value_name = "DIR")]
+    pub exec_root: Option<PathBuf>,
+    /// Daemon PID file [default: /run/skep.pid]
+    #[arg(short = 'p', long, value_name = "FILE")]
+    pub pidfile: Option<PathBuf>,
+    /// Daemon configuration file [default: /etc/skep/daemon.json, else /etc/docker/daemon.json]
+    #[arg(long, value_name = "FILE")]
+    pub config_file: Option<PathBuf>,
+    /// Enable debug mode
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+    /// Set the logging level: debug, info, warn, error, fatal
+    #[arg(short = 'l', long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Set key=value labels to the daemon
+    #[arg(long, value_name = "LIST")]
+    pub label: Vec<String>,
+    /// Registries to speak plain HTTP with, or whose certificate is not checked: host[:port] or CIDR
+    #[arg(long, value_name = "LIST")]
+    pub insecure_registry: Vec<String>,
+    /// Preferred registry mirror for Docker Hub
+    #[arg(long, value_name = "LIST")]
+    pub registry_mirror: Vec<String>,
+    /// Default address pools for node specific local networks: base=CIDR,size=N
+    #[arg(long, value_name = "POOL")]
+    pub default_address_pool: Vec<String>,
+    /// Default address or interface for swarm advertised address
+    #[arg(long, value_name = "ADDR")]
+    pub swarm_default_advertise_addr: Option<String>,
+    /// Keep containers running while the daemon is down (they always do; taken for compatibility)
+    #[arg(long)]
+    pub live_restore: bool,
+    /// Set parent cgroup for all containers
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
+    /// Address and prefix length of the bridge docker0
+    #[arg(long, value_name = "CIDR")]
+    pub bip: Option<String>,
+    /// DNS servers to use
+    #[arg(long, value_name = "LIST")]
+    pub dns: Vec<String>,
+    /// Use TLS; implied by --tlsverify
+    #[arg(long)]
+    pub tls: bool,
+    /// Use TLS and verify the remote
+    #[arg(long)]
+    pub tlsverify: bool,
+    /// Trust certs signed only by this CA
+    #[arg(long, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+    /// Path to TLS certificate file
+    #[arg(long, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+    /// Path to TLS key file
+    #[arg(long, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
+    /// Group for the unix socket
+    #[arg(short = 'G', long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Default driver for container logs
+    #[arg(long, value_name = "DRIVER")]
+    pub log_driver: Option<String>,
+    /// Default log driver options
+    #[arg(long, value_name = "MAP")]
+    pub log_opt: Vec<String>,
+
+    // dockerd's flags without a meaning here. They are named, rather than swallowed, so that a misspelt flag is an error.
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub iptables: Option<String>,
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub ip6tables: Option<String>,
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub ip_forward: Option<String>,
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub ip_masq: Option<String>,
+    #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub userland_proxy: Option<String>,
+    #[arg(long, hide = true)]
+    pub userland_proxy_path: Option<String>,
+    #[arg(short = 's', long, hide = true)]
+    pub storage_driver: Option<String>,
+    #[arg(long, hide = true)]
+    pub storage_opt: Vec<String>,
+    #[arg(long, hide = true)]
+    pub exec_opt: Vec<String>,
+    #[arg(long, hide = true)]
+    pub containerd: Option<String>,
+    #[arg(long, hide = true)]
+    pub containerd_namespace: Option<String>,
+    #[arg(long, hide = true)]
+    pub experimental: bool,
+    #[arg(long, hide = true)]
+    pub max_concurrent_downloads: Option<u32>,
+    #[arg(long, hide = true)]
+    pub max_concurrent_uploads: Option<u32>,
+    #[arg(long, hide = true)]
+    pub max_download_attempts: Option<u32>,
+    #[arg(long, hide = true)]
+    pub shutdown_timeout: Option<i64>,
+    #[arg(long, hide = true)]
+    pub metrics_addr: Option<String>,
+    #[arg(long, hide = true)]
+    pub oom_score_adjust: Option<i32>,
+    #[arg(long, hide = true)]
+    pub selinux_enabled: bool,
+    #[arg(long, hide = true)]
+    pub raw_logs: bool,
+    #[arg(long, hide = true)]
+    pub feature: Vec<String>,
+    #[arg(long, hide = true)]
+    pub init: bool,
+    #[arg(long, hide = true)]
+    pub init_path: Option<String>,
+    #[arg(long, hide = true)]
+    pub add_runtime: Vec<String>,
+    #[arg(long, hide = true)]
+    pub default_runtime: Option<String>,
+    #[arg(long, hide = true)]
+    pub seccomp_profile: Option<String>,
+    #[arg(long, hide = true)]
+    pub userns_remap: Option<String>,
+    #[arg(long, hide = true)]
+    pub authorization_plugin: Vec<String>,
+    #[arg(short = 'b', long, hide = true)]
+    pub bridge: Option<String>,
+    #[arg(long, hide = true)]
+    pub node_generic_resource: Vec<String>,
+    #[arg(long, hide = true)]
+    pub default_ulimit: Vec<String>,
+    #[arg(long, hide = true)]
+    pub mtu: Option<u32>,
+    #[arg(long, hide = true)]
+    pub ipv6: bool,
+}
+
+impl DaemonFlags {
+    /// Flags given that change nothing here, each with the reason.
+    pub fn without_meaning(&self) -> Vec<(&'static str, &'static str)> {
+        let mut all = Vec::new();
+        let mut say = |given: bool, flag, reason| {
+            if given {
+                all.push((flag, reason));
+            }
+        };
+        let nft = "skep keeps nftables tables of its own and touches no others";
+        say(self.iptables.is_some(), "--iptables", nft);
+        say(self.ip6tables.is_some(), "--ip6tables", nft);
+        say(self.ip_forward.is_some(), "--ip-forward", "forwarding is switched on where containers need it");
+        say(self.ip_masq.is_some(), "--ip-masq", "set com.docker.network.bridge.enable_ip_masquerade on the network");
+        say(
+            self.userland_proxy.is_some() || self.userland_proxy_path.is_some(),
+            "--userland-proxy",
+            "ports are published in the kernel",
+        );
+        say(
+            self.storage_driver.as_deref().is_some_and(|d| d != "overlay2"),
+            "--storage-driver",
+            "images are kept on overlayfs",
+        );
+        say(!self.storage_opt.is_empty(), "--storage-opt", "images are kept on overlayfs");
+        say(!self.exec_opt.is_empty(), "--exec-opt", "cgroups are written directly");
+        say(
+            self.containerd.is_some() || self.containerd_namespace.is_some(),
+            "--containerd",
+            "the engine is inside skep",
+        );
+        say(self.experimental, "--experimental", "there are no experimental features");
+        say(
+            self.max_concurrent_downloads.is_some()
+                || self.max_concurrent_uploads.is_some()
+                || self.max_download_attempts.is_some(),
+            "--max-concurrent-downloads/-uploads/--max-download-attempts",
+            "transfers have fixed limits",
+        );
+        say(self.shutdown_timeout.is_some(), "--shutdown-timeout", "containers outlive the daemon");
+        say(self.metrics_addr.is_some(), "--metrics-addr", "metrics are not there yet");
+        say(self.oom_score_adjust.is_some(), "--oom-score-adjust", "the supervisor protects itself");
+        say(self.raw_logs, "--raw-logs", "logs have no colour when they are not read by a terminal");
+        say(!self.feature.is_empty(), "--feature", "there are no feature switches");
+        say(self.init_path.is_some(), "--init-path", "the init is inside skep");
+        say(self.mtu.is_some(), "--mtu", "set com.docker.network.driver.mtu on the network");
+        all
+    }
+
+    /// Flags given that cannot be ignored safely and are not there: starting would promise what is not kept.
+    pub fn refused(&self) -> Option<(&'static str, &'static str)> {
+        if self.selinux_enabled {
+            return Some(("--selinux-enabled", "SELinux labels are not supported"));
+        }
+        if self.userns_remap.is_some() {
+            return Some(("--userns-remap", "user namespaces are not supported"));
+        }
+        if !self.authorization_plugin.is_empty() {
+            return Some(("--authorization-plugin", "authorization plugins are not supported"));
+        }
+        if self.seccomp_profile.as_deref().is_some_and(|p| p != "builtin") {
+            return Some((
+                "--seccomp-profile",
+                "only the built-in profile is there; use --security-opt seccomp=FILE a container",
+            ));
+        }
+        if self.default_runtime.as_deref().is_some_and(|r| r != "runc" && r != "skep") || !self.add_runtime.is_empty() {
+            return Some(("--default-runtime/--add-runtime", "containers are run by skep itself"));
+        }
+        if self.bridge.as_deref().is_some_and(|b| b != "docker0") {
+            return Some(("--bridge", "the default bridge is docker0; give it an address with --bip"));
+        }
+        if self.ipv6 {
+            return Some(("--ipv6", "IPv6 on the default bridge is not there yet"));
+        }
+        if self.init {
+            return Some(("--init", "a default init is not there yet; use `docker run --init`"));
+        }
+        if !self.node_generic_resource.is_empty() {
+            return Some(("--node-generic-resource", "generic resources are not there yet"));
+        }
+        if !self.default_ulimit.is_empty() {
+            return Some(("--default-ulimit", "default ulimits are not there yet; use `docker run --ulimit`"));
+        }
+        None
+    }
+}
+
+/// A lab is made of hosts called node1, node2…
+#[derive(Subcommand, Clone, Debug)]
+pub enum LabCommand {
+    /// Make hosts, start a daemon on each and join them to one swarm
+    Up {
+        /// How many hosts are managers
+        #[arg(long, default_value_t = 1)]
+        managers: u8,
+        /// How many hosts are workers
+        #[arg(long, default_value_t = 2)]
+        workers: u8,
+        #[command(flatten)]
+        which: LabName,
+        /// Start the daemons but form no swarm
+        #[arg(long)]
+        no_swarm: bool,
+        /// Arguments for every daemon, after `--`
+        #[arg(last = true)]
+        daemon_args: Vec<String>,
+    },
+    /// List the hosts of a lab
+    Ls {
+        #[command(flatten)]
+        which: LabName,
+        /// The hosts of every lab
+        #[arg(short, long)]
+        all: bool,
+        /// `table` or `json`
+        #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+        format: String,
+    },
+    /// Run a command on a host (a shell if none is given)
+    Exec {
+        #[command(flatten)]
+        which: LabName,
+        node: String,
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Kill whole hosts, as a power failure does
+    Kill {
+        #[command(flatten)]
+        which: LabName,
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Start killed hosts again, with the disk they had
+    Start {
+        #[command(flatten)]
+        which: LabName,
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Cut hosts off from all the others (they still reach one another)
+    Partition {
+        #[command(flatten)]
+        which: LabName,
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// End a partition
+    Heal {
+        #[command(flatten)]
+        which: LabName,
+    },
+    /// Take a lab away, with everything on it
+    Down {
+        #[command(flatten)]
+        which: LabName,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct LabName {
+    /// The lab
+    #[arg(long, default_value = "lab", global = true)]
+    pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<DaemonFlags, clap::Error> {
+        let words = ["skep", "daemon"].into_iter().chain(words.iter().copied());
+        match Cli::try_parse_from(words)?.command {
+            Command::Daemon(flags) => Ok(*flags),
+            _ => unreachable!("the words begin with `daemon`"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_dockerd_command_line_is_taken_as_it_is() {
+        let flags = parse(&[
+            "-H",
+            "unix:///run/docker.sock",
+            "--host=tcp://127.0.0.1:2375",
+            "--data-root",
+            "/d",
+            "--exec-root",
+            "/e",
+            "--pidfile",
+            "/p",
+            "--storage-driver",
+            "overlay2",
+            "--iptables=false",
+            "--userland-proxy=false",
+            "--debug",
+            "--label",
+            "a=b",
+            "--insecure-registry",
+            "registry:5000",
+            "--live-restore",
+        ])
+        .unwrap();
+        assert_eq!(flags.host.len(), 2);
+        assert_eq!(
+            flags.without_meaning().iter().map(|(f, _)| *f).collect::<Vec<_>>(),
+            ["--iptables", "--userland-proxy"]
+        );
+        assert!(flags.refused().is_none());
+    }
+
+    #[test]
+    fn what_would_be_unsafe_to_ignore_is_refused() {
+        assert_eq!(parse(&["--userns-remap", "default"]).unwrap().refused().unwrap().0, "--userns-remap");
+        assert!(parse(&["--no-such-flag"]).is_err());
+    }
+}
