@@ -1,3 +1,4 @@
+pub mod link;
 pub mod dataplane;
 pub mod ingress;
 pub mod nft;

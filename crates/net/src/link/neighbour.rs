@@ -1,0 +1,108 @@
+//! Permanent neighbour and forwarding entries, many at a time.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Links, Request};
+
+/// A fixed entry on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entry {
+    /// `ip neigh`: this address has this MAC.
+    Neighbour { link: u32, address: Ipv4Addr, mac: [u8; 6] },
+    /// `bridge fdb … self`: a VXLAN link sends frames for this MAC to that host.
+    Forward { link: u32, mac: [u8; 6], vtep: Ipv4Addr },
+}
+
+impl Entry {
+    fn message(&self) -> NeighbourMessage {
+        let mut message = NeighbourMessage::default();
+        message.header.state = NeighbourState::Permanent;
+        match *self {
+            Self::Neighbour { link, address, mac } => {
+                message.header.family = AddressFamily::Inet;
+                message.header.ifindex = link;
+                message.attributes = vec![
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+                    NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+                ];
+            }
+            Self::Forward { link, mac, vtep } => {
+                message.header.family = AddressFamily::Bridge;
+                message.header.ifindex = link;
+                message.header.flags = NeighbourFlags::Own;
+                message.attributes = vec![
+                    NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+                    NeighbourAttribute::Destination(NeighbourAddress::Inet(vtep)),
+                ];
+            }
+        }
+        message
+    }
+}
+
+impl Links {
+    /// Sets every entry, replacing what its key had. One answer for each.
+    pub fn set_entries(&self, entries: &[Entry]) -> io::Result<Vec<io::Result<()>>> {
+        let requests: Vec<_> = entries
+            .iter()
+            .map(|entry| Request::replace(RouteNetlinkMessage::NewNeighbour(entry.message())))
+            .collect();
+        self.socket.send_all(&requests)
+    }
+
+    /// Deletes every entry. One answer for each; one that was not there counts as deleted.
+    pub fn delete_entries(&self, entries: &[Entry]) -> io::Result<Vec<io::Result<()>>> {
+        let requests: Vec<_> = entries
+            .iter()
+            .map(|entry| Request::change(RouteNetlinkMessage::DelNeighbour(entry.message())))
+            .collect();
+        let mut answers = self.socket.send_all(&requests)?;
+        for answer in &mut answers {
+            if matches!(answer, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                *answer = Ok(());
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The permanent entries of a link, of both kinds.
+    pub fn entries(&self, link: u32) -> io::Result<Vec<Entry>> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+            let mut query = NeighbourMessage::default();
+            query.header.family = family;
+            for message in self.socket.dump(RouteNetlinkMessage::GetNeighbour(query))? {
+                if let RouteNetlinkMessage::NewNeighbour(message) = message
+                    && message.header.ifindex == link
+                    && message.header.state == NeighbourState::Permanent
+                {
+                    found.extend(entry_of(&message));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn entry_of(message: &NeighbourMessage) -> Option<Entry> {
+    let mut mac = None;
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::LinkLayerAddress(found) => mac = <[u8; 6]>::try_from(found.as_slice()).ok(),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(*found),
+            _ => {}
+        }
+    }
+    let (link, mac, address) = (message.header.ifindex, mac?, address?);
+    Some(match message.header.family {
+        AddressFamily::Bridge => Entry::Forward { link, mac, vtep: address },
+        _ => Entry::Neighbour { link, address, mac },
+    })
+}
