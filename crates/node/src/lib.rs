@@ -1,1 +1,24 @@
+//! The shell around the pure rooms: who is in the swarm, who leads, and how managers and workers speak.
+//!
+//! Holds certificates, cluster RPC, the leader's loop (over `control`) and the agent's loop (over `agent`). It performs what
+//! those decide and must not decide itself: where a task goes, when it is replaced, what the kernel should look like are
+//! answered elsewhere.
+//!
+//! ```text
+//! server -> facade -> lifecycle --+-- manager: consensus, cluster RPC, leader loop, dispatcher   (managers only)
+//!                                 +-- agent_loop: session to the leader -> tasks -> engine, net  (every member)
+//! ```
+//!
+//! Read first: [`facade`] (what it can do), then `lifecycle` (in which state it is), `manager`, `agent_loop`.
 
+mod config;
+mod error;
+pub mod facade;
+mod lifecycle;
+
+pub use config::{DEFAULT_DATA_PATH_PORT, DEFAULT_LISTEN_PORT, InitRequest, JoinRequest, NodeConfig, Timing};
+pub use error::{Kind, NodeError};
+pub use facade::{
+    EventAction, EventKind, LocalState, LogRequest, LogStream, Node, RegistryAuthFrom, RemoteManager, RotateTokens,
+    ServiceUpdate, SwarmEvent, SwarmInfo, TaskLog,
+};

@@ -1,0 +1,77 @@
+//! What `docker info` says about the swarm; answered on every host, member or not.
+
+use serde::{Deserialize, Serialize};
+use skep_model::NodeId;
+use skep_model::cluster::Cluster;
+use skep_model::node::{NodeState, Role};
+
+use super::Node;
+
+/// Docker's `LocalNodeState`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalState {
+    #[default]
+    Inactive,
+    /// Joining, or joined and not yet spoken to a manager.
+    Pending,
+    Active,
+    Error,
+    Locked,
+}
+
+impl LocalState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Inactive => "inactive",
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Error => "error",
+            Self::Locked => "locked",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteManager {
+    pub node_id: NodeId,
+    /// `address:port` of its cluster RPC.
+    pub addr: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct SwarmInfo {
+    pub node_id: Option<NodeId>,
+    /// The advertised address, without port.
+    pub node_addr: String,
+    pub state: LocalState,
+    pub role: Role,
+    /// This node is a manager and can answer.
+    pub control_available: bool,
+    pub error: String,
+    pub remote_managers: Vec<RemoteManager>,
+    /// Only on managers.
+    pub nodes: Option<usize>,
+    pub managers: Option<usize>,
+    pub cluster: Option<Cluster>,
+}
+
+impl Node {
+    /// For `docker info` and the `Swarm` header of `/_ping`.
+    pub fn info(&self) -> SwarmInfo {
+        self.inner.info()
+    }
+
+    pub fn local_state(&self) -> LocalState {
+        self.inner.local_state()
+    }
+
+    /// The raft id of the leader's node, for `ManagerStatus.Leader`; `None` without one or on workers.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner.leader()
+    }
+}
+
+/// A manager's reachability as this manager sees it.
+pub(crate) fn is_up(state: NodeState) -> bool {
+    state == NodeState::Ready
+}

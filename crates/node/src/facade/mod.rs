@@ -1,0 +1,63 @@
+//! The node as `server` sees it: swarm, node, service, task, network, secret and config operations, logs and events.
+//!
+//! One file per kind of object. Every write is validated here, proposed to the leader (forwarded if that is not us) and
+//! answered when it is committed and applied on this manager, so that the next read of [`Node::view`] sees it.
+
+mod events;
+mod info;
+mod logs;
+mod lookup;
+mod networks;
+mod nodes;
+mod secrets;
+mod services;
+mod swarm;
+mod tasks;
+
+use std::sync::Arc;
+
+use skep_engine::Engine;
+use skep_net::Net;
+use skep_store::View;
+
+pub use events::{EventAction, EventKind, SwarmEvent};
+pub use info::{LocalState, RemoteManager, SwarmInfo};
+pub use logs::{LogRequest, LogStream, TaskLog};
+pub use services::{RegistryAuthFrom, ServiceUpdate};
+pub use swarm::RotateTokens;
+
+use crate::config::NodeConfig;
+use crate::error::Result;
+use crate::lifecycle::Inner;
+
+/// A host's place in a swarm, or outside one. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl Node {
+    /// Starts where the last run left off: a member of a swarm comes back as the same member and adopts its containers.
+    pub async fn start(config: NodeConfig, engine: Engine, net: Net) -> Result<Self> {
+        Ok(Self { inner: Inner::start(config, engine, net).await? })
+    }
+
+    /// Stops RPC, sessions and loops in order; containers go on.
+    pub async fn shutdown(&self) {
+        self.inner.shutdown().await;
+    }
+
+    pub fn engine(&self) -> &Engine {
+        self.inner.engine()
+    }
+
+    pub fn net(&self) -> &Net {
+        self.inner.net()
+    }
+
+    /// Everything replicated, as this manager knows it now. [`crate::NodeError::NoSwarm`] or
+    /// [`crate::NodeError::NotManager`] elsewhere.
+    pub fn view(&self) -> Result<View> {
+        Ok(self.inner.manager()?.view())
+    }
+}

@@ -1,0 +1,126 @@
+//! What travels inside the envelopes. Named fields, so that a field can be added without breaking an older peer.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use skep_model::assignment::{AssignmentChange, AssignmentSet, TaskReport};
+use skep_model::node::{Availability, NodeDescription, Role};
+use skep_model::{ClusterId, NodeId, SessionId, TaskId};
+
+use crate::facade::{LogRequest, RemoteManager, TaskLog};
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Root {
+    pub(crate) cert_pem: String,
+}
+
+/// Asks for a certificate. Without a token it is a renewal, and the connection's certificate says whose.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct IssueRequest {
+    pub(crate) request_pem: String,
+    pub(crate) token: Option<String>,
+    pub(crate) availability: Availability,
+    pub(crate) hostname: String,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct IssueReply {
+    pub(crate) node_id: NodeId,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) role: Role,
+    pub(crate) cert_pem: String,
+    pub(crate) root_pem: String,
+}
+
+/// From a manager that is to take part in consensus.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct JoinRaft {
+    pub(crate) raft_id: u64,
+    pub(crate) address: SocketAddr,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Propose {
+    /// An encoded `skep_store::Batch`.
+    pub(crate) batch: ByteBuf,
+}
+
+/// What became of a forwarded proposal.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Proposed {
+    Applied { index: u64 },
+    Refused(skep_store::Refused),
+    TooLarge { bytes: usize, limit: usize },
+    NotLeader,
+    /// The outcome is unknown.
+    Unknown(String),
+}
+
+/// Agent to leader.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Up {
+    Hello(Box<Hello>),
+    Heartbeat,
+    Reports(Vec<TaskReport>),
+    /// A change did not fit what the agent has: send everything again.
+    Resync,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) description: NodeDescription,
+    /// Where others reach this node; absent, the address it connects from.
+    pub(crate) address: Option<IpAddr>,
+}
+
+/// Leader to agent.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Down {
+    Welcome(Welcome),
+    Heartbeat,
+    Complete { results_in: u64, facts: Facts, set: Box<AssignmentSet> },
+    Incremental { applies_to: u64, results_in: u64, facts: Facts, change: Box<AssignmentChange> },
+    Managers(Vec<RemoteManager>),
+    /// The node should ask for a certificate of this role.
+    Role(Role),
+    Subscribe(LogSubscription),
+    Unsubscribe(u64),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) session_id: SessionId,
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) managers: Vec<RemoteManager>,
+}
+
+/// What a worker must know of the cluster besides its assignments.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) data_path_port: u16,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct LogSubscription {
+    pub(crate) id: u64,
+    pub(crate) tasks: Vec<TaskId>,
+    pub(crate) request: LogRequest,
+}
+
+/// The stream a node answers a log subscription with.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum LogPart {
+    /// First of all: which subscription this answers.
+    Begin(u64),
+    Line(TaskLog),
+    /// One task's log cannot be read; the others go on.
+    Failed(String),
+}
+
+/// A follower asking the leader for logs: the leader has the sessions.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct LogsCall {
+    pub(crate) tasks: Vec<TaskId>,
+    pub(crate) request: LogRequest,
+}

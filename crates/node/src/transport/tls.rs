@@ -1,0 +1,151 @@
+//! TLS configurations from a member's certificate, replaceable while connections live.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::ca::Identity;
+use crate::error::{NodeError, Result};
+
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn tls_error(error: impl std::fmt::Display) -> NodeError {
+    NodeError::Certificate(error.to_string())
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<std::result::Result<_, _>>().map_err(tls_error)
+}
+
+fn roots(pem: &str) -> Result<RootCertStore> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        store.add(certificate).map_err(tls_error)?;
+    }
+    Ok(store)
+}
+
+/// One generation of a member's certificate, ready for use on both sides of a connection.
+pub(crate) struct TlsMaterial {
+    pub(crate) identity: Identity,
+    pub(crate) root_pem: String,
+    pub(super) server: Arc<ServerConfig>,
+    pub(super) client: Arc<ClientConfig>,
+}
+
+impl TlsMaterial {
+    pub(crate) fn new(root_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self> {
+        let chain = certificates(cert_pem)?;
+        let leaf = chain.first().ok_or_else(|| NodeError::Certificate("the certificate file is empty".into()))?;
+        let identity = Identity::from_der(leaf)?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(tls_error)?;
+        let trusted = Arc::new(roots(root_pem)?);
+        // Without a certificate one may connect, but only to ask for one: every other call wants a `Peer` with an identity.
+        let verifier = WebPkiClientVerifier::builder_with_provider(trusted.clone(), provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(tls_error)?;
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(tls_error)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain.clone(), key.clone_key())
+            .map_err(tls_error)?;
+        server.alpn_protocols = vec![b"h2".to_vec()];
+        let mut client = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(tls_error)?
+            .with_root_certificates(trusted)
+            .with_client_auth_cert(chain, key)
+            .map_err(tls_error)?;
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { identity, root_pem: root_pem.to_owned(), server: Arc::new(server), client: Arc::new(client) })
+    }
+}
+
+/// The certificate in use: a renewed one serves the next connection.
+#[derive(Clone)]
+pub(crate) struct LiveTls(Arc<ArcSwap<TlsMaterial>>);
+
+impl LiveTls {
+    pub(crate) fn new(material: TlsMaterial) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(material)))
+    }
+
+    pub(crate) fn current(&self) -> Arc<TlsMaterial> {
+        self.0.load_full()
+    }
+
+    pub(crate) fn replace(&self, material: TlsMaterial) {
+        self.0.store(Arc::new(material));
+    }
+}
+
+/// A client that knows the root and has no certificate yet.
+pub(super) fn joiner_config(root_pem: &str) -> Result<Arc<ClientConfig>> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .with_root_certificates(roots(root_pem)?)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A client that trusts whoever answers: only to fetch the root, which is compared with the token's digest before use.
+pub(super) fn stranger_config() -> Result<Arc<ClientConfig>> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(tls_error)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider())))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
