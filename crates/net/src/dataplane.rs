@@ -3,13 +3,14 @@
 //! Decides the order in which overlays, balancers and the mesh are changed. Must not know why a plan is what it is, nor
 //! about bridge networks of this host.
 
-use std::os::fd::OwnedFd;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use skep_model::plan::HostPlan;
 use skep_model::{ContainerId, NetworkId};
-use std::net::Ipv4Addr;
+
+use crate::link::Namespace;
 
 /// Where a data plane lives.
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub struct DataplaneConfig {
     /// The daemon's four hex digits in kernel names.
     pub tag: String,
     /// The host's namespace: the one the daemon runs in.
-    pub host: Arc<OwnedFd>,
+    pub host: Namespace,
 }
 
 /// A container's place on an overlay.
@@ -28,10 +29,19 @@ pub struct Attachment {
     pub container_id: ContainerId,
     pub network_id: NetworkId,
     /// The container's namespace.
-    pub netns: Arc<OwnedFd>,
+    pub namespace: Namespace,
     pub address: Ipv4Addr,
     /// `eth0`, `eth1`, …: the name inside the container.
     pub ifname: String,
+}
+
+/// What [`Dataplane::connect`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    pub network_name: String,
+    /// With the subnet's prefix length.
+    pub address: Ipv4Net,
+    pub mac: [u8; 6],
 }
 
 /// What [`Dataplane::apply`] did and could not do. Failures leave the rest of the plan applied and are tried again by the
@@ -71,7 +81,7 @@ impl Dataplane {
 
     /// Gives the container an interface on the overlay and the overlay's balancers. The network must be in the applied
     /// plan. Idempotent, so that sandboxes may be made again after a restart.
-    pub async fn connect(&self, _attachment: &Attachment) -> Result<(), DataplaneError> {
+    pub async fn connect(&self, _attachment: &Attachment) -> Result<Attached, DataplaneError> {
         unimplemented!()
     }
 

@@ -1,1 +1,168 @@
-//! nf_tables as values.
+//! nf_tables without the `nft` binary: rulesets as values, their encoding, and a socket in a given network namespace.
+//!
+//! ```text
+//! Table (value) --encode::difference(old, new)--> Batch (bytes) --NftSocket::send--> kernel, all or nothing
+//! ```
+//!
+//! Decides what the bytes are. Must not know what a ruleset is for. Read [`expr`] for what a rule can say, then
+//! [`encode`] for the order of a transaction.
+
+pub mod encode;
+pub mod expr;
+pub mod socket;
+mod wire;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use encode::{Batch, difference, removal};
+pub use expr::{Expr, Reg, Rule, Verdict};
+pub use socket::{NftError, NftSocket};
+
+/// Which packets a table sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Family {
+    /// Both IP versions.
+    Inet = 1,
+    Ip = 2,
+    /// One device, below IP.
+    Netdev = 5,
+}
+
+/// Whom a table belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// Anyone with `CAP_NET_ADMIN` in the namespace may change it.
+    #[default]
+    Shared,
+    /// Only the socket that made it may change it, and it stays when that socket closes (flags `owner,persist`). For tables
+    /// in containers, whose root may hold `CAP_NET_ADMIN`.
+    Ours,
+}
+
+/// One table, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub family: Family,
+    pub name: String,
+    pub ownership: Ownership,
+    pub sets: BTreeMap<String, Set>,
+    /// Shared, so that a copy of a table with one changed chain costs little and compares quickly.
+    pub chains: BTreeMap<String, Arc<Chain>>,
+}
+
+impl Table {
+    pub fn new(family: Family, name: impl Into<String>, ownership: Ownership) -> Self {
+        Self { family, name: name.into(), ownership, sets: BTreeMap::new(), chains: BTreeMap::new() }
+    }
+
+    pub fn chain(&mut self, name: impl Into<String>, chain: Chain) {
+        self.chains.insert(name.into(), Arc::new(chain));
+    }
+}
+
+/// A list of rules; with a hook the kernel runs it on packets, without it is a target of jumps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    pub hook: Option<Hook>,
+    pub rules: Vec<Rule>,
+}
+
+impl Chain {
+    pub fn regular(rules: Vec<Rule>) -> Self {
+        Self { hook: None, rules }
+    }
+
+    pub fn base(hook: Hook, rules: Vec<Rule>) -> Self {
+        Self { hook: Some(hook), rules }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainType {
+    Filter,
+    Nat,
+    Route,
+}
+
+/// Points where a packet can be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookPoint {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+    /// Of one device (family netdev).
+    Egress,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    pub chain_type: ChainType,
+    pub point: HookPoint,
+    pub priority: i32,
+    /// For [`HookPoint::Egress`].
+    pub device: Option<String>,
+}
+
+impl Hook {
+    pub fn new(chain_type: ChainType, point: HookPoint, priority: i32) -> Self {
+        Self { chain_type, point, priority, device: None }
+    }
+
+    pub fn egress(device: impl Into<String>) -> Self {
+        Self { chain_type: ChainType::Filter, point: HookPoint::Egress, priority: 0, device: Some(device.into()) }
+    }
+}
+
+/// How long a value is, and what `nft list` should take it for (the numbers of nftables' `datatypes.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DataType {
+    pub id: u32,
+    pub length: u32,
+    /// Kept in the CPU's byte order rather than the network's.
+    pub host_order: bool,
+}
+
+impl DataType {
+    pub const INTEGER: Self = Self { id: 4, length: 4, host_order: true };
+    pub const IPV4: Self = Self { id: 7, length: 4, host_order: false };
+    pub const ETHER: Self = Self { id: 9, length: 6, host_order: false };
+    pub const PORT: Self = Self { id: 13, length: 2, host_order: false };
+    pub const MARK: Self = Self { id: 19, length: 4, host_order: true };
+    /// `ipv4_addr . inet_service`, each padded to four bytes.
+    pub const IPV4_PORT: Self = Self { id: (7 << 6) | 13, length: 8, host_order: false };
+    /// Goto or jump (`NFT_DATA_VERDICT`).
+    pub const VERDICT: Self = Self { id: 0xffff_ff00, length: 0, host_order: false };
+}
+
+/// A set, or with `data` a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Set {
+    pub key: DataType,
+    pub data: Option<DataType>,
+    pub elements: BTreeMap<Vec<u8>, Element>,
+}
+
+impl Set {
+    pub fn map(key: DataType, data: DataType) -> Self {
+        Self { key, data: Some(data), elements: BTreeMap::new() }
+    }
+
+    pub fn set(key: DataType) -> Self {
+        Self { key, data: None, elements: BTreeMap::new() }
+    }
+}
+
+/// What a key of a set maps to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// The key is in the set.
+    Present,
+    Value(Vec<u8>),
+    Verdict(Verdict),
+}

@@ -1,0 +1,316 @@
+//! What a rule can say: the kernel's expressions, and the few phrases our rulesets are made of.
+
+use std::net::Ipv4Addr;
+
+use super::{DataType, Element, Set};
+
+/// One of the sixteen 4-byte registers; a longer value takes the following ones too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reg(pub u8);
+
+/// Where a rule goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Accept,
+    Drop,
+    Return,
+    Jump(String),
+    Goto(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum PayloadBase {
+    Link = 0,
+    Network = 1,
+    Transport = 2,
+}
+
+/// `NFT_META_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum MetaKey {
+    Mark = 3,
+    InputName = 6,
+    OutputName = 7,
+    L4Proto = 16,
+}
+
+/// `NFT_CT_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum CtKey {
+    State = 0,
+    Direction = 1,
+    Status = 2,
+    Mark = 3,
+    ProtoDst = 12,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Compare {
+    Equal = 0,
+    NotEqual = 1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum NatKind {
+    Source = 0,
+    Destination = 1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectWith {
+    TcpReset,
+    IcmpPortUnreachable,
+}
+
+/// Whose address type `fib` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FibOf {
+    Source = 1,
+    Destination = 2,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SetRef {
+    /// A set of the same table.
+    Named(String),
+    /// A constant set that lives and dies with its rule.
+    Anonymous(Box<Set>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expr {
+    Payload { base: PayloadBase, offset: u32, length: u32, to: Reg },
+    /// Writes packet bytes; only where no checksum covers them.
+    PayloadSet { base: PayloadBase, offset: u32, length: u32, from: Reg },
+    Meta { key: MetaKey, to: Reg },
+    MetaSet { key: MetaKey, from: Reg },
+    /// `original` reads the first direction's tuple, for keys that have one per direction.
+    Ct { key: CtKey, original: bool, to: Reg },
+    CtSet { key: CtKey, from: Reg },
+    /// The address type (`RTN_LOCAL` …) of an address.
+    FibType { of: FibOf, to: Reg },
+    Bitwise { from: Reg, to: Reg, mask: Vec<u8>, xor: Vec<u8> },
+    Cmp { from: Reg, compare: Compare, value: Vec<u8> },
+    Immediate { to: Reg, value: Vec<u8> },
+    Verdict(Verdict),
+    /// Without `to` in a plain set: goes on if found. With `to` in a map: loads. `vmap` in a verdict map: jumps.
+    Lookup { set: SetRef, from: Reg, to: Option<Reg>, vmap: bool },
+    /// Address and port ranges from registers; a maximum without use is left out.
+    Nat { kind: NatKind, address: Option<Reg>, port: Option<(Reg, Option<Reg>)> },
+    Masquerade { port: Option<(Reg, Option<Reg>)> },
+    /// `numgen inc mod n`: counts per rule, in CPU byte order.
+    NumgenInc { modulus: u32, to: Reg },
+    Reject(RejectWith),
+    Counter,
+}
+
+/// Expressions from left to right.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule(pub Vec<Expr>);
+
+const R: Reg = Reg(0);
+/// `RTN_LOCAL`.
+const LOCAL: u32 = 2;
+/// `IPS_DST_NAT`.
+const DST_NAT: u32 = 32;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`.
+const STATE_NEW: u32 = 8;
+
+/// An interface name as the kernel compares it.
+fn name_bytes(name: &str) -> Vec<u8> {
+    let mut bytes = name.as_bytes().to_vec();
+    bytes.resize(16, 0);
+    bytes
+}
+
+impl Rule {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn with(mut self, expressions: impl IntoIterator<Item = Expr>) -> Self {
+        self.0.extend(expressions);
+        self
+    }
+
+    fn equals(self, load: Expr, value: Vec<u8>) -> Self {
+        self.with([load, Expr::Cmp { from: R, compare: Compare::Equal, value }])
+    }
+
+    /// `meta l4proto <number>`
+    pub fn l4proto(self, number: u8) -> Self {
+        self.equals(Expr::Meta { key: MetaKey::L4Proto, to: R }, vec![number])
+    }
+
+    /// `iifname "<name>"`
+    pub fn input(self, name: &str) -> Self {
+        self.equals(Expr::Meta { key: MetaKey::InputName, to: R }, name_bytes(name))
+    }
+
+    /// `oifname "<name>"`
+    pub fn output(self, name: &str) -> Self {
+        self.equals(Expr::Meta { key: MetaKey::OutputName, to: R }, name_bytes(name))
+    }
+
+    /// `ip saddr <address>`
+    pub fn source(self, address: Ipv4Addr) -> Self {
+        let load = Expr::Payload { base: PayloadBase::Network, offset: 12, length: 4, to: R };
+        self.equals(load, address.octets().to_vec())
+    }
+
+    /// `ip daddr <address>`
+    pub fn destination(self, address: Ipv4Addr) -> Self {
+        self.equals(daddr(), address.octets().to_vec())
+    }
+
+    /// `th dport <port>`
+    pub fn destination_port(self, port: u16) -> Self {
+        self.equals(dport(), port.to_be_bytes().to_vec())
+    }
+
+    /// `fib saddr|daddr type local`
+    pub fn local(self, of: FibOf) -> Self {
+        self.equals(Expr::FibType { of, to: R }, LOCAL.to_ne_bytes().to_vec())
+    }
+
+    /// `ct status dnat`
+    pub fn was_dnat(self) -> Self {
+        self.ct_bit(CtKey::Status, DST_NAT)
+    }
+
+    /// `ct state new`
+    pub fn state_new(self) -> Self {
+        self.ct_bit(CtKey::State, STATE_NEW)
+    }
+
+    fn ct_bit(self, key: CtKey, bit: u32) -> Self {
+        self.with([
+            Expr::Ct { key, original: false, to: R },
+            Expr::Bitwise { from: R, to: R, mask: bit.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+            Expr::Cmp { from: R, compare: Compare::NotEqual, value: vec![0; 4] },
+        ])
+    }
+
+    /// `ct direction reply`
+    pub fn direction_reply(self) -> Self {
+        self.equals(Expr::Ct { key: CtKey::Direction, original: false, to: R }, vec![1])
+    }
+
+    /// `ip daddr vmap @<map>`
+    pub fn destination_vmap(self, map: &str) -> Self {
+        self.with([daddr(), Expr::Lookup { set: SetRef::Named(map.to_owned()), from: R, to: None, vmap: true }])
+    }
+
+    /// `th dport vmap @<map>`
+    pub fn destination_port_vmap(self, map: &str) -> Self {
+        self.with([dport(), Expr::Lookup { set: SetRef::Named(map.to_owned()), from: R, to: None, vmap: true }])
+    }
+
+    /// `dnat to <address>`
+    pub fn dnat(self, address: Ipv4Addr) -> Self {
+        self.with([
+            Expr::Immediate { to: R, value: address.octets().to_vec() },
+            Expr::Nat { kind: NatKind::Destination, address: Some(R), port: None },
+        ])
+    }
+
+    /// `dnat to <address>:<port>`
+    pub fn dnat_port(self, address: Ipv4Addr, port: u16) -> Self {
+        self.with([
+            Expr::Immediate { to: R, value: address.octets().to_vec() },
+            Expr::Immediate { to: Reg(1), value: port.to_be_bytes().to_vec() },
+            Expr::Nat { kind: NatKind::Destination, address: Some(R), port: Some((Reg(1), None)) },
+        ])
+    }
+
+    /// `dnat to :<port>` (the destination stays or, on output, is the host itself)
+    pub fn redirect_port(self, port: u16) -> Self {
+        self.with([
+            Expr::Immediate { to: R, value: port.to_be_bytes().to_vec() },
+            Expr::Nat { kind: NatKind::Destination, address: None, port: Some((R, None)) },
+        ])
+    }
+
+    /// `dnat to numgen inc mod n map { 0 : a, 1 : b, … }`: each new connection takes the next.
+    pub fn dnat_round_robin(self, addresses: &[Ipv4Addr]) -> Self {
+        let values = addresses.iter().map(|address| address.octets().to_vec());
+        self.round_robin(DataType::IPV4, values).with([Expr::Nat {
+            kind: NatKind::Destination,
+            address: Some(R),
+            port: None,
+        }])
+    }
+
+    /// The same with a port each: `{ 0 : a . 80, 1 : b . 81, … }`.
+    pub fn dnat_port_round_robin(self, backends: &[(Ipv4Addr, u16)]) -> Self {
+        let values = backends.iter().map(|(address, port)| {
+            let mut value = address.octets().to_vec();
+            value.extend(port.to_be_bytes());
+            value.extend([0, 0]);
+            value
+        });
+        self.round_robin(DataType::IPV4_PORT, values).with([Expr::Nat {
+            kind: NatKind::Destination,
+            address: Some(R),
+            port: Some((Reg(1), None)),
+        }])
+    }
+
+    fn round_robin(self, data: DataType, values: impl Iterator<Item = Vec<u8>>) -> Self {
+        let mut map = Set::map(DataType::INTEGER, data);
+        for (index, value) in (0_u32..).zip(values) {
+            map.elements.insert(index.to_ne_bytes().to_vec(), Element::Value(value));
+        }
+        let modulus = u32::try_from(map.elements.len()).expect("a map of fewer than 2^32 backends");
+        self.with([
+            Expr::NumgenInc { modulus, to: R },
+            Expr::Lookup { set: SetRef::Anonymous(Box::new(map)), from: R, to: Some(R), vmap: false },
+        ])
+    }
+
+    /// `masquerade`
+    pub fn masquerade(self) -> Self {
+        self.with([Expr::Masquerade { port: None }])
+    }
+
+    /// `masquerade to :<first>-<last>`
+    pub fn masquerade_ports(self, first: u16, last: u16) -> Self {
+        self.with([load_port(R, first), load_port(Reg(1), last), Expr::Masquerade { port: Some((R, Some(Reg(1)))) }])
+    }
+
+    /// `snat to :<first>-<last>`: keeps the address.
+    pub fn snat_ports(self, first: u16, last: u16) -> Self {
+        self.with([
+            load_port(R, first),
+            load_port(Reg(1), last),
+            Expr::Nat { kind: NatKind::Source, address: None, port: Some((R, Some(Reg(1)))) },
+        ])
+    }
+
+    /// `reject with tcp reset` or `with icmp port-unreachable`
+    pub fn reject(self, with: RejectWith) -> Self {
+        self.with([Expr::Reject(with)])
+    }
+
+    pub fn verdict(self, verdict: Verdict) -> Self {
+        self.with([Expr::Verdict(verdict)])
+    }
+}
+
+fn load_port(to: Reg, port: u16) -> Expr {
+    Expr::Immediate { to, value: port.to_be_bytes().to_vec() }
+}
+
+fn daddr() -> Expr {
+    Expr::Payload { base: PayloadBase::Network, offset: 16, length: 4, to: R }
+}
+
+fn dport() -> Expr {
+    Expr::Payload { base: PayloadBase::Transport, offset: 2, length: 2, to: R }
+}

@@ -1,0 +1,199 @@
+//! What the encoder says, the kernel understands and `nft` prints.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+
+use super::expr::{CtKey, Expr, FibOf, MetaKey, PayloadBase, Reg, RejectWith, SetRef};
+use super::*;
+
+fn namespace() -> OwnedFd {
+    std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net").unwrap())
+    })
+    .join()
+    .unwrap()
+}
+
+/// What `nft list ruleset` prints in a namespace, without comments and with single spaces.
+fn list(netns: &OwnedFd) -> String {
+    let fd = netns.try_clone().unwrap();
+    let output = std::thread::spawn(move || {
+        nix::sched::setns(fd.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        Command::new("nft").args(["list", "ruleset"]).output().unwrap()
+    })
+    .join()
+    .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn address(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 1, last)
+}
+
+fn base(chain_type: ChainType, point: HookPoint, rules: Vec<Rule>) -> Chain {
+    Chain::base(Hook::new(chain_type, point, -100), rules)
+}
+
+fn example() -> Table {
+    let mut table = Table::new(Family::Ip, "example", Ownership::Shared);
+    let mut vips = Set::map(DataType::IPV4, DataType::VERDICT);
+    vips.elements.insert(address(2).octets().to_vec(), Element::Verdict(Verdict::Goto("web".to_owned())));
+    table.sets.insert("vips".to_owned(), vips);
+    let mut nodes = Set::map(DataType::ETHER, DataType::MARK);
+    nodes.elements.insert(vec![2, 0x42, 10, 0, 0, 2], Element::Value(0x10001_u32.to_ne_bytes().to_vec()));
+    table.sets.insert("nodes".to_owned(), nodes);
+    table.chain("output", base(ChainType::Nat, HookPoint::Output, vec![Rule::new().destination_vmap("vips")]));
+    table.chain(
+        "web",
+        Chain::regular(vec![
+            Rule::new().dnat_round_robin(&[address(12), address(21)]),
+            Rule::new().dnat(address(12)),
+        ]),
+    );
+    table.chain(
+        "port",
+        Chain::regular(vec![
+            Rule::new().l4proto(6).dnat_port_round_robin(&[(address(12), 80), (address(21), 81)]),
+            Rule::new().l4proto(6).dnat_port(address(12), 80),
+        ]),
+    );
+    table.chain(
+        "empty",
+        Chain::regular(vec![
+            Rule::new().l4proto(6).reject(RejectWith::TcpReset),
+            Rule::new().reject(RejectWith::IcmpPortUnreachable),
+        ]),
+    );
+    table.chain(
+        "post",
+        base(
+            ChainType::Nat,
+            HookPoint::Postrouting,
+            vec![
+                Rule::new().output("ing0").was_dnat().local(FibOf::Source).masquerade_ports(40000, 41000),
+                Rule::new().output("ing0").l4proto(17).snat_ports(40000, 41000),
+                Rule::new().source(address(9)).masquerade(),
+            ],
+        ),
+    );
+    table.chain(
+        "mark",
+        base(
+            ChainType::Filter,
+            HookPoint::Prerouting,
+            vec![
+                Rule::new().input("eth1").state_new().with([
+                    Expr::Payload { base: PayloadBase::Link, offset: 6, length: 6, to: Reg(0) },
+                    Expr::Lookup {
+                        set: SetRef::Named("nodes".to_owned()),
+                        from: Reg(0),
+                        to: Some(Reg(0)),
+                        vmap: false,
+                    },
+                    Expr::CtSet { key: CtKey::Mark, from: Reg(0) },
+                ]),
+                Rule::new().with([
+                    Expr::Ct { key: CtKey::Mark, original: false, to: Reg(0) },
+                    Expr::MetaSet { key: MetaKey::Mark, from: Reg(0) },
+                ]),
+            ],
+        ),
+    );
+    table
+}
+
+#[test]
+fn nft_prints_what_was_meant() {
+    let netns = namespace();
+    let mut socket = NftSocket::open(&netns).unwrap();
+    socket.apply(None, &example()).unwrap();
+    let text = list(&netns);
+    for phrase in [
+        "map vips { type ipv4_addr : verdict elements = { 10.0.1.2 : goto web } }",
+        "map nodes { type ether_addr : mark elements = { 02:42:0a:00:00:02 : 0x00010001 } }",
+        "chain output { type nat hook output priority -100; policy accept; ip daddr vmap @vips }",
+        "dnat to numgen inc mod 2 map { 0 : 10.0.1.12, 1 : 10.0.1.21 } dnat to 10.0.1.12",
+        "meta l4proto tcp dnat ip to numgen inc mod 2 map { 0 : 10.0.1.12 . 80, 1 : 10.0.1.21 . 81 }",
+        "meta l4proto tcp dnat to 10.0.1.12:80",
+        "chain empty { reject with tcp reset reject }",
+        r#"oifname "ing0" ct status dnat fib saddr type local masquerade to :40000-41000"#,
+        r#"oifname "ing0" meta l4proto udp snat to :40000-41000"#,
+        "ip saddr 10.0.1.9 masquerade",
+        r#"iifname "eth1" ct state new ct mark set @ll,48,48 map @nodes"#,
+        "meta mark set ct mark",
+    ] {
+        assert!(text.contains(phrase), "{phrase:?} is not in {text}");
+    }
+}
+
+#[test]
+fn a_table_in_place_takes_no_message_and_a_changed_chain_takes_few() {
+    let netns = namespace();
+    let mut socket = NftSocket::open(&netns).unwrap();
+    let old = example();
+    socket.apply(None, &old).unwrap();
+    assert_eq!(socket.apply(Some(&old), &old.clone()).unwrap(), 0);
+
+    let mut new = old.clone();
+    new.chain("web", Chain::regular(vec![Rule::new().dnat(address(30))]));
+    assert_eq!(socket.apply(Some(&old), &new).unwrap(), 2);
+    assert!(list(&netns).contains("chain web { dnat to 10.0.1.30 }"));
+
+    let mut third = new.clone();
+    third.sets.get_mut("vips").unwrap().elements.clear();
+    third.chains.remove("web");
+    socket.apply(Some(&new), &third).unwrap();
+    assert!(!list(&netns).contains("web"));
+    socket.send(&removal(Family::Ip, "example")).unwrap();
+    assert_eq!(list(&netns), "");
+}
+
+#[test]
+fn a_refusal_names_the_object_and_leaves_nothing() {
+    let netns = namespace();
+    let mut socket = NftSocket::open(&netns).unwrap();
+    let mut table = example();
+    table.chain("bad", Chain::regular(vec![Rule::new().verdict(Verdict::Goto("nowhere".to_owned()))]));
+    let error = socket.apply(None, &table).unwrap_err();
+    assert_eq!(error.errno(), Some(libc::ENOENT));
+    assert!(error.to_string().contains("new rule example bad"), "{error}");
+    assert_eq!(list(&netns), "");
+    socket.apply(None, &example()).unwrap();
+}
+
+#[test]
+fn an_owned_table_is_out_of_others_reach_and_can_be_taken_over_later() {
+    let netns = namespace();
+    let mut socket = NftSocket::open(&netns).unwrap();
+    let table = Table { ownership: Ownership::Ours, ..example() };
+    socket.apply(None, &table).unwrap();
+    let mut other = NftSocket::open(&netns).unwrap();
+    assert_eq!(other.send(&removal(Family::Ip, "example")).unwrap_err().errno(), Some(libc::EPERM));
+    drop(socket);
+    assert_eq!(other.tables(Family::Ip, "exam").unwrap(), ["example"]);
+    other.apply(None, &Table { name: "second".to_owned(), ..table }).unwrap();
+    other.send(&removal(Family::Ip, "example")).unwrap();
+    assert_eq!(other.tables(Family::Ip, "").unwrap(), ["second"]);
+}
+
+#[test]
+fn a_thousand_services_fit_in_one_batch() {
+    let netns = namespace();
+    let mut socket = NftSocket::open(&netns).unwrap();
+    let mut table = Table::new(Family::Ip, "many", Ownership::Ours);
+    crate::balance::Balancers::prepare(&mut table);
+    let backends: Vec<Ipv4Addr> = (0..3).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect();
+    let wanted = (0..1000_u32).map(|n| (Ipv4Addr::from(0x0a02_0000 + n), &backends)).collect();
+    crate::balance::Balancers::new(0).update(&mut table, &wanted);
+    let start = std::time::Instant::now();
+    socket.apply(None, &table).unwrap();
+    let first = start.elapsed();
+    let mut changed = table.clone();
+    changed.chain("vip-10.2.0.7", Chain::regular(vec![Rule::new().dnat(address(1))]));
+    let start = std::time::Instant::now();
+    assert_eq!(socket.apply(Some(&table), &changed).unwrap(), 2);
+    eprintln!("1000 services: {first:?}, one change: {:?}", start.elapsed());
+}
