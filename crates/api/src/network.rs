@@ -1,0 +1,539 @@
+//! Networks of the swarm and of this host, in the two shapes Docker gives them: as `/networks` lists them, and inside a
+//! task's attachment.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use skep_model::Labels;
+use skep_model::network as model;
+use skep_model::sandbox::{LocalNetwork, LocalNetworkSpec};
+
+use crate::service::VolumeDriver;
+use crate::{ConvertError, GoTime, ObjectVersion, is_default};
+
+/// One of `GET /networks`, and the whole of an inspection.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NetworkResource {
+    pub name: String,
+    pub id: String,
+    pub created: GoTime,
+    pub scope: String,
+    pub driver: String,
+    #[serde(rename = "EnableIPv4")]
+    pub enable_ipv4: bool,
+    #[serde(rename = "EnableIPv6")]
+    pub enable_ipv6: bool,
+    #[serde(rename = "IPAM")]
+    pub ipam: Ipam,
+    pub internal: bool,
+    pub attachable: bool,
+    pub ingress: bool,
+    pub config_from: ConfigFrom,
+    pub config_only: bool,
+    pub containers: BTreeMap<String, EndpointResource>,
+    pub options: BTreeMap<String, String>,
+    pub labels: Labels,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerInfo>,
+    /// With `verbose=true`: who is on it, by service.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, ServiceInfo>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Ipam {
+    pub driver: String,
+    pub options: Option<BTreeMap<String, String>>,
+    pub config: Vec<IpamConfig>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IpamConfig {
+    #[serde(rename = "Subnet", skip_serializing_if = "String::is_empty")]
+    pub subnet: String,
+    #[serde(rename = "IPRange", alias = "Range", skip_serializing_if = "String::is_empty")]
+    pub ip_range: String,
+    #[serde(rename = "Gateway", skip_serializing_if = "String::is_empty")]
+    pub gateway: String,
+    #[serde(rename = "AuxiliaryAddresses", skip_serializing_if = "BTreeMap::is_empty")]
+    pub auxiliary_addresses: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ConfigFrom {
+    pub network: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointResource {
+    #[serde(rename = "Name")]
+    pub name: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    #[serde(rename = "MacAddress")]
+    pub mac_address: String,
+    #[serde(rename = "IPv4Address")]
+    pub ipv4_address: String,
+    #[serde(rename = "IPv6Address")]
+    pub ipv6_address: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerInfo {
+    #[serde(rename = "Name")]
+    pub name: String,
+    #[serde(rename = "IP")]
+    pub ip: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceInfo {
+    #[serde(rename = "VIP")]
+    pub vip: String,
+    #[serde(rename = "Ports")]
+    pub ports: Vec<String>,
+    #[serde(rename = "LocalLBIndex")]
+    pub local_lb_index: i64,
+    #[serde(rename = "Tasks")]
+    pub tasks: Vec<ServiceTask>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceTask {
+    #[serde(rename = "Name")]
+    pub name: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    #[serde(rename = "EndpointIP")]
+    pub endpoint_ip: String,
+    #[serde(rename = "Info")]
+    pub info: BTreeMap<String, String>,
+}
+
+/// `swarm.Network`, as task attachments hold it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct SwarmNetwork {
+    #[serde(rename = "ID")]
+    pub id: String,
+    pub version: ObjectVersion,
+    pub created_at: GoTime,
+    pub updated_at: GoTime,
+    pub spec: SwarmNetworkSpec,
+    pub driver_state: VolumeDriver,
+    #[serde(rename = "IPAMOptions", skip_serializing_if = "Option::is_none")]
+    pub ipam_options: Option<IpamOptions>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct SwarmNetworkSpec {
+    pub name: String,
+    pub labels: Labels,
+    pub driver_configuration: VolumeDriver,
+    #[serde(rename = "IPv6Enabled", skip_serializing_if = "is_default")]
+    pub ipv6_enabled: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub internal: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub attachable: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    pub ingress: bool,
+    #[serde(rename = "IPAMOptions")]
+    pub ipam_options: IpamOptions,
+    pub scope: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct IpamOptions {
+    pub driver: VolumeDriver,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub configs: Vec<IpamConfig>,
+}
+
+/// `POST /networks/create`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CreateRequest {
+    pub name: String,
+    pub check_duplicate: bool,
+    pub driver: String,
+    pub scope: String,
+    #[serde(rename = "EnableIPv4")]
+    pub enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    pub enable_ipv6: Option<bool>,
+    #[serde(rename = "IPAM")]
+    pub ipam: Option<Ipam>,
+    pub internal: bool,
+    pub attachable: bool,
+    pub ingress: bool,
+    pub config_only: bool,
+    pub config_from: Option<ConfigFrom>,
+    pub options: BTreeMap<String, String>,
+    pub labels: Labels,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CreateResponse {
+    pub id: String,
+    pub warning: String,
+}
+
+/// `POST /networks/{id}/connect`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ConnectRequest {
+    pub container: String,
+    pub endpoint_config: Option<EndpointSettings>,
+}
+
+/// `POST /networks/{id}/disconnect`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DisconnectRequest {
+    pub container: String,
+    pub force: bool,
+}
+
+/// A container's place on a network: asked for at create and connect, told by inspect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointSettings {
+    #[serde(rename = "IPAMConfig")]
+    pub ipam_config: Option<EndpointIpam>,
+    #[serde(rename = "Links")]
+    pub links: Option<Vec<String>>,
+    #[serde(rename = "Aliases")]
+    pub aliases: Option<Vec<String>>,
+    #[serde(rename = "MacAddress")]
+    pub mac_address: String,
+    #[serde(rename = "DriverOpts")]
+    pub driver_opts: Option<BTreeMap<String, String>>,
+    #[serde(rename = "GwPriority")]
+    pub gw_priority: i64,
+    #[serde(rename = "NetworkID")]
+    pub network_id: String,
+    #[serde(rename = "EndpointID")]
+    pub endpoint_id: String,
+    #[serde(rename = "Gateway")]
+    pub gateway: String,
+    #[serde(rename = "IPAddress")]
+    pub ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    pub ip_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    pub ipv6_gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    pub global_ipv6_address: String,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    pub global_ipv6_prefix_len: u8,
+    #[serde(rename = "DNSNames")]
+    pub dns_names: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointIpam {
+    #[serde(rename = "IPv4Address", skip_serializing_if = "String::is_empty")]
+    pub ipv4_address: String,
+    #[serde(rename = "IPv6Address", skip_serializing_if = "String::is_empty")]
+    pub ipv6_address: String,
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Vec::is_empty")]
+    pub link_local_ips: Vec<String>,
+}
+
+impl EndpointSettings {
+    /// What is asked for on `network`; refuses what a connection here cannot have.
+    pub fn into_request(self, network: String) -> Result<skep_model::sandbox::EndpointRequest, ConvertError> {
+        let ipam = self.ipam_config.unwrap_or_default();
+        if !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty() {
+            return ConvertError::unserved("an IPv6 or link-local address of a container");
+        }
+        if self.links.is_some_and(|links| !links.is_empty()) {
+            return ConvertError::unserved("linking containers");
+        }
+        let address = match ipam.ipv4_address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| ConvertError::Invalid(format!("invalid IPv4 address: {text}")))?),
+        };
+        let mac = if self.mac_address.is_empty() { None } else { Some(parse_mac(&self.mac_address)?) };
+        Ok(skep_model::sandbox::EndpointRequest {
+            network,
+            aliases: self.aliases.unwrap_or_default(),
+            address,
+            mac,
+            driver_options: self.driver_opts.unwrap_or_default(),
+        })
+    }
+}
+
+/// `02:42:ac:11:00:02`.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|b| format!("{b:02x}")).join(":")
+}
+
+pub fn parse_mac(text: &str) -> Result<[u8; 6], ConvertError> {
+    let bad = || ConvertError::Invalid(format!("invalid MAC address: {text}"));
+    let bytes: Vec<u8> =
+        text.split([':', '-']).map(|p| u8::from_str_radix(p, 16).map_err(|_| bad())).collect::<Result<_, _>>()?;
+    bytes.try_into().map_err(|_| bad())
+}
+
+impl From<&model::Network> for NetworkResource {
+    fn from(network: &model::Network) -> Self {
+        let mut options = network.spec.driver_options.clone();
+        if let Some(allocation) = &network.allocation {
+            options.insert("com.docker.network.driver.overlay.vxlanid_list".into(), allocation.vni.to_string());
+        }
+        Self {
+            name: network.spec.name.clone(),
+            id: network.id.to_string(),
+            created: network.meta.created_at.into(),
+            scope: "swarm".into(),
+            driver: network.spec.driver.clone(),
+            enable_ipv4: true,
+            enable_ipv6: network.spec.ipv6,
+            ipam: Ipam { driver: "default".into(), options: None, config: ipam_configs(network) },
+            internal: network.spec.internal,
+            attachable: network.spec.attachable,
+            ingress: network.spec.ingress,
+            options,
+            labels: network.spec.labels.clone(),
+            ..Default::default()
+        }
+    }
+}
+
+fn ipam_configs(network: &model::Network) -> Vec<IpamConfig> {
+    match &network.allocation {
+        Some(allocation) => vec![IpamConfig {
+            subnet: allocation.subnet.to_string(),
+            gateway: allocation.gateway.to_string(),
+            ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
+            ..Default::default()
+        }],
+        None => asked_configs(&network.spec),
+    }
+}
+
+fn asked_configs(spec: &model::NetworkSpec) -> Vec<IpamConfig> {
+    if spec.subnet.is_none() && spec.gateway.is_none() && spec.ip_range.is_none() {
+        return Vec::new();
+    }
+    vec![IpamConfig {
+        subnet: spec.subnet.map(|s| s.to_string()).unwrap_or_default(),
+        gateway: spec.gateway.map(|g| g.to_string()).unwrap_or_default(),
+        ip_range: spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
+        ..Default::default()
+    }]
+}
+
+impl From<&model::Network> for SwarmNetwork {
+    fn from(network: &model::Network) -> Self {
+        let resource = NetworkResource::from(network);
+        let default_ipam = VolumeDriver { name: "default".into(), ..Default::default() };
+        Self {
+            id: network.id.to_string(),
+            version: ObjectVersion { index: network.meta.version },
+            created_at: network.meta.created_at.into(),
+            updated_at: network.meta.updated_at.into(),
+            spec: SwarmNetworkSpec {
+                name: network.spec.name.clone(),
+                labels: network.spec.labels.clone(),
+                driver_configuration: VolumeDriver {
+                    name: network.spec.driver.clone(),
+                    options: network.spec.driver_options.clone(),
+                },
+                ipv6_enabled: network.spec.ipv6,
+                internal: network.spec.internal,
+                attachable: network.spec.attachable,
+                ingress: network.spec.ingress,
+                ipam_options: IpamOptions { driver: default_ipam.clone(), configs: asked_configs(&network.spec) },
+                scope: "swarm".into(),
+            },
+            driver_state: VolumeDriver { name: resource.driver, options: resource.options },
+            ipam_options: Some(IpamOptions { driver: default_ipam, configs: resource.ipam.config }),
+        }
+    }
+}
+
+impl From<&LocalNetwork> for NetworkResource {
+    fn from(network: &LocalNetwork) -> Self {
+        let config = network.subnet.map(|subnet| IpamConfig {
+            subnet: subnet.to_string(),
+            gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
+            ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
+            ..Default::default()
+        });
+        Self {
+            name: network.spec.name.clone(),
+            id: network.id.to_string(),
+            created: network.created_at.into(),
+            scope: "local".into(),
+            driver: network.spec.driver.clone(),
+            enable_ipv4: true,
+            enable_ipv6: network.spec.ipv6,
+            ipam: Ipam { driver: "default".into(), options: None, config: config.into_iter().collect() },
+            internal: network.spec.internal,
+            attachable: network.spec.attachable,
+            options: network.spec.options.clone(),
+            labels: network.spec.labels.clone(),
+            ..Default::default()
+        }
+    }
+}
+
+/// Which side a created network belongs to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CreateSpec {
+    Swarm(model::NetworkSpec),
+    Local(LocalNetworkSpec),
+}
+
+impl CreateRequest {
+    pub fn into_spec(self) -> Result<CreateSpec, ConvertError> {
+        if self.name.trim().is_empty() {
+            return ConvertError::invalid("network name is required");
+        }
+        if self.config_only || self.config_from.as_ref().is_some_and(|c| !c.network.is_empty()) {
+            return ConvertError::unserved("a configuration-only network (--config-only, --config-from)");
+        }
+        if self.enable_ipv6 == Some(true) {
+            return ConvertError::unserved("IPv6 on a network");
+        }
+        if self.enable_ipv4 == Some(false) {
+            return ConvertError::unserved("a network without IPv4");
+        }
+        let ipam = self.ipam.unwrap_or_default();
+        if !matches!(ipam.driver.as_str(), "" | "default") {
+            return ConvertError::unserved(format!("IPAM driver {:?}", ipam.driver));
+        }
+        if ipam.options.is_some_and(|o| !o.is_empty()) {
+            return ConvertError::unserved("IPAM options");
+        }
+        if ipam.config.len() > 1 {
+            return ConvertError::unserved("more than one subnet on a network");
+        }
+        let config = ipam.config.into_iter().next().unwrap_or_default();
+        if !config.auxiliary_addresses.is_empty() {
+            return ConvertError::unserved("auxiliary addresses of a subnet");
+        }
+        fn parsed<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, ConvertError> {
+            match text {
+                "" => Ok(None),
+                text => text.parse().map(Some).map_err(|_| ConvertError::Invalid(format!("invalid {what}: {text}"))),
+            }
+        }
+        let subnet: Option<ipnet::Ipv4Net> = parsed(&config.subnet, "subnet")?;
+        if let Some(subnet) = subnet.filter(|s| s.trunc() != *s) {
+            return ConvertError::invalid(format!(
+                "invalid network config:\ninvalid subnet {subnet}: it should be {}",
+                subnet.trunc()
+            ));
+        }
+        let gateway: Option<std::net::Ipv4Addr> = parsed(&config.gateway, "gateway address")?;
+        let ip_range: Option<ipnet::Ipv4Net> = parsed(&config.ip_range, "ip-range")?;
+        if let (Some(subnet), Some(gateway)) = (subnet, gateway)
+            && !subnet.contains(&gateway)
+        {
+            return ConvertError::invalid(format!(
+                "invalid network config:\ninvalid gateway {gateway}: parent subnet is {subnet}"
+            ));
+        }
+        match self.driver.as_str() {
+            "overlay" => Ok(CreateSpec::Swarm(model::NetworkSpec {
+                name: self.name,
+                labels: self.labels,
+                driver: self.driver,
+                driver_options: self.options,
+                attachable: self.attachable,
+                internal: self.internal,
+                ingress: self.ingress,
+                ipv6: false,
+                subnet,
+                gateway,
+                ip_range,
+            })),
+            "" | "bridge" => {
+                if self.scope == "swarm" || self.ingress {
+                    return ConvertError::unserved("a swarm network of a driver other than overlay");
+                }
+                Ok(CreateSpec::Local(LocalNetworkSpec {
+                    name: self.name,
+                    driver: "bridge".into(),
+                    labels: self.labels,
+                    options: self.options,
+                    internal: self.internal,
+                    attachable: self.attachable,
+                    subnet,
+                    gateway,
+                    ip_range,
+                    ipv6: false,
+                }))
+            }
+            "host" | "null" => {
+                ConvertError::invalid(format!("only one instance of \"{}\" network is allowed", self.driver))
+            }
+            other => ConvertError::unserved(format!("network driver {other:?} (bridge and overlay are)")),
+        }
+    }
+}
+
+/// `POST /networks/prune`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct PruneReport {
+    #[serde(rename = "NetworksDeleted")]
+    pub networks_deleted: Option<Vec<String>>,
+}
+
+/// `EndpointsConfig` of a container's create request: by network, `null` for "as it comes".
+pub type EndpointsConfig = BTreeMap<String, Option<EndpointSettings>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::go_json;
+
+    #[test]
+    fn create_as_the_cli_sends_it() {
+        let body = br#"{"Driver":"overlay","Scope":"","EnableIPv6":false,"IPAM":{"Driver":"default","Options":{},"Config":[{"Subnet":"10.9.0.0/24"}]},
+            "Internal":false,"Attachable":true,"Ingress":false,"ConfigOnly":false,"ConfigFrom":null,"Options":{},"Labels":{"a":"b"},"Name":"mynet"}"#;
+        let CreateSpec::Swarm(spec) = go_json::decode::<CreateRequest>(body).unwrap().into_spec().unwrap() else {
+            panic!()
+        };
+        assert_eq!(spec.subnet, Some("10.9.0.0/24".parse().unwrap()));
+        assert!(spec.attachable);
+        let body = br#"{"Name":"b","Driver":"bridge","IPAM":{"Driver":"default","Config":[]}}"#;
+        assert!(matches!(go_json::decode::<CreateRequest>(body).unwrap().into_spec(), Ok(CreateSpec::Local(_))));
+    }
+
+    #[test]
+    fn refusals() {
+        let refused = |body: &str| go_json::decode::<CreateRequest>(body.as_bytes()).unwrap().into_spec().unwrap_err();
+        assert!(matches!(refused(r#"{"Name":"a","Driver":"macvlan"}"#), ConvertError::Unserved(_)));
+        assert!(matches!(refused(r#"{"Driver":"overlay"}"#), ConvertError::Invalid(_)));
+        assert!(matches!(refused(r#"{"Name":"a","Driver":"overlay","EnableIPv6":true}"#), ConvertError::Unserved(_)));
+        assert!(matches!(
+            refused(r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.0/24","Gateway":"10.1.0.1"}]}}"#),
+            ConvertError::Invalid(_)
+        ));
+    }
+
+    #[test]
+    fn macs() {
+        assert_eq!(mac_text([2, 0x42, 0xac, 17, 0, 2]), "02:42:ac:11:00:02");
+        assert_eq!(parse_mac("02:42:ac:11:00:02").unwrap(), [2, 0x42, 0xac, 17, 0, 2]);
+        assert!(parse_mac("02:42").is_err());
+    }
+}
