@@ -1,0 +1,84 @@
+//! What a caller decides about one manager's consensus; every default is a named constant.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often a leader shows itself. Swarm: one tick a second; a dead leader is then noticed after 3 to 10 s.
+pub const HEARTBEAT: Duration = Duration::from_millis(100);
+/// A follower that heard nothing for this long asks around for votes (drawn anew between min and max each time).
+pub const ELECTION_MIN: Duration = Duration::from_millis(500);
+pub const ELECTION_MAX: Duration = Duration::from_millis(1000);
+/// Entries between two snapshots (SwarmKit `SnapshotInterval` 10000).
+pub const SNAPSHOT_INTERVAL: u64 = 10_000;
+/// Entries kept behind a snapshot for followers that are a little late (SwarmKit `LogEntriesForSlowFollowers` 500).
+pub const LOG_ENTRIES_FOR_SLOW_FOLLOWERS: u64 = 500;
+/// How long a proposal may take from call to answer.
+pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The clocks of one manager. All managers of a cluster should have the same.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    pub heartbeat: Duration,
+    pub election_min: Duration,
+    pub election_max: Duration,
+    /// After this a proposal answers [`ProposeError::Timeout`](crate::ProposeError::Timeout): its outcome is unknown.
+    pub propose_timeout: Duration,
+    /// How long a proposal waits for a leader to appear before it answers `NoLeader`.
+    pub leader_wait: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: HEARTBEAT,
+            election_min: ELECTION_MIN,
+            election_max: ELECTION_MAX,
+            propose_timeout: PROPOSE_TIMEOUT,
+            leader_wait: ELECTION_MAX * 2,
+        }
+    }
+}
+
+/// One manager's place in the cluster and on disk.
+#[derive(Clone)]
+pub struct Config {
+    /// Directory of `raft.db` and `snapshots/`; made if missing, with mode 0700.
+    pub dir: PathBuf,
+    /// This manager's number in the cluster. Never reused with an empty directory: a manager that was demoted and is
+    /// promoted again draws a new one.
+    pub raft_id: u64,
+    /// Where other managers reach this one (`host:port`), as the membership records it.
+    pub address: String,
+    pub timing: Timing,
+    /// Seals every record and snapshot on disk.
+    pub storage_key: [u8; 32],
+    pub snapshot_interval: u64,
+    pub log_entries_for_slow_followers: u64,
+}
+
+impl Config {
+    /// A manager with default timing.
+    pub fn new(dir: impl Into<PathBuf>, raft_id: u64, address: impl Into<String>, storage_key: [u8; 32]) -> Self {
+        Self {
+            dir: dir.into(),
+            raft_id,
+            address: address.into(),
+            timing: Timing::default(),
+            storage_key,
+            snapshot_interval: SNAPSHOT_INTERVAL,
+            log_entries_for_slow_followers: LOG_ENTRIES_FOR_SLOW_FOLLOWERS,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("dir", &self.dir)
+            .field("raft_id", &self.raft_id)
+            .field("address", &self.address)
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
+}

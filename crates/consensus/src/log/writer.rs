@@ -1,0 +1,135 @@
+//! The one thread that writes the log: everything that waits goes into one commit, so that a hundred proposals made at the
+//! same time cost one flush to disk.
+
+use std::io;
+use std::sync::Arc;
+
+use openraft::storage::IOFlushed;
+use tokio::sync::{mpsc, oneshot};
+
+use super::disk::{COMMITTED, Disk, PURGED, VOTE};
+use super::store::Shared;
+use crate::error::Error;
+use crate::types::{Entry, LogId, Types, Vote};
+
+/// Operations in one commit. Bounds how long the first of them waits for the others to be encoded.
+const GROUP: usize = 256;
+
+pub(super) type Done = oneshot::Sender<Result<(), io::Error>>;
+
+pub(super) enum Write {
+    Append { number: u64, entries: Vec<Entry>, flushed: IOFlushed<Types> },
+    Vote(Vote, Done),
+    TruncateAfter(Option<LogId>, Done),
+    Purge(LogId, Done),
+    Close(Done),
+}
+
+/// What a write changes in the file.
+enum Step {
+    Append(Vec<Entry>),
+    Vote(Vote),
+    RemoveFrom(u64),
+    Purge(LogId),
+}
+
+/// Who hears of its outcome.
+enum Waiter {
+    Flushed(u64, IOFlushed<Types>),
+    Done(Done),
+}
+
+/// Runs until told to close or until nobody can ask any more.
+pub(super) fn run(disk: Arc<Disk>, shared: Arc<Shared>, mut queue: mpsc::Receiver<Write>) {
+    let mut close = None;
+    while close.is_none() {
+        let Some(first) = queue.blocking_recv() else { break };
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(next) = queue.try_recv()
+        {
+            group.push(next);
+        }
+        close = write_group(&disk, &shared, group);
+    }
+    shared.forget_disk();
+    drop(disk);
+    if let Some(done) = close {
+        // Whoever asked may have gone away.
+        let _ = done.send(Ok(()));
+    }
+}
+
+/// Writes a group in order and answers everyone in it. Returns whom to tell once the file is closed, if asked to close.
+fn write_group(disk: &Disk, shared: &Shared, group: Vec<Write>) -> Option<Done> {
+    let (mut steps, mut waiters, mut close) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()), None);
+    for write in group {
+        match write {
+            Write::Append { number, entries, flushed } => {
+                steps.push(Step::Append(entries));
+                waiters.push(Waiter::Flushed(number, flushed));
+            }
+            Write::Vote(vote, done) => {
+                steps.push(Step::Vote(vote));
+                waiters.push(Waiter::Done(done));
+            }
+            Write::TruncateAfter(last, done) => {
+                steps.push(Step::RemoveFrom(last.map_or(0, |id| id.index + 1)));
+                waiters.push(Waiter::Done(done));
+            }
+            Write::Purge(upto, done) => {
+                steps.push(Step::Purge(upto));
+                waiters.push(Waiter::Done(done));
+            }
+            Write::Close(done) => close = Some(done),
+        }
+    }
+    // A file that failed once is not trusted again: what the kernel dropped cannot be told from what it kept.
+    let result = match shared.why_failed() {
+        Some(why) => Err(why),
+        None => commit(disk, shared, &steps).map_err(|error| {
+            let why = error.to_string();
+            tracing::error!(path = %disk.path().display(), reason = %why, "failed to write the raft log");
+            shared.fail(&why);
+            why
+        }),
+    };
+    for waiter in waiters {
+        let answer = result.as_ref().map(|()| ()).map_err(|why| io::Error::other(why.clone()));
+        match waiter {
+            Waiter::Flushed(number, flushed) => {
+                if answer.is_ok() {
+                    shared.cache().made_durable(number);
+                }
+                flushed.io_completed(answer);
+            }
+            Waiter::Done(done) => {
+                let _ = done.send(answer);
+            }
+        }
+    }
+    close
+}
+
+fn commit(disk: &Disk, shared: &Shared, steps: &[Step]) -> Result<(), Error> {
+    let committed = shared.take_dirty_committed();
+    if steps.is_empty() && committed.is_none() {
+        return Ok(());
+    }
+    let transaction = disk.begin()?;
+    for step in steps {
+        match step {
+            Step::Append(entries) => disk.put_entries(&transaction, entries)?,
+            Step::Vote(vote) => disk.put_meta(&transaction, VOTE, vote)?,
+            Step::RemoveFrom(first) => disk.remove_entries(&transaction, *first..u64::MAX)?,
+            Step::Purge(upto) => {
+                disk.remove_entries(&transaction, 0..upto.index + 1)?;
+                disk.put_meta(&transaction, PURGED, upto)?;
+            }
+        }
+    }
+    if let Some(committed) = committed {
+        disk.put_meta(&transaction, COMMITTED, &committed)?;
+    }
+    disk.commit(transaction)
+}

@@ -1,0 +1,41 @@
+//! `--force-new-cluster`: one manager goes on alone with the data it has, after the others are lost for good.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::{BasicNode, Entry, EntryPayload, Membership};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::log::Disk;
+use crate::types::{EntryTerm, LogId, Vote};
+
+/// Rewrites the log in `config.dir` so that this manager is the only member; call it before [`Consensus::open`], with
+/// consensus not running. Everything committed here is kept, and what was not known to be committed is kept as well: with
+/// the other managers gone it cannot be told whether someone was promised it.
+///
+/// The new membership is written under a new term voted for by this manager alone, so that no manager of the old cluster
+/// can hold another entry with the same (term, index).
+///
+/// [`Consensus::open`]: crate::Consensus::open
+pub async fn force_new_cluster(config: &Config) -> Result<(), Error> {
+    let config = config.clone();
+    let path = config.dir.clone();
+    let rewritten = tokio::task::spawn_blocking(move || rewrite(&config));
+    rewritten.await.map_err(|panic| Error::Damaged { path, what: format!("rewriting it failed: {panic}") })?
+}
+
+fn rewrite(config: &Config) -> Result<(), Error> {
+    let (disk, recovered) = Disk::open(&config.dir, config.raft_id, &config.storage_key)?;
+    let Some(vote) = recovered.vote else {
+        return Err(Error::Refused("there is no cluster state to start a new cluster from".to_owned()));
+    };
+    let snapshot = crate::snapshot::SnapshotDir::open(&config.dir, &config.storage_key)?.read()?;
+    let last = recovered.last.max(snapshot.and_then(|snapshot| snapshot.meta.last_log_id));
+    let term = vote.leader_id.term.max(last.map_or(0, |id| id.leader_id.term)) + 1;
+    let log_id = LogId { leader_id: EntryTerm::new(term), index: last.map_or(0, |id| id.index + 1) };
+    let members = BTreeMap::from([(config.raft_id, BasicNode::new(&config.address))]);
+    let membership = Membership::new(vec![BTreeSet::from([config.raft_id])], members)
+        .map_err(|error| Error::Refused(error.to_string()))?;
+    let entry = Entry { log_id, payload: EntryPayload::Membership(membership) };
+    disk.rewrite(&Vote::new(term, config.raft_id), last, &entry)
+}
