@@ -1,0 +1,495 @@
+//! What a change may do. Total and deterministic: the same batches in the same order give the same state on every manager,
+//! and whatever they say, the worst that happens is a refusal, with the state as it was.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use skep_model::assignment::TaskReport;
+use skep_model::cluster::Cluster;
+use skep_model::node::Node;
+use skep_model::service::{Endpoint, Service, ServiceSpec, UpdateStatus};
+use skep_model::task::{NetworkAttachment, Task, TaskSpec, TaskState, TaskStatus};
+use skep_model::{Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
+
+use crate::Store;
+use crate::address::AddressOwner;
+use crate::change::{Batch, Change, Guard, NewTask, ObjectKey};
+use crate::event::{Event, Object};
+use crate::refused::Refused;
+use crate::restart::SlotKey;
+use crate::view::{View, folded};
+
+type Done = Result<(), Refused>;
+
+impl Store {
+    /// Applies a log entry: all of its changes, or none and the reason. Never panics.
+    pub fn apply(&mut self, index: u64, term: u64, batch: &Batch) -> Result<Vec<Event>, Refused> {
+        self.view.check(term, &batch.guard)?;
+        let mut entry = Entry { view: self.view.clone(), index, at: batch.at, events: Vec::new() };
+        for change in &batch.changes {
+            entry.change(change)?;
+        }
+        entry.view.index = index;
+        entry.view.term = term;
+        self.view = entry.view;
+        Ok(entry.events)
+    }
+}
+
+impl View {
+    fn check(&self, term: u64, guard: &Guard) -> Done {
+        match guard.term {
+            Some(proposed) if proposed != term => return Err(Refused::TermMoved { proposed, current: term }),
+            Some(_) | None => {}
+        }
+        for (key, version) in &guard.versions {
+            if self.version(key)? != *version {
+                return Err(Refused::OutOfSequence);
+            }
+        }
+        Ok(())
+    }
+
+    /// `Meta::version` of an object.
+    pub fn version(&self, key: &ObjectKey) -> Result<u64, Refused> {
+        let (kind, id, meta): (&str, &str, Option<Meta>) = match key {
+            ObjectKey::Cluster => ("cluster", "default", self.cluster.as_ref().map(|o| o.meta)),
+            ObjectKey::Node(id) => ("node", id.as_str(), self.node(id).map(|o| o.meta)),
+            ObjectKey::Service(id) => ("service", id.as_str(), self.service(id).map(|o| o.meta)),
+            ObjectKey::Task(id) => ("task", id.as_str(), self.task(id).map(|o| o.meta)),
+            ObjectKey::Network(id) => ("network", id.as_str(), self.network(id).map(|o| o.meta)),
+            ObjectKey::Secret(id) => ("secret", id.as_str(), self.secret(id).map(|o| o.meta)),
+            ObjectKey::Config(id) => ("config", id.as_str(), self.config(id).map(|o| o.meta)),
+        };
+        meta.map(|m| m.version).ok_or_else(|| Refused::not_found(kind, &id))
+    }
+}
+
+/// One log entry being applied, on a copy.
+struct Entry {
+    view: View,
+    index: u64,
+    at: Timestamp,
+    events: Vec<Event>,
+}
+
+/// Templates are compared without what does not make a running task out of date: the credentials it was pulled with.
+fn same_template(a: &ServiceSpec, b: &ServiceSpec) -> bool {
+    let bare = |spec: &TaskSpec| {
+        let mut spec = spec.clone();
+        spec.container.pull_auth = None;
+        spec
+    };
+    bare(&a.task) == bare(&b.task)
+        && a.networks == b.networks
+        && a.endpoint.clone().unwrap_or_default() == b.endpoint.clone().unwrap_or_default()
+}
+
+macro_rules! changed {
+    ($self:ident, $put:ident, $kind:ident, $old:expr, $new:expr) => {{
+        let (old, new) = ($old, Arc::new($new));
+        if old.as_ref() != Some(&new) {
+            $self.view.$put(new.clone());
+            $self.tell(Object::$kind(old, Some(new)));
+        }
+        Ok(())
+    }};
+}
+
+impl Entry {
+    fn tell(&mut self, object: Object) {
+        self.events.push(Event { index: self.index, at: self.at, object });
+    }
+
+    fn created(&self) -> Meta {
+        Meta { version: self.index, created_at: self.at, updated_at: self.at }
+    }
+
+    fn touched(&self, meta: Meta) -> Meta {
+        Meta { version: self.index, updated_at: self.at, ..meta }
+    }
+
+    fn change(&mut self, change: &Change) -> Done {
+        match change {
+            Change::CreateCluster(cluster) => self.create_cluster(cluster),
+            Change::SetClusterSpec(spec) => self.with_cluster(|c| c.spec = (**spec).clone()),
+            Change::SetJoinTokens(tokens) => self.with_cluster(|c| c.join_tokens = tokens.clone()),
+            Change::SetRootCa { root_ca, at } => self.with_cluster(|c| {
+                c.root_ca = root_ca.clone();
+                c.root_rotated_at = *at;
+            }),
+
+            Change::CreateNode(node) => self.create_node(node),
+            Change::SetNodeSpec { node_id, spec } => self.with_node(node_id, |n| n.spec = spec.clone()),
+            Change::SetNodeDescription { node_id, description } => {
+                self.with_node(node_id, |n| n.description = (**description).clone())
+            }
+            Change::SetNodeStatus { node_id, status } => self.with_node(node_id, |n| n.status = status.clone()),
+            Change::SetNodeRole { node_id, role } => self.with_node(node_id, |n| n.role = *role),
+            Change::SetNodeManager { node_id, manager } => self.with_node(node_id, |n| n.manager = manager.clone()),
+            Change::AllocateNode { node_id, attachments, mesh_index } => {
+                let owner = AddressOwner::Node(node_id.clone());
+                for (network, address) in attachments {
+                    self.claim(network, *address, &owner)?;
+                }
+                if mesh_index.is_some() && self.view.nodes().any(|n| n.id != *node_id && n.mesh_index == *mesh_index) {
+                    return Err(Refused::Stale("mesh index given twice".into()));
+                }
+                self.with_node(node_id, |n| {
+                    n.attachments = attachments.clone();
+                    n.mesh_index = *mesh_index;
+                })
+            }
+            Change::RemoveNode { node_id } => self.remove_node(node_id),
+
+            Change::CreateService(service) => self.create_service(service),
+            Change::SetServiceSpec { service_id, spec } => self.set_service_spec(service_id, spec),
+            Change::RollbackService { service_id, status } => self.rollback_service(service_id, status),
+            Change::SetUpdateStatus { service_id, status } => {
+                self.with_service(service_id, |s| s.update_status = status.clone())
+            }
+            Change::SetEndpoint { service_id, endpoint } => self.set_endpoint(service_id, endpoint),
+            Change::RemoveService { service_id } => self.remove_service(service_id),
+
+            Change::CreateTask(task) => self.create_task(task),
+            Change::AllocateTask { task_id, networks } => self.allocate_task(task_id, networks),
+            Change::AssignTask { task_id, node_id } => self.assign_task(task_id, node_id),
+            Change::SetTaskRemark { task_id, message, error } => self.with_task(task_id, |t| {
+                if t.status.state < TaskState::Assigned {
+                    t.status.message.clone_from(message);
+                    t.status.error.clone_from(error);
+                }
+            }),
+            Change::SetTaskDesired { task_id, desired_state } => {
+                self.with_task(task_id, |t| t.desired_state = t.desired_state.max(*desired_state))
+            }
+            Change::SetTaskStatus(reports) => reports.iter().try_for_each(|report| self.report(report)),
+            Change::SetTaskState { task_id, status } => {
+                self.report(&TaskReport { task_id: task_id.clone(), status: status.clone() })
+            }
+            Change::RemoveTask { task_id } => {
+                self.remove_task(task_id);
+                Ok(())
+            }
+
+            Change::CreateNetwork(network) => self.create_network(network),
+            Change::AllocateNetwork { network_id, allocation } => self.allocate_network(network_id, allocation),
+            Change::RemoveNetwork { network_id } => self.remove_network(network_id),
+
+            Change::CreateSecret(secret) => self.create_secret(secret),
+            Change::SetSecretLabels { secret_id, labels } => self.label_secret(secret_id, labels),
+            Change::RemoveSecret { secret_id } => self.remove_secret(secret_id),
+            Change::CreateConfig(config) => self.create_config(config),
+            Change::SetConfigLabels { config_id, labels } => self.label_config(config_id, labels),
+            Change::RemoveConfig { config_id } => self.remove_config(config_id),
+        }
+    }
+
+    fn create_cluster(&mut self, cluster: &Cluster) -> Done {
+        if self.view.cluster.is_some() {
+            return Err(Refused::NameConflict("a cluster object already exists".into()));
+        }
+        let cluster = Arc::new(Cluster { meta: self.created(), ..cluster.clone() });
+        self.view.cluster = Some(cluster.clone());
+        self.tell(Object::Cluster(None, Some(cluster)));
+        Ok(())
+    }
+
+    fn with_cluster(&mut self, edit: impl FnOnce(&mut Cluster)) -> Done {
+        let old = self.view.cluster.clone().ok_or_else(|| Refused::not_found("cluster", &"default"))?;
+        let mut new = (*old).clone();
+        edit(&mut new);
+        if new != *old {
+            new.meta = self.touched(old.meta);
+            let new = Arc::new(new);
+            self.view.cluster = Some(new.clone());
+            self.tell(Object::Cluster(Some(old), Some(new)));
+        }
+        Ok(())
+    }
+
+    fn create_node(&mut self, node: &Node) -> Done {
+        if self.view.nodes.contains_key(&node.id) {
+            return Err(Refused::NameConflict(format!("node {} already exists", node.id)));
+        }
+        let owner = AddressOwner::Node(node.id.clone());
+        for (network, address) in &node.attachments {
+            self.claim(network, *address, &owner)?;
+        }
+        changed!(self, put_node, Node, None, Node { meta: self.created(), ..node.clone() })
+    }
+
+    fn with_node(&mut self, id: &NodeId, edit: impl FnOnce(&mut Node)) -> Done {
+        let old = self.view.node(id).cloned().ok_or_else(|| Refused::not_found("node", id))?;
+        let mut new = (*old).clone();
+        edit(&mut new);
+        if new == *old {
+            return Ok(());
+        }
+        new.meta = self.touched(old.meta);
+        changed!(self, put_node, Node, Some(old), new)
+    }
+
+    fn remove_node(&mut self, id: &NodeId) -> Done {
+        let old = self.view.take_node(id).ok_or_else(|| Refused::not_found("node", id))?;
+        self.tell(Object::Node(Some(old), None));
+        Ok(())
+    }
+
+    fn create_service(&mut self, service: &Service) -> Done {
+        let name = &service.spec.name;
+        if self.view.services.contains_key(&service.id) || self.view.service_names.contains_key(&folded(name)) {
+            return Err(Refused::NameConflict(format!(
+                "rpc error: code = AlreadyExists desc = name conflicts with an existing object: service {name} already exists"
+            )));
+        }
+        self.spec_fits(&service.id, &service.spec)?;
+        let new = Service {
+            id: service.id.clone(),
+            meta: self.created(),
+            spec_version: self.index,
+            spec: service.spec.clone(),
+            previous_spec: None,
+            previous_spec_version: None,
+            update_status: None,
+            endpoint: None,
+        };
+        changed!(self, put_service, Service, None, new)
+    }
+
+    /// What only the store can tell about a spec.
+    fn spec_fits(&self, id: &ServiceId, spec: &ServiceSpec) -> Done {
+        self.view.blobs_exist(spec)?;
+        let ports: Vec<_> = spec.endpoint.iter().flat_map(|e| e.ports.iter().cloned()).collect();
+        self.view.ports_free(id, &ports)?;
+        if spec.ingress_ports().next().is_some() && self.view.ingress_network().is_none() {
+            return Err(Refused::Precondition(
+                "service needs ingress network, but no ingress network is present".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    fn service(&self, id: &ServiceId) -> Result<Arc<Service>, Refused> {
+        self.view.service(id).cloned().ok_or_else(|| Refused::not_found("service", id))
+    }
+
+    fn with_service(&mut self, id: &ServiceId, edit: impl FnOnce(&mut Service)) -> Done {
+        let old = self.service(id)?;
+        let mut new = (*old).clone();
+        edit(&mut new);
+        if new == *old {
+            return Ok(());
+        }
+        new.meta = self.touched(old.meta);
+        changed!(self, put_service, Service, Some(old), new)
+    }
+
+    fn set_service_spec(&mut self, id: &ServiceId, spec: &ServiceSpec) -> Done {
+        let old = self.service(id)?;
+        if folded(&old.spec.name) != folded(&spec.name) {
+            return Err(Refused::Invalid("renaming services is not supported".into()));
+        }
+        if std::mem::discriminant(&old.spec.mode) != std::mem::discriminant(&spec.mode) {
+            return Err(Refused::Invalid("service mode change is not allowed".into()));
+        }
+        if old.spec.endpoint != spec.endpoint {
+            self.spec_fits(id, spec)?;
+        } else {
+            self.view.blobs_exist(spec)?;
+        }
+        let index = self.index;
+        self.with_service(id, |s| {
+            s.previous_spec = Some(Box::new(std::mem::replace(&mut s.spec, spec.clone())));
+            s.previous_spec_version = Some(s.spec_version);
+            s.update_status = None;
+            if !same_template(&old.spec, spec) {
+                s.spec_version = index;
+            }
+        })
+    }
+
+    fn rollback_service(&mut self, id: &ServiceId, status: &UpdateStatus) -> Done {
+        let old = self.service(id)?;
+        let Some(previous) = &old.previous_spec else {
+            return Err(Refused::Precondition(format!("service {id} does not have a previous spec")));
+        };
+        self.spec_fits(id, previous)?;
+        self.with_service(id, |s| {
+            let version = s.previous_spec_version.unwrap_or(s.spec_version);
+            s.previous_spec = Some(Box::new(std::mem::replace(&mut s.spec, (**previous).clone())));
+            s.previous_spec_version = Some(s.spec_version);
+            s.spec_version = version;
+            s.update_status = Some(status.clone());
+        })
+    }
+
+    fn set_endpoint(&mut self, id: &ServiceId, endpoint: &Endpoint) -> Done {
+        self.service(id)?;
+        self.view.ports_free(id, &endpoint.ports)?;
+        let owner = AddressOwner::Service(id.clone());
+        for vip in &endpoint.virtual_ips {
+            self.claim(&vip.network_id, vip.ip(), &owner)?;
+        }
+        self.with_service(id, |s| s.endpoint = Some(endpoint.clone()))
+    }
+
+    /// Its tasks are told to go in the same entry, so that nothing waits for a leader to notice.
+    fn remove_service(&mut self, id: &ServiceId) -> Done {
+        let old = self.view.take_service(id).ok_or_else(|| Refused::not_found("service", id))?;
+        self.tell(Object::Service(Some(old), None));
+        let tasks: Vec<_> = self.view.tasks_of_service(id).map(|t| (t.id.clone(), t.node_id.is_some())).collect();
+        for (task, assigned) in tasks {
+            if assigned {
+                self.with_task(&task, |t| t.desired_state = TaskState::Remove)?;
+            } else {
+                self.remove_task(&task);
+            }
+        }
+        Ok(())
+    }
+
+    /// An address may be taken if it is free or already the taker's.
+    fn claim(&mut self, network: &NetworkId, address: Ipv4Addr, owner: &AddressOwner) -> Done {
+        let Some(allocation) = self.view.network(network).map(|n| n.allocation.clone()) else {
+            return Err(Refused::Stale(format!("network {network} is gone")));
+        };
+        let addresses = self.view.addresses.entry(network.clone()).or_default();
+        match addresses.held.get(&address) {
+            Some(holder) if holder == owner => return Ok(()),
+            Some(_) => return Err(Refused::Stale(format!("address {address} is taken"))),
+            None => {}
+        }
+        if allocation.is_none_or(|a| !a.subnet.contains(&address) || a.gateway == address) {
+            return Err(Refused::Stale(format!("address {address} is not the network's to give")));
+        }
+        addresses.held.insert(address, owner.clone());
+        addresses.cursor = Some(address);
+        Ok(())
+    }
+
+    fn claim_all(&mut self, task: &TaskId, networks: &[NetworkAttachment]) -> Done {
+        let owner = AddressOwner::Task(task.clone());
+        networks.iter().try_for_each(|n| self.claim(&n.network_id, n.address.addr(), &owner))
+    }
+
+    fn create_task(&mut self, new: &NewTask) -> Done {
+        let Some(service) = self.view.service(&new.service_id).cloned() else {
+            return Err(Refused::Stale(format!("service {} is gone", new.service_id)));
+        };
+        if service.spec_version != new.spec_version {
+            return Err(Refused::Stale(format!("service {} has another template", new.service_id)));
+        }
+        if self.view.tasks.contains_key(&new.id) || new.state > TaskState::Assigned {
+            return Err(Refused::Stale(format!("task {} cannot be made", new.id)));
+        }
+        if new.node_id.as_ref().is_some_and(|id| self.view.node(id).is_none()) {
+            return Err(Refused::Stale("its node is gone".into()));
+        }
+        if new.node_id.is_none() && (new.state == TaskState::Assigned || new.slot.is_none()) {
+            return Err(Refused::Stale("assigned to no node".into()));
+        }
+        self.claim_all(&new.id, &new.networks)?;
+        let task = task_of(&service, new, self.created());
+        if new.restart
+            && let Some(slot) = SlotKey::of(&task)
+        {
+            let key = (service.id.clone(), slot);
+            self.view.restarts.entry(key).or_default().count(new.spec_version, self.at);
+        }
+        changed!(self, put_task, Task, None, task)
+    }
+
+    fn with_task(&mut self, id: &TaskId, edit: impl FnOnce(&mut Task)) -> Done {
+        // Gone meanwhile: nothing to do, and nothing wrong.
+        let Some(old) = self.view.task(id).cloned() else { return Ok(()) };
+        let mut new = (*old).clone();
+        edit(&mut new);
+        if new == *old {
+            return Ok(());
+        }
+        new.meta = self.touched(old.meta);
+        changed!(self, put_task, Task, Some(old), new)
+    }
+
+    fn live_task(&self, id: &TaskId) -> Result<Arc<Task>, Refused> {
+        match self.view.task(id) {
+            Some(task) if task.is_live() => Ok(task.clone()),
+            Some(_) | None => Err(Refused::Stale(format!("task {id} is over"))),
+        }
+    }
+
+    fn allocate_task(&mut self, id: &TaskId, networks: &[NetworkAttachment]) -> Done {
+        if self.live_task(id)?.status.state != TaskState::New {
+            return Err(Refused::Stale(format!("task {id} has its addresses")));
+        }
+        self.claim_all(id, networks)?;
+        let at = self.at;
+        self.with_task(id, |t| {
+            t.networks = networks.to_vec();
+            t.status = manager_status(TaskState::Pending, "pending task scheduling", at);
+        })
+    }
+
+    fn assign_task(&mut self, id: &TaskId, node: &NodeId) -> Done {
+        let task = self.live_task(id)?;
+        if task.status.state != TaskState::Pending || task.node_id.as_ref().is_some_and(|n| n != node) {
+            return Err(Refused::Stale(format!("task {id} is not to be assigned")));
+        }
+        if self.view.node(node).is_none() {
+            return Err(Refused::Stale(format!("node {node} is gone")));
+        }
+        let at = self.at;
+        self.with_task(id, |t| {
+            t.node_id = Some(node.clone());
+            t.status = manager_status(TaskState::Assigned, "scheduler assigned task to node", at);
+        })
+    }
+
+    /// A status is a clock: a lower one is an older observation.
+    fn report(&mut self, report: &TaskReport) -> Done {
+        self.with_task(&report.task_id, |t| {
+            if report.status.state >= t.status.state {
+                t.status = report.status.clone();
+            }
+        })
+    }
+
+    fn remove_task(&mut self, id: &TaskId) {
+        if let Some(old) = self.view.take_task(id) {
+            self.tell(Object::Task(Some(old), None));
+        }
+    }
+}
+
+fn manager_status(state: TaskState, message: &str, at: Timestamp) -> TaskStatus {
+    TaskStatus { state, at, message: message.into(), ..TaskStatus::default() }
+}
+
+fn task_of(service: &Service, new: &NewTask, meta: Meta) -> Task {
+    let spec_ports = || service.spec.endpoint.as_ref().map(|e| e.ports.clone()).unwrap_or_default();
+    let mut spec = service.spec.task.clone();
+    if spec.networks.is_empty() {
+        spec.networks.clone_from(&service.spec.networks);
+    }
+    Task {
+        id: new.id.clone(),
+        meta,
+        service_id: service.id.clone(),
+        service_name: service.spec.name.clone(),
+        service_labels: service.spec.labels.clone(),
+        slot: new.slot,
+        node_id: new.node_id.clone(),
+        spec,
+        spec_version: new.spec_version,
+        desired_state: new.desired_state,
+        status: manager_status(new.state, &new.message, meta.created_at),
+        networks: new.networks.clone(),
+        ports: service.endpoint.as_ref().map_or_else(spec_ports, |e| e.ports.clone()),
+        start_after: new.start_after,
+        replaces: new.replaces.clone(),
+        job_iteration: None,
+    }
+}
+
+mod objects;

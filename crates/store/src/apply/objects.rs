@@ -1,0 +1,127 @@
+//! Networks, secrets and configs: made, relabelled, removed; refused while something needs them.
+
+use std::sync::Arc;
+
+use skep_model::network::{Network, NetworkAllocation};
+use skep_model::secret::{Config, Secret};
+use skep_model::{ConfigId, Labels, NetworkId, SecretId};
+
+use super::{Done, Entry};
+use crate::event::Object;
+use crate::refused::Refused;
+use crate::view::folded;
+
+fn exists(kind: &str, name: &str) -> Refused {
+    Refused::NameConflict(format!("rpc error: code = AlreadyExists desc = {kind} {name} already exists"))
+}
+
+impl Entry {
+    pub(super) fn create_network(&mut self, network: &Network) -> Done {
+        let name = &network.spec.name;
+        if self.view.networks.contains_key(&network.id) || self.view.network_names.contains_key(&folded(name)) {
+            return Err(Refused::NameConflict(format!("network with name {name} already exists")));
+        }
+        if network.spec.ingress && self.view.ingress_network().is_some() {
+            return Err(Refused::NameConflict(
+                "rpc error: code = AlreadyExists desc = ingress network already exists".into(),
+            ));
+        }
+        changed!(self, put_network, Network, None, Network { meta: self.created(), ..network.clone() })
+    }
+
+    pub(super) fn allocate_network(&mut self, id: &NetworkId, allocation: &NetworkAllocation) -> Done {
+        let Some(old) = self.view.network(id).cloned() else {
+            return Err(Refused::Stale(format!("network {id} is gone")));
+        };
+        if old.allocation.is_some() {
+            return Err(Refused::Stale(format!("network {id} has its subnet")));
+        }
+        let others = self.view.networks().filter_map(|n| n.allocation.as_ref());
+        let clash = |a: &NetworkAllocation| {
+            a.vni == allocation.vni
+                || a.subnet.contains(&allocation.subnet.network())
+                || allocation.subnet.contains(&a.subnet.network())
+        };
+        if others.into_iter().any(clash) {
+            return Err(Refused::Stale(format!("subnet {} or its VNI is taken", allocation.subnet)));
+        }
+        let mut new = (*old).clone();
+        new.allocation = Some(allocation.clone());
+        new.meta = self.touched(old.meta);
+        changed!(self, put_network, Network, Some(old), new)
+    }
+
+    pub(super) fn remove_network(&mut self, id: &NetworkId) -> Done {
+        let network = self.view.network(id).cloned().ok_or_else(|| Refused::not_found("network", id))?;
+        if network.spec.ingress {
+            if let Some(service) = self.view.services().find(|s| s.spec.ingress_ports().next().is_some()) {
+                return Err(Refused::Precondition(format!(
+                    "ingress network cannot be removed because service {} depends on it",
+                    service.id
+                )));
+            }
+            // The nodes' legs go with it.
+            let legs: Vec<_> =
+                self.view.nodes().filter(|n| n.attachments.contains_key(id)).map(|n| n.id.clone()).collect();
+            for node in legs {
+                self.with_node(&node, |n| {
+                    n.attachments.remove(id);
+                })?;
+            }
+        } else {
+            self.view.network_unused(id, &network.spec.name)?;
+        }
+        self.view.take_network(id);
+        self.view.addresses.remove(id);
+        self.tell(Object::Network(Some(network), None));
+        Ok(())
+    }
+
+    pub(super) fn create_secret(&mut self, secret: &Secret) -> Done {
+        if self.view.secrets.contains_key(&secret.id) || self.view.secret_names.contains_key(&folded(&secret.name)) {
+            return Err(exists("secret", &secret.name));
+        }
+        changed!(self, put_secret, Secret, None, Secret { meta: self.created(), ..secret.clone() })
+    }
+
+    pub(super) fn label_secret(&mut self, id: &SecretId, labels: &Labels) -> Done {
+        let old = self.view.secret(id).cloned().ok_or_else(|| Refused::not_found("secret", id))?;
+        if old.labels == *labels {
+            return Ok(());
+        }
+        let new = Secret { labels: labels.clone(), meta: self.touched(old.meta), ..(*old).clone() };
+        changed!(self, put_secret, Secret, Some(old), new)
+    }
+
+    pub(super) fn remove_secret(&mut self, id: &SecretId) -> Done {
+        let old = self.view.secret(id).cloned().ok_or_else(|| Refused::not_found("secret", id))?;
+        self.view.secret_unused(id, &old.name)?;
+        self.view.take_secret(id);
+        self.tell(Object::Secret(Some(old), None));
+        Ok(())
+    }
+
+    pub(super) fn create_config(&mut self, config: &Config) -> Done {
+        if self.view.configs.contains_key(&config.id) || self.view.config_names.contains_key(&folded(&config.name)) {
+            return Err(exists("config", &config.name));
+        }
+        changed!(self, put_config, Config, None, Config { meta: self.created(), ..config.clone() })
+    }
+
+    pub(super) fn label_config(&mut self, id: &ConfigId, labels: &Labels) -> Done {
+        let old = self.view.config(id).cloned().ok_or_else(|| Refused::not_found("config", id))?;
+        if old.labels == *labels {
+            return Ok(());
+        }
+        let new = Config { labels: labels.clone(), meta: self.touched(old.meta), ..(*old).clone() };
+        changed!(self, put_config, Config, Some(old), new)
+    }
+
+    pub(super) fn remove_config(&mut self, id: &ConfigId) -> Done {
+        let old = self.view.config(id).cloned().ok_or_else(|| Refused::not_found("config", id))?;
+        self.view.config_unused(id, &old.name)?;
+        self.view.take_config(id);
+        self.tell(Object::Config(Some(old), None));
+        Ok(())
+    }
+}
