@@ -1,1 +1,295 @@
+//! End-to-end tests: the real binary on the hosts of a lab, driven by the stock docker CLI, as a user drives it.
+//!
+//! The same tests run against real dockerd, to prove that they assert Docker's behaviour and not ours:
+//! `SKEP_E2E_DAEMON=dockerd cargo nextest run -p skep-e2e`. Tests of what only skep has ask [`Lab::is_dockerd`] and return.
+//! (Where the kernel lacks IPVS, dockerd's own mesh passes no traffic: tests of the mesh return too.)
+//!
+//! A test says what it proves with comments of the form `// conformance: works | docker run --rm | note`, from which
+//! `cargo xtask conformance` makes docs/conformance.md.
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+    line: String,
+}
+
+impl Ran {
+    fn new(line: String, output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            line,
+        }
+    }
+
+    /// The trimmed standard output of a command that must succeed.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert!(
+            self.code == 0,
+            "`{}` exited {}\nstdout: {}\nstderr: {}",
+            self.line,
+            self.code,
+            self.stdout,
+            self.stderr
+        );
+        self.stdout.trim_end().to_owned()
+    }
+
+    /// The standard error of a command that must fail, which must hold `text`.
+    #[track_caller]
+    pub fn fails(self, text: &str) -> String {
+        assert!(self.code != 0, "`{}` succeeded: {}", self.line, self.stdout);
+        assert!(self.stderr.contains(text), "`{}` said {:?}, expected {text:?} in it", self.line, self.stderr);
+        self.stderr
+    }
+}
+
+/// Polls `done` until it is true; panics after `limit` with `what` did not happen.
+#[track_caller]
+pub fn eventually(limit: Duration, what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Ten seconds: far longer than anything takes, far shorter than a hang.
+pub const SOON: Duration = Duration::from_secs(10);
+/// For what includes a dead host's time-out on either daemon.
+pub const LATER: Duration = Duration::from_secs(40);
+
+/// The binary under test: `SKEP_BIN`, or the one built beside this test.
+pub fn skep_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("SKEP_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().expect("a test has a file");
+    let beside = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").join("skep");
+    assert!(
+        beside.exists(),
+        "{} is missing: build it with `cargo build -p skep`, in the same profile",
+        beside.display()
+    );
+    beside
+}
+
+/// The daemon the hosts run, if it is not skep.
+fn other_daemon() -> Option<String> {
+    std::env::var("SKEP_E2E_DAEMON").ok().filter(|d| !d.is_empty())
+}
+
+/// A lab of its own for one test; it goes away with the value, also when the test fails.
+pub struct Lab {
+    name: String,
+    skep: PathBuf,
+    /// (name, address, socket path)
+    hosts: Vec<(String, String, String)>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (name, _, socket) in &self.hosts {
+                let log = Path::new(socket).parent().and_then(Path::parent).map(|p| p.join("daemon.log"));
+                let text = log.and_then(|p| std::fs::read_to_string(p).ok()).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                eprintln!("--- the end of {name}'s daemon log\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+            }
+        }
+        let _ = Command::new(&self.skep).args(["lab", "down", "--name", &self.name]).output();
+    }
+}
+
+impl Lab {
+    /// A swarm of `managers` and `workers`.
+    pub fn swarm(managers: u8, workers: u8) -> Self {
+        Self::up(&["--managers", &managers.to_string(), "--workers", &workers.to_string()])
+    }
+
+    /// Hosts that have joined nothing.
+    pub fn hosts(count: u8) -> Self {
+        Self::up(&["--managers", "1", "--workers", &(count - 1).to_string(), "--no-swarm"])
+    }
+
+    /// `skep lab up` with more arguments.
+    pub fn up(arguments: &[&str]) -> Self {
+        let name = format!("e2e-{}", std::process::id());
+        let mut lab = Self { name, skep: skep_binary(), hosts: Vec::new() };
+        let mut words = vec!["lab", "up", "--name", &lab.name];
+        let other = other_daemon();
+        if let Some(daemon) = &other {
+            words.extend(["--daemon", daemon]);
+        }
+        words.extend(arguments);
+        let output = Command::new(&lab.skep).args(&words).output().expect("skep runs");
+        Ran::new(format!("skep {}", words.join(" ")), output).ok();
+        let listed = lab.lab(&["ls", "--format", "json"]).ok();
+        let rows: Vec<Value> = serde_json::from_str(&listed).expect("lab ls prints JSON");
+        for row in rows {
+            let text = |key: &str| row[key].as_str().expect("a text").to_owned();
+            lab.hosts.push((
+                text("name"),
+                text("address"),
+                text("docker_host").trim_start_matches("unix://").to_owned(),
+            ));
+        }
+        lab
+    }
+
+    pub fn is_dockerd(&self) -> bool {
+        other_daemon().is_some()
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn size(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// The address of host `node`, counted from 1.
+    pub fn address(&self, node: usize) -> &str {
+        &self.hosts[node - 1].1
+    }
+
+    pub fn socket(&self, node: usize) -> &str {
+        &self.hosts[node - 1].2
+    }
+
+    /// `skep lab VERB --name … arguments`.
+    pub fn lab(&self, words: &[&str]) -> Ran {
+        let mut all = vec!["lab", words[0], "--name", &self.name];
+        all.extend(&words[1..]);
+        let output = Command::new(&self.skep).args(&all).stdin(Stdio::null()).output().expect("skep runs");
+        Ran::new(format!("skep {}", all.join(" ")), output)
+    }
+
+    /// A command on a host.
+    pub fn on(&self, node: usize, command: &[&str]) -> Ran {
+        let mut words = vec!["exec", self.hosts[node - 1].0.as_str(), "--"];
+        words.extend(command);
+        self.lab(&words)
+    }
+
+    /// A `docker` command line that is not yet run, for those that need a terminal or go on running.
+    pub fn docker_command(&self, node: usize, words: &[&str]) -> Command {
+        let program = std::env::var("SKEP_E2E_DOCKER").unwrap_or_else(|_| "docker".into());
+        let mut command = Command::new(program);
+        command.arg("-H").arg(format!("unix://{}", self.socket(node))).args(words);
+        command.env_remove("DOCKER_HOST").env_remove("DOCKER_CONTEXT").stdin(Stdio::null());
+        command
+    }
+
+    /// `docker …` against host `node`, counted from 1; words are split at spaces.
+    pub fn docker(&self, node: usize, line: &str) -> Ran {
+        self.docker_words(node, &line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    pub fn docker_words(&self, node: usize, words: &[&str]) -> Ran {
+        let output = self.docker_command(node, words).output().expect("the docker CLI is installed");
+        Ran::new(format!("docker {}", words.join(" ")), output)
+    }
+
+    /// `docker … ` with this standard input.
+    pub fn docker_with_input(&self, node: usize, words: &[&str], input: &[u8]) -> Ran {
+        use std::io::Write;
+        let mut child = self
+            .docker_command(node, words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the docker CLI is installed");
+        child.stdin.take().expect("piped").write_all(input).expect("docker reads its input");
+        Ran::new(format!("docker {}", words.join(" ")), child.wait_with_output().expect("docker ends"))
+    }
+
+    /// Gives every host the image `busybox:latest`, made of Debian's busybox-static.
+    pub fn give_busybox(&self) {
+        let tar = busybox_tar();
+        for node in 1..=self.size() {
+            self.docker_with_input(node, &["import", "--change", "CMD [\"/bin/sh\"]", "-", "busybox:latest"], &tar)
+                .ok();
+        }
+    }
+
+    /// The tasks of a service that run and are wanted, as `(node, task name)`.
+    pub fn running(&self, service: &str) -> Vec<(String, String)> {
+        let format = "{{.Node}} {{.Name}} {{.CurrentState}}";
+        let listed =
+            self.docker_words(1, &["service", "ps", service, "--filter", "desired-state=running", "--format", format]);
+        listed
+            .stdout
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace();
+                let row = (words.next()?.to_owned(), words.next()?.to_owned());
+                (words.next() == Some("Running")).then_some(row)
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    pub fn await_running(&self, service: &str, count: usize) {
+        let mut seen = String::new();
+        eventually(LATER, &format!("{count} running tasks of {service}"), || {
+            let running = self.running(service);
+            let done = running.len() == count;
+            if !done {
+                let now = self.docker(1, &format!("service ps --no-trunc {service}")).stdout;
+                if now != seen {
+                    eprintln!("{now}");
+                    seen = now;
+                }
+            }
+            done
+        });
+    }
+
+    /// `curl` from this machine.
+    pub fn curl(&self, url: &str) -> Ran {
+        let words = ["-sS", "--max-time", "5", url];
+        Ran::new(format!("curl {url}"), Command::new("curl").args(words).output().expect("curl is installed"))
+    }
+}
+
+/// A root file system with one static busybox and links for its applets.
+pub fn busybox_tar() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bin = folder.path().join("bin");
+    for name in ["bin", "etc", "tmp", "root", "var", "usr/bin"] {
+        std::fs::create_dir_all(folder.path().join(name)).expect("a folder");
+    }
+    std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
+    let applets = Command::new("/bin/busybox").arg("--list").output().expect("busybox runs");
+    for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|a| *a != "busybox") {
+        std::os::unix::fs::symlink("busybox", bin.join(applet)).expect("a link");
+    }
+    std::fs::write(
+        folder.path().join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000::/tmp:/bin/sh\n",
+    )
+    .expect("a file");
+    std::fs::write(folder.path().join("etc/group"), "root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n").expect("a file");
+    let tar =
+        Command::new("tar").arg("-C").arg(folder.path()).args(["--owner=0", "--group=0", "-cf", "-", "."]).output();
+    tar.expect("tar is installed").stdout
+}
+
+/// The first column of a table without its header.
+pub fn first_column(table: &str) -> Vec<&str> {
+    table.lines().skip(1).filter_map(|l| l.split_whitespace().next()).collect()
+}

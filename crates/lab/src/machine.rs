@@ -24,6 +24,8 @@ pub struct UpOptions {
     pub workers: u8,
     /// Leave the daemons unjoined.
     pub no_swarm: bool,
+    /// The daemon's program and first arguments: `skep daemon`, or `dockerd` for hosts to compare with.
+    pub daemon: Vec<String>,
     /// More arguments for every daemon.
     pub daemon_args: Vec<String>,
 }
@@ -93,6 +95,7 @@ impl Lab {
             subnet_index,
             hosts,
             cut_off: vec![],
+            daemon: options.daemon.clone(),
             daemon_args: options.daemon_args.clone(),
         };
         file.save(root)?;
@@ -160,11 +163,9 @@ impl Lab {
         }
         let address = self.file.address(host).to_string();
         let data = paths.data.to_string_lossy().into_owned();
-        let program_text = program.to_string_lossy().into_owned();
         let parent = cgroup::parent(&self.file.name, &host.name);
-        let mut daemon: Vec<String> = [
-            program_text.as_str(),
-            "daemon",
+        let mut daemon = self.file.daemon.clone();
+        let flags = [
             "--host=unix:///run/docker.sock",
             "--data-root",
             &data,
@@ -174,9 +175,8 @@ impl Lab {
             &parent,
             "--swarm-default-advertise-addr",
             &address,
-        ]
-        .map(String::from)
-        .into();
+        ];
+        daemon.extend(flags.map(String::from));
         daemon.extend(self.file.daemon_args.iter().cloned());
         let spec = HostSpec {
             hostname: host.name.clone(),
@@ -334,9 +334,12 @@ impl Lab {
 
     /// Takes everything away: processes, namespaces, links, mounts, cgroups, files.
     pub fn down(&self) {
-        for host in &self.file.hosts {
-            self.power_off(host);
-        }
+        // The kernel takes its time over a namespace's end: all at once.
+        std::thread::scope(|scope| {
+            for host in &self.file.hosts {
+                scope.spawn(|| self.power_off(host));
+            }
+        });
         wire::drop_switch(&self.file);
         cgroup::remove(&self.file.name, None);
         let _ = std::fs::remove_dir_all(self.root.join(&self.file.name));

@@ -23,6 +23,8 @@ pub(crate) struct LabFile {
     /// Names on the far side of a partition.
     #[serde(default)]
     pub(crate) cut_off: Vec<String>,
+    /// The daemon's program and first arguments.
+    pub(crate) daemon: Vec<String>,
     /// Arguments given to every daemon beyond the lab's own.
     #[serde(default)]
     pub(crate) daemon_args: Vec<String>,

@@ -300,6 +300,9 @@ pub enum LabCommand {
         /// Start the daemons but form no swarm
         #[arg(long)]
         no_swarm: bool,
+        /// Run this daemon on the hosts instead of skep: `dockerd`, to compare
+        #[arg(long, value_name = "PROGRAM")]
+        daemon: Option<String>,
         /// Arguments for every daemon, after `--`
         #[arg(last = true)]
         daemon_args: Vec<String>,

@@ -17,9 +17,15 @@ fn program() -> anyhow::Result<PathBuf> {
 pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     let root = Path::new(DEFAULT_ROOT);
     match command {
-        LabCommand::Up { managers, workers, which, no_swarm, daemon_args } => {
+        LabCommand::Up { managers, workers, which, no_swarm, daemon, daemon_args } => {
             let begun = Instant::now();
-            let lab = Lab::up(root, &which.name, &UpOptions { managers, workers, no_swarm, daemon_args }, &program()?)?;
+            let program = program()?;
+            let daemon = match daemon {
+                Some(other) => vec![other],
+                None => vec![program.to_string_lossy().into_owned(), "daemon".to_owned()],
+            };
+            let options = UpOptions { managers, workers, no_swarm, daemon, daemon_args };
+            let lab = Lab::up(root, &which.name, &options, &program)?;
             let hosts = lab.hosts();
             println!("Lab {} is up: {} hosts in {:.2} s", lab.name(), hosts.len(), begun.elapsed().as_secs_f64());
             print_table(&hosts)?;
