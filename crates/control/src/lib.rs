@@ -1,1 +1,35 @@
+//! The leader's mind: what should change, decided from a View alone.
+//!
+//! ```text
+//!   events --mark--> Dirty --+
+//!   View ------------------- tick --> Decision { changes, wake_at } --split--> batches --> the log
+//!   Ctx { now, ids } --------+
+//! ```
+//!
+//! Decides which tasks exist, what addresses and ports they have and where they run; and what every worker is told
+//! ([`dispatch`]). Must not know how changes are agreed on, what a socket is, or what happened before: a new leader that calls
+//! [`tick`] with everything marked goes on exactly where the last one stopped.
+//!
+//! Read first: [`tick`], then [`orchestrate`] (which tasks), [`allocate`] (addresses), [`schedule`] (nodes).
+#![forbid(unsafe_code)]
 
+mod ctx;
+mod dirty;
+mod plan;
+mod tick;
+
+pub mod orchestrate;
+
+pub mod allocate;
+pub mod schedule;
+
+pub mod dispatch;
+pub mod membership;
+
+#[cfg(test)]
+mod tests;
+
+pub use ctx::{Ctx, Decision, IdSource, SeededIds};
+pub use dirty::Dirty;
+pub use plan::split;
+pub use tick::tick;

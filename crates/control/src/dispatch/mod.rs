@@ -1,0 +1,7 @@
+//! What each worker is told, and who has not been heard of.
+
+mod assign;
+mod liveness;
+
+pub use assign::{Affected, Assigner, assignments};
+pub use liveness::Liveness;

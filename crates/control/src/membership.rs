@@ -1,0 +1,118 @@
+//! The changes by which a swarm begins and nodes come, answer, fall silent and change roles.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use skep_model::cluster::Cluster;
+use skep_model::network::{INGRESS_NETWORK_NAME, Network, NetworkSpec};
+use skep_model::node::{Availability, ManagerInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::{Labels, Meta, NetworkId, NodeId, Timestamp};
+use skep_store::{Change, View};
+
+use crate::ctx::IdSource;
+
+/// The first batch of a new swarm: the cluster and its ingress network. The first node follows with [`admit`].
+pub fn found(cluster: Cluster, ids: &mut dyn IdSource) -> Vec<Change> {
+    vec![Change::CreateCluster(Box::new(cluster)), Change::CreateNetwork(Box::new(ingress(ids)))]
+}
+
+fn ingress(ids: &mut dyn IdSource) -> Network {
+    Network {
+        id: NetworkId::from_bits(ids.next_id()),
+        meta: Meta::default(),
+        spec: NetworkSpec {
+            name: INGRESS_NETWORK_NAME.into(),
+            driver: "overlay".into(),
+            ingress: true,
+            labels: Labels::from([("com.docker.swarm.internal".into(), "true".into())]),
+            subnet: None,
+            ..NetworkSpec::default()
+        },
+        allocation: None,
+    }
+}
+
+/// A certificate was issued to a node that did not have one: what makes the node. `None` if it exists (a renewal).
+pub fn admit(
+    view: &View,
+    node_id: &NodeId,
+    role: Role,
+    availability: Availability,
+    hostname: &str,
+    now: Timestamp,
+) -> Option<Change> {
+    if view.node(node_id).is_some() {
+        return None;
+    }
+    Some(Change::CreateNode(Box::new(Node {
+        id: node_id.clone(),
+        meta: Meta::default(),
+        spec: NodeSpec { name: String::new(), labels: Labels::new(), role, availability },
+        role,
+        description: NodeDescription { hostname: hostname.to_owned(), ..NodeDescription::default() },
+        status: NodeStatus { state: NodeState::Unknown, since: now, ..NodeStatus::default() },
+        manager: None,
+        attachments: BTreeMap::new(),
+        mesh_index: None,
+    })))
+}
+
+/// A session began: the node is ready. Empty if nothing moved.
+pub fn ready(
+    view: &View,
+    node_id: &NodeId,
+    description: &NodeDescription,
+    address: Option<IpAddr>,
+    now: Timestamp,
+) -> Vec<Change> {
+    let Some(node) = view.node(node_id) else { return Vec::new() };
+    let mut changes = Vec::new();
+    if node.description != *description {
+        changes
+            .push(Change::SetNodeDescription { node_id: node_id.clone(), description: Box::new(description.clone()) });
+    }
+    if node.status.state != NodeState::Ready || node.status.address != address {
+        let status = NodeStatus { state: NodeState::Ready, message: String::new(), address, since: now };
+        changes.push(Change::SetNodeStatus { node_id: node_id.clone(), status });
+    }
+    changes
+}
+
+/// The node fell silent (`heartbeat failure`) or left.
+pub fn down(view: &View, node_id: &NodeId, message: &str, now: Timestamp) -> Option<Change> {
+    let node = view.node(node_id)?;
+    (node.status.state != NodeState::Down).then(|| Change::SetNodeStatus {
+        node_id: node_id.clone(),
+        status: NodeStatus {
+            state: NodeState::Down,
+            message: message.to_owned(),
+            address: node.status.address,
+            since: now,
+        },
+    })
+}
+
+/// The node carries a certificate of this role now; a worker is no manager any more.
+pub fn carries_role(view: &View, node_id: &NodeId, role: Role) -> Vec<Change> {
+    let Some(node) = view.node(node_id) else { return Vec::new() };
+    let mut changes = Vec::new();
+    if node.role != role {
+        changes.push(Change::SetNodeRole { node_id: node_id.clone(), role });
+    }
+    if role == Role::Worker && node.manager.is_some() {
+        changes.push(Change::SetNodeManager { node_id: node_id.clone(), manager: None });
+    }
+    changes
+}
+
+/// The node takes part in consensus.
+pub fn manages(view: &View, node_id: &NodeId, manager: ManagerInfo) -> Option<Change> {
+    let node = view.node(node_id)?;
+    (node.manager.as_ref() != Some(&manager))
+        .then(|| Change::SetNodeManager { node_id: node_id.clone(), manager: Some(manager) })
+}
+
+/// Raft ids are never given twice: one above the highest any node has or had.
+pub fn next_raft_id(view: &View) -> u64 {
+    view.nodes().filter_map(|n| n.manager.as_ref()).map(|m| m.raft_id).max().unwrap_or(0) + 1
+}

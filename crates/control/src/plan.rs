@@ -1,0 +1,120 @@
+//! A decision in the making: changes are tried on a scratch copy of the store as they are decided, so that each step sees
+//! what the step before it did, and a task that is made, allocated and assigned in one pass is one change in the log.
+
+use std::collections::BTreeMap;
+
+use skep_model::task::TaskState;
+use skep_model::{MAX_BATCH_BYTES, MAX_CHANGES_PER_BATCH, TaskId, Timestamp};
+use skep_store::{Batch, Change, Store, View};
+
+pub(crate) struct Plan {
+    scratch: Store,
+    changes: Vec<Change>,
+    /// Where in `changes` a task of this plan is made.
+    made: BTreeMap<TaskId, usize>,
+    now: Timestamp,
+    wake_at: Option<Timestamp>,
+}
+
+impl Plan {
+    pub(crate) fn new(view: &View, now: Timestamp) -> Self {
+        Self { scratch: Store::from(view.clone()), changes: Vec::new(), made: BTreeMap::new(), now, wake_at: None }
+    }
+
+    /// The world as it will be once what is planned so far is applied.
+    pub(crate) fn view(&self) -> &View {
+        self.scratch.read()
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub(crate) fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    pub(crate) fn wake_at(&self) -> Option<Timestamp> {
+        self.wake_at
+    }
+
+    /// Plans a change. Whether it could be applied; one that could not is left out.
+    pub(crate) fn push(&mut self, change: Change) -> bool {
+        let batch = Batch::new(self.now, vec![change]);
+        let index = self.scratch.read().index();
+        // The same index: within a plan a version means nothing.
+        match self.scratch.apply(index, 0, &batch) {
+            Ok(events) if events.is_empty() => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+        let Some(change) = batch.changes.into_iter().next() else { return true };
+        match change {
+            Change::CreateTask(task) => {
+                self.made.insert(task.id.clone(), self.changes.len());
+                self.changes.push(Change::CreateTask(task));
+            }
+            Change::AllocateTask { task_id, networks } => match self.made_here(&task_id) {
+                Some(task) => {
+                    task.networks = networks;
+                    task.state = TaskState::Pending;
+                    task.message = "pending task scheduling".into();
+                }
+                None => self.changes.push(Change::AllocateTask { task_id, networks }),
+            },
+            Change::AssignTask { task_id, node_id } => match self.made_here(&task_id) {
+                Some(task) => {
+                    task.node_id = Some(node_id);
+                    task.state = TaskState::Assigned;
+                    task.message = "scheduler assigned task to node".into();
+                }
+                None => self.changes.push(Change::AssignTask { task_id, node_id }),
+            },
+            other => self.changes.push(other),
+        }
+        true
+    }
+
+    fn made_here(&mut self, id: &TaskId) -> Option<&mut skep_store::NewTask> {
+        match self.changes.get_mut(*self.made.get(id)?) {
+            Some(Change::CreateTask(task)) => Some(task),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+}
+
+/// Cuts a decision into batches that fit a log entry, in order; each is valid once those before it are applied.
+pub fn split(changes: Vec<Change>, at: Timestamp, term: u64) -> Vec<Batch> {
+    // Room for the envelope, and for what one change adds after it was counted.
+    const BUDGET: usize = MAX_BATCH_BYTES * 3 / 4;
+    let mut batches = Vec::new();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for change in changes {
+        let size = estimate(&change);
+        if !batch.is_empty() && (batch.len() == MAX_CHANGES_PER_BATCH || bytes + size > BUDGET) {
+            batches.push(Batch::new(at, std::mem::take(&mut batch)).in_term(term));
+            bytes = 0;
+        }
+        bytes += size;
+        batch.push(change);
+    }
+    if !batch.is_empty() {
+        batches.push(Batch::new(at, batch).in_term(term));
+    }
+    batches
+}
+
+/// The encoded size of a change, not below it by much.
+fn estimate(change: &Change) -> usize {
+    match change {
+        Change::CreateTask(task) => 512 + 160 * task.networks.len() + task.message.len(),
+        Change::SetTaskStatus(reports) => {
+            reports.iter().map(|r| 512 + r.status.error.len() + r.status.message.len()).sum()
+        }
+        other => Batch::new(Timestamp::ZERO, vec![other.clone()]).encode().map_or(MAX_BATCH_BYTES, |b| b.len()),
+    }
+}
