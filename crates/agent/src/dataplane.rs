@@ -1,0 +1,203 @@
+//! From assignments to the host's kernel state: overlays, balancers, names, the mesh.
+//!
+//! Decides who is reachable under which name and who takes new connections. Must not know what a link or a rule looks like.
+//! The same set gives the same plan on every host but for what is the host's own: its addresses, and where in the ring of
+//! backends it begins, so that hosts do not all begin with the same one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use skep_model::assignment::{AssignmentSet, EndpointRecord, ServiceRecord};
+use skep_model::dns::Zone;
+use skep_model::network::{Network, OVERLAY_MTU, mac_of};
+use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan};
+use skep_model::service::PublishMode;
+use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
+
+/// Option of an overlay that sets its MTU.
+const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+
+/// What this host's kernel should hold.
+pub fn plan(set: &AssignmentSet, self_node: &NodeId, vxlan_port: u16) -> HostPlan {
+    let own = set.nodes.get(self_node);
+    let members: BTreeSet<Ipv4Addr> =
+        set.nodes.iter().filter(|(id, _)| *id != self_node).map(|(_, node)| node.vtep).collect();
+    let overlays = set
+        .networks
+        .values()
+        .filter(|network| network.allocation.is_some())
+        .map(|network| (network.id.clone(), overlay(set, self_node, network)))
+        .collect();
+    HostPlan {
+        vtep: own.map(|node| node.vtep),
+        vxlan_port,
+        members: members.into_iter().collect(),
+        overlays,
+        ingress: set.networks.values().find(|n| n.spec.ingress).and_then(|n| ingress(set, self_node, n)),
+    }
+}
+
+fn endpoints<'a>(
+    set: &'a AssignmentSet,
+    network: &'a NetworkId,
+) -> impl Iterator<Item = (&'a TaskId, &'a EndpointRecord)> {
+    let from = set.endpoints.iter().filter(move |((on, _), _)| on == network);
+    from.map(|((_, task), endpoint)| (task, endpoint))
+}
+
+fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> OverlayPlan {
+    let id = &network.id;
+    let allocation = network.allocation.as_ref();
+    let mut remote = BTreeMap::new();
+    for (_, endpoint) in endpoints(set, id).filter(|(_, e)| e.node_id != *self_node) {
+        if let Some(node) = set.nodes.get(&endpoint.node_id) {
+            remote.insert(endpoint.address, node.vtep);
+        }
+    }
+    if network.spec.ingress {
+        let legs = set.nodes.iter().filter(|(node, _)| *node != self_node);
+        remote.extend(legs.filter_map(|(_, node)| Some((node.ingress_address?, node.vtep))));
+    }
+    let serving = serving(set, id);
+    let mut balancers = BTreeMap::new();
+    for (service, record) in &set.services {
+        if let Some(vip) = record.virtual_ips.get(id) {
+            let backends = serving.get(service).map(Vec::as_slice).unwrap_or_default();
+            balancers.insert(*vip, rotated(backends, self_node, service));
+        }
+    }
+    OverlayPlan {
+        name: network.spec.name.clone(),
+        vni: allocation.map_or(0, |a| a.vni),
+        subnet: allocation.map(|a| a.subnet),
+        gateway: allocation.map(|a| a.gateway),
+        mtu: network.spec.driver_options.get(MTU_OPTION).and_then(|v| v.parse().ok()).unwrap_or(OVERLAY_MTU),
+        internal: network.spec.internal,
+        remote,
+        balancers,
+        zone: zone(set, network),
+    }
+}
+
+/// Addresses that may be given new connections, by service.
+fn serving(set: &AssignmentSet, network: &NetworkId) -> BTreeMap<ServiceId, Vec<Ipv4Addr>> {
+    let mut out: BTreeMap<ServiceId, Vec<Ipv4Addr>> = BTreeMap::new();
+    for (_, endpoint) in endpoints(set, network).filter(|(_, e)| e.serving) {
+        out.entry(endpoint.service_id.clone()).or_default().push(endpoint.address);
+    }
+    out.values_mut().for_each(|addresses| addresses.sort_unstable());
+    out
+}
+
+/// The ring of backends, begun at a place that differs between hosts and services but never between two calls.
+fn rotated<T: Clone>(backends: &[T], node: &NodeId, service: &ServiceId) -> Vec<T> {
+    let mut out = backends.to_vec();
+    if !out.is_empty() {
+        let place = fnv(node.as_str().bytes().chain(service.as_str().bytes())) % out.len() as u64;
+        out.rotate_left(usize::try_from(place).unwrap_or(0));
+    }
+    out
+}
+
+/// FNV-1a: spreads, and is the same everywhere and always.
+fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// Who answers to which name on a network. The mesh's own network has no names: Docker hides it from resolvers too.
+fn zone(set: &AssignmentSet, network: &Network) -> Zone {
+    let mut zone = Zone { network_name: network.spec.name.clone(), internal: network.spec.internal, ..Zone::default() };
+    if network.spec.ingress {
+        return zone;
+    }
+    for (id, record) in &set.services {
+        if on_network(set, id, record, &network.id) {
+            service_names(set, network, id, record, &mut zone);
+        }
+    }
+    for (task, endpoint) in endpoints(set, &network.id) {
+        // A stopping task is still found by its own name: others may be finishing with it.
+        zone.add(&endpoint.task_name, endpoint.address);
+        zone.add_reverse(endpoint.address, &format!("{}.{}", endpoint.task_name, network.spec.name));
+        zone.add(task.as_str(), endpoint.address);
+    }
+    zone.names.values_mut().for_each(|addresses| {
+        addresses.sort_unstable();
+        addresses.dedup();
+    });
+    zone
+}
+
+fn on_network(set: &AssignmentSet, id: &ServiceId, record: &ServiceRecord, network: &NetworkId) -> bool {
+    record.virtual_ips.contains_key(network) || endpoints(set, network).any(|(_, e)| e.service_id == *id)
+}
+
+fn service_names(set: &AssignmentSet, network: &Network, id: &ServiceId, record: &ServiceRecord, zone: &mut Zone) {
+    let own: Vec<_> = endpoints(set, &network.id).filter(|(_, e)| e.service_id == *id).map(|(_, e)| e).collect();
+    let serving: Vec<Ipv4Addr> = own.iter().filter(|e| e.serving).map(|e| e.address).collect();
+    let aliases: BTreeSet<&String> = own.iter().flat_map(|e| &e.aliases).collect();
+    let vip = record.virtual_ips.get(&network.id);
+    for name in std::iter::once(&record.name).chain(aliases) {
+        match vip {
+            Some(vip) => zone.add(name, *vip),
+            // Known, even while nothing serves: the answer is empty, not a question to the outside.
+            None => zone.add_all(name, &serving),
+        }
+        zone.add_all(&format!("tasks.{name}"), &serving);
+    }
+    if let Some(vip) = vip {
+        zone.add_reverse(*vip, &format!("{}.{}", record.name, network.spec.name));
+    }
+}
+
+/// Filling a zone; names fold to lower case.
+trait Names {
+    fn add(&mut self, name: &str, address: Ipv4Addr);
+    fn add_all(&mut self, name: &str, addresses: &[Ipv4Addr]);
+    fn add_reverse(&mut self, address: Ipv4Addr, name: &str);
+}
+
+impl Names for Zone {
+    fn add(&mut self, name: &str, address: Ipv4Addr) {
+        self.add_all(name, &[address]);
+    }
+
+    fn add_all(&mut self, name: &str, addresses: &[Ipv4Addr]) {
+        self.names.entry(name.to_lowercase()).or_default().extend_from_slice(addresses);
+    }
+
+    fn add_reverse(&mut self, address: Ipv4Addr, name: &str) {
+        self.addresses.entry(address).or_default().push(name.to_owned());
+    }
+}
+
+fn ingress(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Option<IngressPlan> {
+    let own = set.nodes.get(self_node)?;
+    let subnet = network.allocation.as_ref()?.subnet;
+    let address = own.ingress_address.and_then(|a| Ipv4Net::new(a, subnet.prefix_len()).ok());
+    let indexed = || set.nodes.values().filter_map(|n| Some((n.mesh_index?, n.ingress_address)));
+    let node_macs = indexed().filter_map(|(index, address)| Some((index, mac_of(address?)))).collect();
+    let highest = indexed().map(|(index, _)| index).max().unwrap_or(0);
+    let serving = serving(set, &network.id);
+    let mut ports = BTreeMap::new();
+    for (id, record) in &set.services {
+        let addresses = serving.get(id).map(Vec::as_slice).unwrap_or_default();
+        for port in record.ports.iter().filter(|p| p.mode == PublishMode::Ingress && p.published_port != 0) {
+            let backend = |address: &Ipv4Addr| Backend { address: *address, port: port.target_port };
+            let backends: Vec<_> = addresses.iter().map(backend).collect();
+            ports.insert((port.protocol, port.published_port), rotated(&backends, self_node, id));
+        }
+    }
+    Some(IngressPlan {
+        network_id: Some(network.id.clone()),
+        address,
+        mesh_index: own.mesh_index.unwrap_or(0),
+        mesh_size: highest.saturating_add(1),
+        node_macs,
+        ports,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,295 @@
+//! A task's spec as the engine's container: pure translation, with Docker's names and labels.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use skep_model::container::{
+    BindMountOptions, ContainerConfig, ContainerRestartPolicy, DriverConfig, Empty, HostConfig, LogConfig, MountPoint,
+    PortBinding, StringOrList, TmpfsMountOptions, VolumeMountOptions,
+};
+use skep_model::network::{GWBRIDGE_NETWORK_NAME, mac_of};
+use skep_model::sandbox::EndpointRequest;
+use skep_model::secret::SecretBytes;
+use skep_model::service::PublishMode;
+use skep_model::task::{FileTarget, Mount, MountKind, Task};
+use skep_model::{ConfigId, Labels, NodeId, SecretId};
+
+use crate::template::{Context, expand};
+
+/// What the templates and labels need to know of this host.
+#[derive(Clone, Debug)]
+pub struct NodeFacts {
+    pub node_id: NodeId,
+    pub hostname: String,
+    pub os: String,
+    pub architecture: String,
+}
+
+/// What to fetch, and with whose credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullRequest {
+    pub image: String,
+    /// The base64 `X-Registry-Auth` that came with the service's spec.
+    pub auth: Option<SecretBytes>,
+}
+
+/// A file to put into the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileMount {
+    /// Absolute path in the container.
+    pub target: String,
+    pub uid: u32,
+    pub gid: u32,
+    pub mode: u32,
+    pub data: SecretBytes,
+}
+
+/// Everything the engine needs to make a task's container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerPlan {
+    pub name: String,
+    pub config: ContainerConfig,
+    pub host_config: HostConfig,
+    /// The task's overlays, each with its address; then the bridge by which it reaches the world.
+    pub endpoints: Vec<EndpointRequest>,
+    pub files: Vec<FileMount>,
+}
+
+pub const LABEL_NODE_ID: &str = "com.docker.swarm.node.id";
+pub const LABEL_SERVICE_ID: &str = "com.docker.swarm.service.id";
+pub const LABEL_SERVICE_NAME: &str = "com.docker.swarm.service.name";
+pub const LABEL_TASK: &str = "com.docker.swarm.task";
+pub const LABEL_TASK_ID: &str = "com.docker.swarm.task.id";
+pub const LABEL_TASK_NAME: &str = "com.docker.swarm.task.name";
+
+pub fn pull(task: &Task) -> PullRequest {
+    let container = &task.spec.container;
+    PullRequest { image: container.image.clone(), auth: container.pull_auth.clone() }
+}
+
+/// The container of a task. `secrets` and `configs` are the assignment set's; one that is missing is an error for the user.
+pub fn container(
+    task: &Task,
+    node: &NodeFacts,
+    secrets: &BTreeMap<SecretId, skep_model::secret::Secret>,
+    configs: &BTreeMap<ConfigId, skep_model::secret::Config>,
+    network_names: &BTreeMap<skep_model::NetworkId, String>,
+) -> Result<ContainerPlan, String> {
+    let context = Context { task, node };
+    let mut config = config(task, node, &context)?;
+    let mut host_config = host_config(task, &context)?;
+    publish(task, &mut config, &mut host_config);
+    let endpoints = endpoints(task, network_names, &mut host_config);
+    let files = files(task, secrets, configs)?;
+    Ok(ContainerPlan { name: task.name(), config, host_config, endpoints, files })
+}
+
+fn config(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<ContainerConfig, String> {
+    let spec = &task.spec.container;
+    let list = |words: &[String]| (!words.is_empty()).then(|| StringOrList(words.to_vec()));
+    Ok(ContainerConfig {
+        hostname: expand(&spec.hostname, context)?,
+        user: spec.user.clone(),
+        tty: spec.tty,
+        open_stdin: spec.open_stdin,
+        env: spec.env.iter().map(|line| expand(line, context)).collect::<Result<_, _>>()?,
+        cmd: list(&spec.args),
+        entrypoint: list(&spec.command),
+        healthcheck: spec.healthcheck.clone(),
+        image: spec.image.clone(),
+        working_dir: spec.dir.clone(),
+        labels: labels(task, node, context)?,
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout: spec.stop_grace_period.map(|d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)),
+        ..ContainerConfig::default()
+    })
+}
+
+fn labels(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Labels, String> {
+    let mut labels = Labels::new();
+    for (key, value) in &task.spec.container.labels {
+        labels.insert(key.clone(), expand(value, context)?);
+    }
+    // Docker's own come last: nobody may pass for another task.
+    labels.extend([
+        (LABEL_NODE_ID.into(), node.node_id.to_string()),
+        (LABEL_SERVICE_ID.into(), task.service_id.to_string()),
+        (LABEL_SERVICE_NAME.into(), task.service_name.clone()),
+        (LABEL_TASK.into(), String::new()),
+        (LABEL_TASK_ID.into(), task.id.to_string()),
+        (LABEL_TASK_NAME.into(), task.name()),
+    ]);
+    Ok(labels)
+}
+
+fn host_config(task: &Task, context: &Context<'_>) -> Result<HostConfig, String> {
+    let spec = &task.spec.container;
+    let mut host = HostConfig {
+        restart_policy: ContainerRestartPolicy { name: "no".into(), maximum_retry_count: 0 },
+        mounts: spec.mounts.iter().map(|mount| mount_point(mount, context)).collect::<Result<_, _>>()?,
+        cap_add: spec.capability_add.clone(),
+        cap_drop: spec.capability_drop.clone(),
+        extra_hosts: extra_hosts(&spec.hosts),
+        group_add: spec.groups.clone(),
+        readonly_rootfs: spec.read_only,
+        init: spec.init,
+        isolation: spec.isolation.clone(),
+        sysctls: spec.sysctls.clone(),
+        ulimits: spec.ulimits.clone(),
+        oom_score_adj: spec.oom_score_adj,
+        ..HostConfig::default()
+    };
+    if let Some(dns) = &spec.dns {
+        host.dns.clone_from(&dns.nameservers);
+        host.dns_search.clone_from(&dns.search);
+        host.dns_options.clone_from(&dns.options);
+    }
+    if let Some(driver) = &task.spec.log_driver {
+        host.log_config = LogConfig { driver: driver.name.clone(), config: driver.options.clone() };
+    }
+    let resources = task.spec.resources.clone().unwrap_or_default();
+    if let Some(limits) = resources.limits {
+        host.memory = limits.memory_bytes;
+        host.nano_cpus = limits.nano_cpus;
+        host.pids_limit = (limits.pids > 0).then_some(limits.pids);
+    }
+    if let Some(reservations) = resources.reservations {
+        host.memory_reservation = reservations.memory_bytes;
+    }
+    Ok(host)
+}
+
+/// `address name [name…]` as in /etc/hosts becomes `name:address` for each name.
+fn extra_hosts(lines: &[String]) -> Vec<String> {
+    let mut out = Vec::new();
+    for line in lines {
+        let mut words = line.split_whitespace();
+        if let Some(address) = words.next() {
+            out.extend(words.map(|name| format!("{name}:{address}")));
+        }
+    }
+    out
+}
+
+fn mount_point(mount: &Mount, context: &Context<'_>) -> Result<MountPoint, String> {
+    let kind = match mount.kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+    };
+    Ok(MountPoint {
+        kind: kind.into(),
+        source: expand(&mount.source, context)?,
+        target: expand(&mount.target, context)?,
+        read_only: mount.read_only,
+        consistency: mount.consistency.clone(),
+        bind_options: mount.bind.as_ref().map(|bind| BindMountOptions {
+            propagation: bind.propagation.clone(),
+            non_recursive: bind.non_recursive,
+            create_mountpoint: bind.create_mountpoint,
+            ..BindMountOptions::default()
+        }),
+        volume_options: mount.volume.as_ref().map(|volume| VolumeMountOptions {
+            no_copy: volume.no_copy,
+            labels: volume.labels.clone(),
+            subpath: volume.subpath.clone(),
+            driver_config: volume
+                .driver
+                .as_ref()
+                .map(|(name, options)| DriverConfig { name: name.clone(), options: options.clone() }),
+        }),
+        tmpfs_options: mount
+            .tmpfs
+            .as_ref()
+            .map(|tmpfs| TmpfsMountOptions { size_bytes: tmpfs.size_bytes, mode: tmpfs.mode }),
+    })
+}
+
+/// Host-mode ports are published by the container itself; ingress ports by the mesh.
+fn publish(task: &Task, config: &mut ContainerConfig, host: &mut HostConfig) {
+    for port in &task.ports {
+        let key = format!("{}/{}", port.target_port, port.protocol);
+        config.exposed_ports.insert(key.clone(), Empty {});
+        if port.mode == PublishMode::Host {
+            let host_port = if port.published_port == 0 { String::new() } else { port.published_port.to_string() };
+            let binding = PortBinding { host_ip: String::new(), host_port };
+            host.port_bindings.entry(key).or_default().get_or_insert_default().push(binding);
+        }
+    }
+}
+
+/// Without networks of its own a task is on the host's `bridge`, as a container of `docker run` is. One on overlays also gets
+/// the gateway bridge, by which it reaches the world and publishes host ports; an internal network alone does not.
+fn endpoints(
+    task: &Task,
+    names: &BTreeMap<skep_model::NetworkId, String>,
+    host: &mut HostConfig,
+) -> Vec<EndpointRequest> {
+    if task.networks.is_empty() {
+        host.network_mode = local_network(task).unwrap_or("bridge").to_owned();
+        return Vec::new();
+    }
+    let overlay = |attachment: &skep_model::task::NetworkAttachment| {
+        let address: Ipv4Addr = attachment.address.addr();
+        let mut aliases = attachment.aliases.clone();
+        aliases.push(task.service_name.clone());
+        aliases.dedup();
+        EndpointRequest {
+            network: attachment.network_id.to_string(),
+            aliases,
+            address: Some(address),
+            mac: Some(mac_of(address)),
+            driver_options: BTreeMap::new(),
+        }
+    };
+    let mut out: Vec<_> = task.networks.iter().map(overlay).collect();
+    let first = &task.networks[0].network_id;
+    host.network_mode = names.get(first).cloned().unwrap_or_else(|| first.to_string());
+    out.push(EndpointRequest { network: GWBRIDGE_NETWORK_NAME.into(), ..EndpointRequest::default() });
+    out
+}
+
+/// A service may ask for a network of the host itself: `host`, `none`, `bridge`.
+fn local_network(task: &Task) -> Option<&str> {
+    let mut targets = task.spec.networks.iter().map(|n| n.target.as_str());
+    targets.find(|t| matches!(*t, "host" | "none" | "bridge"))
+}
+
+fn files(
+    task: &Task,
+    secrets: &BTreeMap<SecretId, skep_model::secret::Secret>,
+    configs: &BTreeMap<ConfigId, skep_model::secret::Config>,
+) -> Result<Vec<FileMount>, String> {
+    let container = &task.spec.container;
+    let mut out = Vec::new();
+    for reference in &container.secrets {
+        let secret = secrets.get(&reference.secret_id);
+        let secret = secret.ok_or_else(|| format!("secret {} not found", reference.secret_name))?;
+        out.push(file("/run/secrets", &reference.file, &reference.secret_name, &secret.data)?);
+    }
+    for reference in &container.configs {
+        let config = configs.get(&reference.config_id);
+        let config = config.ok_or_else(|| format!("config {} not found", reference.config_name))?;
+        out.push(file("", &reference.file, &reference.config_name, &config.data)?);
+    }
+    Ok(out)
+}
+
+fn file(folder: &str, target: &FileTarget, name: &str, data: &SecretBytes) -> Result<FileMount, String> {
+    let named = if target.name.is_empty() { name } else { &target.name };
+    let path = if named.starts_with('/') { named.to_owned() } else { format!("{folder}/{named}") };
+    let number = |text: &str| match text {
+        "" => Ok(0),
+        digits => digits.parse().map_err(|_| format!("invalid owner {digits:?} of {name}")),
+    };
+    Ok(FileMount {
+        target: path,
+        uid: number(&target.uid)?,
+        gid: number(&target.gid)?,
+        mode: target.mode & 0o7777,
+        data: data.clone(),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

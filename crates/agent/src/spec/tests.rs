@@ -1,0 +1,119 @@
+use skep_model::service::PortConfig;
+use skep_model::task::{NetworkAttachment, TaskSpec, TaskState, TaskStatus};
+use skep_model::{Meta, NetworkId, ServiceId, TaskId};
+
+use super::*;
+
+pub(crate) fn node() -> NodeFacts {
+    NodeFacts {
+        node_id: "nodea".parse().unwrap(),
+        hostname: "node1".into(),
+        os: "linux".into(),
+        architecture: "x86_64".into(),
+    }
+}
+
+pub(crate) fn task() -> Task {
+    let id: TaskId = "task1".parse().unwrap();
+    let service_id: ServiceId = "svc1".parse().unwrap();
+    let mut spec = TaskSpec::default();
+    spec.container.image = "nginx:1".into();
+    Task {
+        id,
+        meta: Meta::default(),
+        service_id,
+        service_name: "web".into(),
+        service_labels: Labels::from([("tier".into(), "front".into()), ("a.b".into(), "dots".into())]),
+        slot: Some(3),
+        node_id: Some("nodea".parse().unwrap()),
+        spec,
+        spec_version: 1,
+        desired_state: TaskState::Running,
+        status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
+        networks: Vec::new(),
+        ports: Vec::new(),
+        start_after: None,
+        replaces: None,
+        job_iteration: None,
+    }
+}
+
+fn plan(task: &Task) -> ContainerPlan {
+    container(task, &node(), &BTreeMap::new(), &BTreeMap::new(), &BTreeMap::new()).unwrap()
+}
+
+#[test]
+fn a_plain_task_is_a_container_on_the_bridge() {
+    let plan = plan(&task());
+    assert_eq!(plan.name, "web.3.task1");
+    assert_eq!(plan.host_config.network_mode, "bridge");
+    assert_eq!(plan.host_config.restart_policy.name, "no");
+    assert!(plan.endpoints.is_empty() && plan.files.is_empty());
+    assert_eq!(plan.config.labels[LABEL_TASK_NAME], "web.3.task1");
+    assert_eq!(plan.config.labels[LABEL_SERVICE_NAME], "web");
+    assert_eq!(plan.config.labels[LABEL_NODE_ID], "nodea");
+    assert_eq!((plan.config.cmd, plan.config.entrypoint), (None, None));
+}
+
+#[test]
+fn labels_of_the_user_cannot_pass_for_ours() {
+    let mut task = task();
+    task.spec.container.labels.insert(LABEL_TASK_ID.into(), "other".into());
+    assert_eq!(plan(&task).config.labels[LABEL_TASK_ID], "task1");
+}
+
+#[test]
+fn a_task_on_overlays_has_their_addresses_and_a_way_out() {
+    let mut task = task();
+    let network: NetworkId = "net1".parse().unwrap();
+    task.networks.push(NetworkAttachment {
+        network_id: network.clone(),
+        address: "10.0.1.5/24".parse().unwrap(),
+        aliases: vec!["front".into()],
+    });
+    let plan = plan(&task);
+    assert_eq!(plan.endpoints.len(), 2);
+    assert_eq!(plan.endpoints[0].address, Some([10, 0, 1, 5].into()));
+    assert_eq!(plan.endpoints[0].mac, Some([2, 0x42, 10, 0, 1, 5]));
+    assert_eq!(plan.endpoints[0].aliases, ["front", "web"]);
+    assert_eq!(plan.endpoints[1].network, GWBRIDGE_NETWORK_NAME);
+}
+
+#[test]
+fn host_ports_are_published_and_ingress_ports_only_exposed() {
+    let mut task = task();
+    task.ports = vec![
+        PortConfig { target_port: 80, published_port: 8080, ..PortConfig::default() },
+        PortConfig { target_port: 90, published_port: 9090, mode: PublishMode::Host, ..PortConfig::default() },
+    ];
+    let plan = plan(&task);
+    assert_eq!(plan.config.exposed_ports.keys().collect::<Vec<_>>(), ["80/tcp", "90/tcp"]);
+    assert_eq!(plan.host_config.port_bindings.keys().collect::<Vec<_>>(), ["90/tcp"]);
+}
+
+#[test]
+fn templates_reach_env_hostname_and_mounts() {
+    let mut task = task();
+    let spec = &mut task.spec.container;
+    spec.hostname = "h-{{.Task.Slot}}".into();
+    spec.env = vec!["N={{.Node.Hostname}}".into()];
+    spec.mounts = vec![Mount { source: "{{.Service.Name}}-data".into(), target: "/d".into(), ..Mount::default() }];
+    spec.hosts = vec!["10.0.0.1 a b".into()];
+    let plan = plan(&task);
+    assert_eq!(plan.config.hostname, "h-3");
+    assert_eq!(plan.config.env, ["N=node1"]);
+    assert_eq!(plan.host_config.mounts[0].source, "web-data");
+    assert_eq!(plan.host_config.extra_hosts, ["a:10.0.0.1", "b:10.0.0.1"]);
+}
+
+#[test]
+fn a_missing_secret_is_said() {
+    let mut task = task();
+    task.spec.container.secrets.push(skep_model::task::SecretReference {
+        secret_id: "s1".parse().unwrap(),
+        secret_name: "key".into(),
+        file: FileTarget::default(),
+    });
+    let error = container(&task, &node(), &BTreeMap::new(), &BTreeMap::new(), &BTreeMap::new()).unwrap_err();
+    assert_eq!(error, "secret key not found");
+}
