@@ -7,8 +7,8 @@ use std::time::Duration;
 /// How often a leader shows itself. Swarm: one tick a second; a dead leader is then noticed after 3 to 10 s.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A follower that heard nothing for this long asks around for votes (drawn anew between min and max each time).
-pub const ELECTION_MIN: Duration = Duration::from_millis(500);
-pub const ELECTION_MAX: Duration = Duration::from_millis(1000);
+pub const ELECTION_MIN: Duration = Duration::from_millis(600);
+pub const ELECTION_MAX: Duration = Duration::from_millis(900);
 /// Entries between two snapshots (SwarmKit `SnapshotInterval` 10000).
 pub const SNAPSHOT_INTERVAL: u64 = 10_000;
 /// Entries kept behind a snapshot for followers that are a little late (SwarmKit `LogEntriesForSlowFollowers` 500).
@@ -26,6 +26,19 @@ pub struct Timing {
     pub propose_timeout: Duration,
     /// How long a proposal waits for a leader to appear before it answers `NoLeader`.
     pub leader_wait: Duration,
+}
+
+impl Timing {
+    /// How long a leader may count on a quorum's answer: followers grant nobody else a vote for this long after it. openraft
+    /// has a follower wait for the lease *and* a random time, so half of the longest silence is the lease.
+    pub(crate) fn lease(&self) -> Duration {
+        self.election_max / 2
+    }
+
+    /// The shortest random time on top of the lease; openraft wants it longer than a heartbeat.
+    pub(crate) fn shortest_draw(&self) -> Duration {
+        self.election_min.saturating_sub(self.lease()).max(self.heartbeat + Duration::from_millis(1))
+    }
 }
 
 impl Default for Timing {

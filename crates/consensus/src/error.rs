@@ -20,12 +20,20 @@ pub enum ErrorKind {
 #[non_exhaustive]
 pub enum Error {
     #[error("failed to use the raft directory {path}")]
-    Directory { path: PathBuf, #[source] source: std::io::Error },
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{path} is in use by another process")]
     InUse { path: PathBuf },
-    #[error("{path} cannot be decrypted: the storage key is not the one it was written with; unlock with the right key, or move the file away and join the cluster again")]
+    #[error(
+        "{path} cannot be decrypted: the storage key is not the one it was written with; unlock with the right key, or move the file away and join the cluster again"
+    )]
     WrongKey { path: PathBuf },
-    #[error("{path} is damaged ({what}); move the raft directory away and join the cluster again, or restore it from a backup")]
+    #[error(
+        "{path} is damaged ({what}); move the raft directory away and join the cluster again, or restore it from a backup"
+    )]
     Damaged { path: PathBuf, what: String },
     #[error("{path} belongs to raft id {found}, not {wanted}")]
     OtherMember { path: PathBuf, found: u64, wanted: u64 },
@@ -52,7 +60,9 @@ pub enum Error {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Directory { .. } | Self::Storage { .. } | Self::Damaged { .. } | Self::OtherMember { .. } => ErrorKind::Internal,
+            Self::Directory { .. } | Self::Storage { .. } | Self::Damaged { .. } | Self::OtherMember { .. } => {
+                ErrorKind::Internal
+            }
             Self::InUse { .. } | Self::AlreadyBootstrapped | Self::MembershipChangeInProgress => ErrorKind::Conflict,
             Self::WrongKey { .. } | Self::Refused(_) => ErrorKind::Invalid,
             Self::NoSuchMember { .. } => ErrorKind::NotFound,

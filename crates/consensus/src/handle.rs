@@ -253,14 +253,16 @@ fn raft_config(config: &Config) -> Result<openraft::Config, Error> {
     openraft::Config {
         cluster_name: "skep".to_owned(),
         heartbeat_interval: ms(timing.heartbeat),
-        election_timeout_min: ms(timing.election_min),
-        election_timeout_max: ms(timing.election_max),
+        election_timeout_min: ms(timing.shortest_draw()),
+        // Also the lease.
+        election_timeout_max: ms(timing.lease()),
         // For a whole snapshot; each chunk has its own deadline in the transport.
         install_snapshot_timeout: 120_000,
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_interval),
         max_in_snapshot_log_to_keep: config.log_entries_for_slow_followers,
-        purge_batch_size: 256,
+        // Purging is a write like any other: rarely, in one go.
+        purge_batch_size: config.snapshot_interval.clamp(1, 256),
         enable_pre_vote: Some(true),
         ..openraft::Config::default()
     }

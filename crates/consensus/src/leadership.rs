@@ -69,7 +69,7 @@ pub(crate) async fn watch(
     sender.send_modify(|current| current.is_leader = false);
 }
 
-/// Whether a quorum has answered within an election timeout; alone, one is a quorum.
+/// Whether a quorum has answered within the lease, so that nobody else can have been elected; alone, one is a quorum.
 fn has_quorum(raft_id: u64, raft: &Raft, timing: &Timing) -> bool {
     let alone = {
         let metrics = raft.server_metrics();
@@ -81,5 +81,5 @@ fn has_quorum(raft_id: u64, raft: &Raft, timing: &Timing) -> bool {
     }
     let metrics = raft.data_metrics();
     let acked = metrics.borrow_watched().last_quorum_acked;
-    acked.is_some_and(|at| at.elapsed() < timing.election_max)
+    acked.is_some_and(|at| at.elapsed() < timing.lease())
 }

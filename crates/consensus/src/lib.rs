@@ -35,5 +35,5 @@ pub use error::{Error, ErrorKind, ProposeError};
 pub use feed::{EventStream, Notice};
 pub use handle::{Applied, Consensus};
 pub use member::{Leadership, Member, MemberRole, Peer};
-pub use recovery::force_new_cluster;
 pub use network::{MAX_MESSAGE_BYTES, Transport, TransportError};
+pub use recovery::force_new_cluster;

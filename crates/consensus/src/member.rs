@@ -36,6 +36,6 @@ pub struct Leadership {
     pub term: u64,
     pub leader: Option<Peer>,
     /// This manager leads `term`, a quorum confirmed it, and every entry of earlier terms is applied to its view: it may
-    /// decide. Turns false as soon as leadership is lost or no quorum has answered for an election timeout.
+    /// decide. Turns false as soon as leadership is lost or no quorum has answered within the lease.
     pub is_leader: bool,
 }

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::{BasicNode, OptionalSend};
 
@@ -68,7 +68,7 @@ impl RaftNetworkFactory<Types> for Network {
             from: self.from,
             peer: Peer { raft_id: target, address: node.addr.clone() },
             // Short enough that a lost heartbeat is repeated before the follower gives up on the leader.
-            heartbeat_timeout: self.timing.election_min / 2,
+            heartbeat_timeout: self.timing.lease() / 2,
             transport: self.transport.clone(),
             transfers: self.transfers.clone(),
         }
@@ -102,7 +102,11 @@ impl Client {
         }
     }
 
-    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
         let SnapshotData(store) = snapshot.snapshot;
         let mut offset = 0;
@@ -142,14 +146,22 @@ impl RaftNetworkV2<Types> for Client {
         }
     }
 
-    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         match self.call(Request::Vote(request), option.hard_ttl()).await? {
             Response::Vote(response) => Ok(response),
             other => Err(unexpected(&other)),
         }
     }
 
-    async fn pre_vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         match self.call(Request::PreVote(request), option.hard_ttl()).await? {
             Response::Vote(response) => Ok(response),
             other => Err(unexpected(&other)),

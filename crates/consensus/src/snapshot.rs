@@ -124,9 +124,9 @@ impl SnapshotDir {
             }
             let mut sealed = vec![0; length];
             file.read_exact(&mut sealed).map_err(short)?;
-            let opened = [false, true].into_iter().find_map(|last| {
-                Some((self.sealer.open(place(at, frames, last), &sealed).ok()?, last))
-            });
+            let opened = [false, true]
+                .into_iter()
+                .find_map(|last| Some((self.sealer.open(place(at, frames, last), &sealed).ok()?, last)));
             frames += 1;
             opened.ok_or_else(|| match frames {
                 1 => Error::WrongKey { path: path.to_owned() },

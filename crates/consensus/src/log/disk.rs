@@ -160,7 +160,12 @@ impl Disk {
         table.retain_in(range, |_, _| false).map_err(|error| self.storage(error))
     }
 
-    pub(crate) fn put_meta<T: Serialize>(&self, transaction: &WriteTransaction, row: &'static str, value: &T) -> Result<(), Error> {
+    pub(crate) fn put_meta<T: Serialize>(
+        &self,
+        transaction: &WriteTransaction,
+        row: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
         let mut table = transaction.open_table(META).map_err(|error| self.table(error))?;
         let plain = rmp_serde::to_vec_named(value).map_err(|error| self.failed(&error))?;
         let sealed = self.sealer.seal(Place::whole(row, 0, 0), &plain);
@@ -197,7 +202,8 @@ impl Disk {
     }
 
     fn decode<T: DeserializeOwned>(&self, what: &str, plain: &[u8]) -> Result<T, Error> {
-        rmp_serde::from_slice(plain).map_err(|error| self.damaged(format!("the record {what:?} cannot be decoded: {error}")))
+        rmp_serde::from_slice(plain)
+            .map_err(|error| self.damaged(format!("the record {what:?} cannot be decoded: {error}")))
     }
 
     fn damaged(&self, what: String) -> Error {
@@ -227,7 +233,8 @@ fn open_database(path: &Path) -> Result<Database, Error> {
     let started = Instant::now();
     loop {
         // A torn file may make redb's own checks panic; here that is an answer like any other.
-        let opened = catch_unwind(AssertUnwindSafe(|| Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path)));
+        let opened =
+            catch_unwind(AssertUnwindSafe(|| Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path)));
         let damaged = |what: String| Error::Damaged { path: path.to_owned(), what };
         match opened {
             Ok(Ok(database)) => return Ok(database),
@@ -235,7 +242,9 @@ fn open_database(path: &Path) -> Result<Database, Error> {
                 std::thread::sleep(Duration::from_millis(10));
             }
             Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => return Err(Error::InUse { path: path.to_owned() }),
-            Ok(Err(DatabaseError::Storage(StorageError::Io(source)))) if source.kind() != std::io::ErrorKind::InvalidData => {
+            Ok(Err(DatabaseError::Storage(StorageError::Io(source))))
+                if source.kind() != std::io::ErrorKind::InvalidData =>
+            {
                 return Err(Error::Storage { path: path.to_owned(), what: source.to_string() });
             }
             Ok(Err(other)) => return Err(damaged(other.to_string())),

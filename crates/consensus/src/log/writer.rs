@@ -95,7 +95,7 @@ fn write_group(disk: &Disk, shared: &Shared, group: Vec<Write>) -> Option<Done> 
         }),
     };
     for waiter in waiters {
-        let answer = result.as_ref().map(|()| ()).map_err(|why| io::Error::other(why.clone()));
+        let answer = result.clone().map_err(io::Error::other);
         match waiter {
             Waiter::Flushed(number, flushed) => {
                 if answer.is_ok() {
