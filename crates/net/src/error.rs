@@ -50,6 +50,8 @@ pub enum NetError {
     AlreadyConnected { container: String, network: String },
     #[error("no network sandbox for container {0}")]
     NoSandbox(String),
+    #[error("could not find plugin {0} in v1 plugin registry: plugin not found")]
+    NoSuchDriver(String),
     #[error("{0}")]
     Invalid(String),
     #[error("{0}")]
@@ -65,7 +67,7 @@ pub enum NetError {
 impl NetError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchNetwork(_) | Self::NotConnected { .. } | Self::NoSandbox(_) => ErrorKind::NotFound,
+            Self::NoSuchNetwork(_) | Self::NoSuchDriver(_) | Self::NotConnected { .. } | Self::NoSandbox(_) => ErrorKind::NotFound,
             Self::NetworkExists(_) => ErrorKind::Conflict,
             Self::Invalid(_) | Self::AmbiguousNetwork(..) => ErrorKind::Invalid,
             Self::Predefined(_)

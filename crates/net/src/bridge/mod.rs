@@ -1,1 +1,24 @@
-//! 
+//! Networks of this host alone: which there are, their subnets, and the Linux bridges that carry them.
+//!
+//! [`Networks`] is the list and its rules (names, pools, addresses, who is connected), as a value; [`driver`] makes it so
+//! in the kernel; [`rules`] is the firewall that goes with it. Must not know about overlays or containers' files.
+
+pub(crate) mod driver;
+mod networks;
+mod pool;
+pub(crate) mod rules;
+
+pub(crate) use networks::{Networks, Stored};
+pub(crate) use pool::overlap;
+
+/// Docker's names and options.
+pub(crate) const DEFAULT_NETWORK: &str = "bridge";
+pub(crate) const DEFAULT_BRIDGE: &str = "docker0";
+pub(crate) mod option {
+    pub(crate) const LINK_NAME: &str = "com.docker.network.bridge.name";
+    pub(crate) const ICC: &str = "com.docker.network.bridge.enable_icc";
+    pub(crate) const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
+    pub(crate) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+    pub(crate) const MTU: &str = "com.docker.network.driver.mtu";
+    pub(crate) const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
+}

@@ -1,0 +1,85 @@
+//! Bridges and their ports in the kernel. Blocks; every step may be repeated.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use ipnet::Ipv4Net;
+use skep_model::network::mac_of;
+
+use super::Stored;
+use crate::link::{Namespace, Route, Veth, VethEnd};
+
+/// Makes the bridge of a network, or puts right the one that is there. True if it was made.
+pub(crate) fn ensure_bridge(host: &Namespace, stored: &Stored) -> io::Result<bool> {
+    let Some(gateway) = stored.gateway_net() else { return Ok(false) };
+    let links = host.links();
+    let (index, made) = match links.find(&stored.link)? {
+        Some(link) if link.kind == "bridge" => {
+            if !link.up {
+                links.set_up(link.index)?;
+            }
+            (link.index, false)
+        }
+        Some(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a link of that name is not a bridge")),
+        None => (links.add_bridge(&stored.link, mac_of(gateway.addr()), stored.mtu())?, true),
+    };
+    let configured: Vec<Ipv4Net> =
+        links.addresses()?.into_iter().filter(|(link, _)| *link == index).map(|(_, address)| address).collect();
+    if !configured.contains(&gateway) {
+        links.add_address(index, gateway)?;
+    }
+    let conf = |key: &str| format!("ipv4/conf/{}/{key}", stored.link);
+    // 127.0.0.1 of the host reaches published ports: the packet is sent to the container and must pass this bridge. Rule
+    // chain `raw` drops such packets that a container made up.
+    let (route_localnet, ipv6) = (conf("route_localnet"), format!("ipv6/conf/{}/disable_ipv6", stored.link));
+    host.write_sysctls(&[("ipv4/ip_forward", "1"), (&route_localnet, "1"), (&ipv6, "1")])?;
+    Ok(made)
+}
+
+pub(crate) fn remove_bridge(host: &Namespace, stored: &Stored) -> io::Result<()> {
+    if stored.owns_link {
+        host.links().delete(&stored.link)?;
+    }
+    Ok(())
+}
+
+/// A container's leg on a bridge.
+pub(crate) struct Port<'a> {
+    /// Name of the host's end.
+    pub(crate) host_end: &'a str,
+    /// Name in the container.
+    pub(crate) name: &'a str,
+    pub(crate) address: Ipv4Net,
+    pub(crate) mac: [u8; 6],
+}
+
+pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, port: &Port<'_>) -> io::Result<()> {
+    let bridge = host.links().index(&stored.link)?;
+    host.links().add_veth(&Veth {
+        near: VethEnd { name: port.host_end, namespace: None, mac: None, master: Some(bridge), up: true },
+        far: VethEnd {
+            name: port.name,
+            namespace: Some(inside.fd().as_fd()),
+            mac: Some(port.mac),
+            master: None,
+            up: true,
+        },
+        mtu: stored.mtu(),
+    })?;
+    if !stored.icc() {
+        let near = host.links().index(port.host_end)?;
+        host.links().set_bridge_port(near, false, true)?;
+    }
+    let index = inside.links().index(port.name)?;
+    inside.links().add_address(index, port.address)
+}
+
+pub(crate) fn disconnect(host: &Namespace, host_end: &str) -> io::Result<()> {
+    host.links().delete(host_end).map(|_| ())
+}
+
+/// Sends what has no other way through this interface, replacing an earlier default route.
+pub(crate) fn set_default_route(inside: &Namespace, name: &str, gateway: std::net::Ipv4Addr) -> io::Result<()> {
+    let index = inside.links().index(name)?;
+    inside.links().add_route(&Route::default_via(gateway, index))
+}
