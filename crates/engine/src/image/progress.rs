@@ -84,7 +84,7 @@ fn bar(current: u64, total: u64) -> String {
 }
 
 /// Go-units `HumanSize`: four significant digits, decimal units.
-pub fn size(bytes: u64) -> String {
+fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     #[expect(clippy::cast_precision_loss, reason = "shown with four digits")]
     let mut value = bytes as f64;
@@ -135,13 +135,6 @@ impl ProgressSender {
     pub fn offer(&self, item: Progress) {
         if let Some(sender) = &self.0 {
             let _ = sender.try_send(item);
-        }
-    }
-
-    /// For blocking threads only.
-    pub(crate) fn send_blocking(&self, item: Progress) {
-        if let Some(sender) = &self.0 {
-            let _ = sender.blocking_send(item);
         }
     }
 }

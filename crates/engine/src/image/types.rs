@@ -169,7 +169,8 @@ pub struct CommitOptions {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
     pub media_type: String,
-    pub digest: Digest,
+    /// `None` for the image that is part of this binary: no registry has it, and a spec must not pin it.
+    pub digest: Option<Digest>,
     pub size: u64,
     pub platforms: Vec<Platform>,
 }
