@@ -226,6 +226,21 @@ impl Lab {
         }
     }
 
+    /// Makes sure every host has `skep/whoami:latest`: skep brings it along, dockerd is given one of the same binary.
+    pub fn give_whoami(&self) {
+        if !self.is_dockerd() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::copy(&self.skep, folder.path().join("skep")).expect("the binary is copied");
+        let tar =
+            Command::new("tar").arg("-C").arg(folder.path()).args(["-cf", "-", "."]).output().expect("tar runs").stdout;
+        for node in 1..=self.size() {
+            let entry = "ENTRYPOINT [\"/skep\", \"whoami\"]";
+            self.docker_with_input(node, &["import", "--change", entry, "-", "skep/whoami:latest"], &tar).ok();
+        }
+    }
+
     /// The tasks of a service that run and are wanted, as `(node, task name)`.
     pub fn running(&self, service: &str) -> Vec<(String, String)> {
         let format = "{{.Node}} {{.Name}} {{.CurrentState}}";
@@ -263,6 +278,56 @@ impl Lab {
     pub fn curl(&self, url: &str) -> Ran {
         let words = ["-sS", "--max-time", "5", url];
         Ran::new(format!("curl {url}"), Command::new("curl").args(words).output().expect("curl is installed"))
+    }
+}
+
+/// A command that goes on running while its output is looked at; ended with the value.
+pub struct Following {
+    child: std::process::Child,
+    seen: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Following {
+    pub fn start(mut command: Command) -> Self {
+        use std::io::Read;
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the command runs");
+        let mut stdout = child.stdout.take().expect("piped");
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+        let store = seen.clone();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stdout.read(&mut buffer) {
+                store.lock().expect("no panic holds it").push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        });
+        Self { child, seen }
+    }
+
+    pub fn seen(&self) -> String {
+        self.seen.lock().expect("no panic holds it").clone()
+    }
+
+    #[track_caller]
+    pub fn await_text(&self, text: &str) {
+        eventually(SOON, &format!("{text:?} in the output"), || self.seen().contains(text));
+    }
+
+    /// Waits for its end by itself; the exit code.
+    #[track_caller]
+    pub fn await_end(&mut self) -> i32 {
+        let mut code = None;
+        eventually(SOON, "the command's end", || {
+            code = self.child.try_wait().ok().flatten().map(|s| s.code().unwrap_or(-1));
+            code.is_some()
+        });
+        code.unwrap_or(-1)
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -15,8 +15,10 @@ pub struct EngineConfig {
     pub data_root: PathBuf,
     /// Supervisor socket, exit codes, runtime state: does not.
     pub exec_root: PathBuf,
-    /// Four hex digits that keep the names of several daemons on one kernel apart (cgroup `/skep-<tag>/<id>`).
+    /// Four hex digits that keep the names of several daemons on one kernel apart.
     pub instance: String,
+    /// The cgroup all containers' cgroups are under (`--cgroup-parent`); absolute. `/skep-<instance>` unless told otherwise.
+    pub cgroup_parent: String,
     /// The supervisor is started as `supervisor_exe supervisor_args… --exec-root <exec_root>`; normally
     /// `/proc/self/exe` and `["supervisor"]`.
     pub supervisor_exe: PathBuf,
@@ -34,10 +36,12 @@ pub struct EngineConfig {
 impl EngineConfig {
     /// Everything at its default under the two roots.
     pub fn new(data_root: impl Into<PathBuf>, exec_root: impl Into<PathBuf>, instance: impl Into<String>) -> Self {
+        let instance = instance.into();
         Self {
             data_root: data_root.into(),
             exec_root: exec_root.into(),
-            instance: instance.into(),
+            cgroup_parent: format!("/skep-{instance}"),
+            instance,
             supervisor_exe: "/proc/self/exe".into(),
             supervisor_args: vec!["supervisor".to_owned()],
             init_exe: "/proc/self/exe".into(),
