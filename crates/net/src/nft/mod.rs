@@ -10,7 +10,7 @@
 pub mod encode;
 pub mod expr;
 pub mod socket;
-mod wire;
+pub(crate) mod wire;
 #[cfg(test)]
 mod tests;
 

@@ -1,31 +1,31 @@
 //! Netlink messages as bytes: headers, nested attributes, padding.
 
 /// `NFNL_SUBSYS_NFTABLES`.
-pub(super) const SUBSYSTEM: u16 = 10;
+const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 
-pub(super) const NLM_F_REQUEST: u16 = 0x1;
-pub(super) const NLM_F_ACK: u16 = 0x4;
-pub(super) const NLM_F_DUMP: u16 = 0x300;
-pub(super) const NLM_F_CREATE: u16 = 0x400;
-pub(super) const NLM_F_APPEND: u16 = 0x800;
+pub(crate) const NLM_F_REQUEST: u16 = 0x1;
+pub(crate) const NLM_F_ACK: u16 = 0x4;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 const NLA_F_NESTED: u16 = 0x8000;
 
-pub(super) const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 /// Netlink header and `nfgenmsg`.
-pub(super) const PREAMBLE: usize = HEADER + 4;
+pub(crate) const PREAMBLE: usize = HEADER + 4;
 
 /// Messages one after the other.
 #[derive(Default)]
-pub(super) struct Writer {
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Writer {
+    pub(crate) bytes: Vec<u8>,
     sequence: u32,
     start: usize,
 }
 
 impl Writer {
-    pub(super) fn batch() -> Self {
+    pub(crate) fn batch() -> Self {
         let mut writer = Self::default();
         writer.raw_begin(BATCH_BEGIN, NLM_F_REQUEST, 0, SUBSYSTEM);
         writer.end();
@@ -33,12 +33,12 @@ impl Writer {
     }
 
     /// How many messages, the begin of the batch included.
-    pub(super) fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.sequence
     }
 
     /// Ends the batch and asks the kernel to acknowledge its last message.
-    pub(super) fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         let flags = self.start + 6;
         let with_ack = u16::from_ne_bytes([self.bytes[flags], self.bytes[flags + 1]]) | NLM_F_ACK;
         self.bytes[flags..flags + 2].copy_from_slice(&with_ack.to_ne_bytes());
@@ -47,8 +47,13 @@ impl Writer {
         self.bytes
     }
 
-    pub(super) fn begin(&mut self, message: u16, flags: u16, family: u8) {
-        self.raw_begin((SUBSYSTEM << 8) | message, NLM_F_REQUEST | flags, family, 0);
+    pub(crate) fn begin(&mut self, message: u16, flags: u16, family: u8) {
+        self.begin_in(SUBSYSTEM, message, flags, family);
+    }
+
+    /// A message of another netfilter subsystem, outside a batch.
+    pub(crate) fn begin_in(&mut self, subsystem: u16, message: u16, flags: u16, family: u8) {
+        self.raw_begin((subsystem << 8) | message, NLM_F_REQUEST | flags, family, 0);
     }
 
     fn raw_begin(&mut self, message: u16, flags: u16, family: u8, resource: u16) {
@@ -63,12 +68,12 @@ impl Writer {
         self.sequence += 1;
     }
 
-    pub(super) fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let length = (self.bytes.len() - self.start) as u32;
         self.bytes[self.start..self.start + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
-    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
+    pub(crate) fn attribute(&mut self, kind: u16, value: &[u8]) {
         let length = value.len() + 4;
         self.bytes.extend((length as u16).to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
@@ -83,11 +88,11 @@ impl Writer {
         }
     }
 
-    pub(super) fn number(&mut self, kind: u16, value: u32) {
+    pub(crate) fn number(&mut self, kind: u16, value: u32) {
         self.attribute(kind, &value.to_be_bytes());
     }
 
-    pub(super) fn text(&mut self, kind: u16, value: &str) {
+    pub(crate) fn text(&mut self, kind: u16, value: &str) {
         let length = value.len() + 5;
         self.bytes.extend((length as u16).to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
@@ -96,20 +101,20 @@ impl Writer {
         self.pad();
     }
 
-    pub(super) fn nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) {
+    pub(crate) fn nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self)) {
         let start = self.open(kind);
         inside(self);
         self.close(start);
     }
 
-    pub(super) fn open(&mut self, kind: u16) -> usize {
+    pub(crate) fn open(&mut self, kind: u16) -> usize {
         let start = self.bytes.len();
         self.bytes.extend([0; 2]);
         self.bytes.extend((kind | NLA_F_NESTED).to_ne_bytes());
         start
     }
 
-    pub(super) fn close(&mut self, start: usize) {
+    pub(crate) fn close(&mut self, start: usize) {
         let length = self.bytes.len() - start;
         assert!(length <= usize::from(u16::MAX), "a netlink attribute of {length} bytes");
         self.bytes[start..start + 2].copy_from_slice(&(length as u16).to_ne_bytes());
@@ -117,14 +122,14 @@ impl Writer {
 }
 
 /// A message that was read: its type, sequence and what follows the header.
-pub(super) struct Message<'a> {
-    pub(super) kind: u16,
-    pub(super) sequence: u32,
-    pub(super) body: &'a [u8],
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
+    pub(crate) sequence: u32,
+    pub(crate) body: &'a [u8],
 }
 
 /// Splits what was read, or written, into messages; stops at nonsense.
-pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let header = bytes.get(..HEADER)?;
         let length = u32_at(header, 0) as usize;
@@ -137,7 +142,7 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
 }
 
 /// Splits a run of attributes into (kind without flags, value).
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header = bytes.get(..4)?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
@@ -149,10 +154,10 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// An attribute's text without its terminating zero.
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
-pub(super) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     bytes.get(offset..offset + 4).and_then(|four| four.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }

@@ -1,4 +1,203 @@
 //! Overlay networks on this host: each a namespace with a bridge and a VXLAN link, and the veth pairs into containers.
 //!
+//! ```text
+//!   host namespace          overlay namespace                       container namespace
+//!   udp :4789 <--- vx-1a2b3c4d --- br0 --- ep-0123456789ab <------> eth0  02:42:<address>
+//! ```
+//!
+//! The VXLAN link is made in the host's namespace and moved, so that its outer packets leave from there. It learns nothing
+//! and answers ARP itself: every remote endpoint is written into it from the plan, and no broadcast leaves the host. An
+//! endpoint's MAC follows from its address, so a task that moves leaves remote ARP caches right.
+//!
 //! Decides how one overlay looks in the kernel. Must not know about services or published ports: the balancing rules are
 //! made in [`crate::balance`], the mesh in [`crate::ingress`]; [`crate::dataplane`] drives all three.
+
+mod endpoint;
+mod remote;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use skep_model::network::{OVERLAY_MTU, mac_of};
+use skep_model::plan::OverlayPlan;
+
+use crate::link::{Namespace, Vxlan};
+
+pub use endpoint::Endpoint;
+
+const BRIDGE: &str = "br0";
+const VXLAN_PREFIX: &str = "vx-";
+/// IANA's, and Swarm's.
+const VXLAN_PORT: u16 = 4789;
+
+/// How VXLAN packets travel between the hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Underlay {
+    pub vtep: Option<Ipv4Addr>,
+    /// 0 is the usual one.
+    pub port: u16,
+}
+
+/// An overlay that is in place.
+#[derive(Debug)]
+pub struct Overlay {
+    path: PathBuf,
+    namespace: Namespace,
+    subnet: Ipv4Net,
+    mtu: u32,
+    bridge: u32,
+    vxlan_name: String,
+    vxlan: u32,
+    /// What the VXLAN link has been told.
+    remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
+}
+
+impl Overlay {
+    /// Makes the overlay, or adopts what an earlier daemon made at `path` as far as it fits. The count is of changes made.
+    pub fn ensure(
+        host: &Namespace,
+        path: &Path,
+        tag: &str,
+        plan: &OverlayPlan,
+        underlay: Underlay,
+    ) -> io::Result<(Self, usize)> {
+        let mut changes = 0;
+        let namespace = match Namespace::open(path) {
+            Ok(namespace) => namespace,
+            Err(_) => {
+                Namespace::delete(path)?;
+                changes += 1;
+                let namespace = Namespace::create(path)?;
+                // The bridge must not pass its frames through anybody's iptables rules; and nothing here speaks IPv6.
+                namespace.write_sysctls(&[
+                    ("bridge/bridge-nf-call-iptables", "0"),
+                    ("bridge/bridge-nf-call-ip6tables", "0"),
+                    ("bridge/bridge-nf-call-arptables", "0"),
+                    ("ipv6/conf/all/disable_ipv6", "1"),
+                    ("ipv6/conf/default/disable_ipv6", "1"),
+                ])?;
+                namespace
+            }
+        };
+        let subnet = plan.subnet.unwrap_or_default();
+        let mtu = if plan.mtu == 0 { OVERLAY_MTU } else { plan.mtu };
+        let bridge = match namespace.links().find(BRIDGE)? {
+            Some(link) => link.index,
+            None => {
+                changes += 1;
+                let mac = mac_of(plan.gateway.unwrap_or(subnet.network()));
+                namespace.links().add_bridge(BRIDGE, mac, Some(mtu))?
+            }
+        };
+        let mut overlay = Self {
+            path: path.to_owned(),
+            namespace,
+            subnet,
+            mtu,
+            bridge,
+            vxlan_name: String::new(),
+            vxlan: 0,
+            remote: BTreeMap::new(),
+        };
+        changes += overlay.ensure_vxlan(host, tag, plan.vni, underlay)?;
+        Ok((overlay, changes))
+    }
+
+    /// Makes the VXLAN link anew if VNI or underlay have changed. Its name says both, so that a link of an earlier daemon
+    /// is known by its name.
+    pub fn ensure_vxlan(&mut self, host: &Namespace, tag: &str, vni: u32, underlay: Underlay) -> io::Result<usize> {
+        let name = vxlan_name(tag, vni, underlay, self.mtu);
+        if name == self.vxlan_name {
+            return Ok(0);
+        }
+        let links = self.namespace.links();
+        let mut found = None;
+        let mut changes = 0;
+        for link in links.list_prefix(VXLAN_PREFIX)? {
+            if link.name == name && link.master == Some(self.bridge) && link.up {
+                found = Some(link.index);
+            } else {
+                changes += 1;
+                links.delete(&link.name)?;
+            }
+        }
+        let port = if underlay.port == 0 { VXLAN_PORT } else { underlay.port };
+        if found.is_none() {
+            let vxlan = Vxlan {
+                name: &name,
+                vni,
+                port,
+                local: underlay.vtep,
+                mtu: self.mtu,
+                proxy: true,
+                namespace: Some(std::os::fd::AsFd::as_fd(self.namespace.fd())),
+            };
+            // Left behind by a daemon that was killed between making and moving it.
+            host.links().delete(&name)?;
+            host.links().add_vxlan(&vxlan)?;
+            changes += 1;
+        }
+        let index = match found {
+            Some(index) => index,
+            None => {
+                let index = links.index(&name)?;
+                links.set_master(index, self.bridge)?;
+                links.set_up(index)?;
+                index
+            }
+        };
+        self.vxlan = index;
+        self.vxlan_name = name;
+        self.remote = if found.is_some() { remote::read(links, index)? } else { BTreeMap::new() };
+        Ok(changes)
+    }
+
+    /// Puts the endpoints of other hosts that `wanted` has; returns how many entries were written.
+    pub fn put_remote(&mut self, wanted: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> (usize, Vec<String>) {
+        remote::put(self.namespace.links(), self.vxlan, &mut self.remote, wanted)
+    }
+
+    /// Takes away those that `wanted` has not.
+    pub fn prune_remote(&mut self, wanted: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> (usize, Vec<String>) {
+        remote::prune(self.namespace.links(), self.vxlan, &mut self.remote, wanted)
+    }
+
+    pub fn subnet(&self) -> Ipv4Net {
+        self.subnet
+    }
+
+    /// An address of this overlay with the subnet's prefix length.
+    pub fn with_prefix(&self, address: Ipv4Addr) -> Ipv4Net {
+        Ipv4Net::new(address, self.subnet.prefix_len()).expect("the prefix length of a subnet is at most 32")
+    }
+
+    /// Takes everything away: the link first, so that its VNI is free even if somebody still holds the namespace.
+    pub fn remove(self) -> io::Result<()> {
+        let link = self.namespace.links().delete(&self.vxlan_name);
+        let bridge = self.namespace.links().delete(BRIDGE);
+        Namespace::delete(&self.path)?;
+        link.and(bridge).map(|_| ())
+    }
+}
+
+/// Removes an overlay of an earlier daemon that is in no plan.
+pub fn remove_stale(path: &Path) -> io::Result<()> {
+    if let Ok(namespace) = Namespace::open(path) {
+        for link in namespace.links().list()? {
+            if link.name.starts_with(VXLAN_PREFIX) || link.name.starts_with(endpoint::PORT_PREFIX) || link.name == BRIDGE {
+                namespace.links().delete(&link.name)?;
+            }
+        }
+    }
+    Namespace::delete(path)
+}
+
+/// FNV-1a over what makes two links interchangeable.
+fn vxlan_name(tag: &str, vni: u32, underlay: Underlay, mtu: u32) -> String {
+    let text = format!("{tag} {vni} {:?} {} {mtu}", underlay.vtep, underlay.port);
+    let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    format!("{VXLAN_PREFIX}{hash:08x}")
+}

@@ -1,0 +1,182 @@
+//! One container's share of the data plane: its places on overlays, its balancers, its way back into the mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use skep_model::plan::HostPlan;
+use skep_model::{ContainerId, NetworkId};
+
+use crate::balance::Balancers;
+use crate::conntrack::Conntrack;
+use crate::ingress::rules::SourceMode;
+use crate::ingress::task::{self, NodeMacs};
+use crate::ingress::{fresh_name, remove_others};
+use crate::link::Namespace;
+use crate::nft::{Family, NftError, NftSocket, Ownership, Table};
+
+const TABLE_PREFIX: &str = "skep-lb-";
+const EGRESS_PREFIX: &str = "skep-mesh-";
+const UDP: u8 = 17;
+
+/// A container that is on at least one overlay.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) namespace: Namespace,
+    pub(super) connections: BTreeMap<NetworkId, Connection>,
+    nft: NftSocket,
+    balancers: Balancers,
+    wanted: Table,
+    applied: Option<Table>,
+    egress: Option<Table>,
+    /// What the way back was last made for.
+    mesh: Option<Mesh>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Connection {
+    pub(super) address: Ipv4Addr,
+    pub(super) ifname: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mesh {
+    ifname: String,
+    gateway: Ipv4Addr,
+    nodes: NodeMacs,
+}
+
+/// Changes made, what failed, and backends taken off a VIP.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) changes: usize,
+    pub(super) failures: Vec<String>,
+    dropped: BTreeSet<Ipv4Addr>,
+}
+
+impl Container {
+    pub(super) fn open(id: &ContainerId, namespace: Namespace) -> Result<Self, NftError> {
+        let mut nft = NftSocket::open(namespace.fd())?;
+        let mut wanted = Table::new(Family::Ip, fresh_name(&mut nft, Family::Ip, TABLE_PREFIX)?, Ownership::Ours);
+        Balancers::prepare(&mut wanted);
+        let seed = id.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        Ok(Self {
+            namespace,
+            connections: BTreeMap::new(),
+            nft,
+            balancers: Balancers::new(seed),
+            wanted,
+            applied: None,
+            egress: None,
+            mesh: None,
+        })
+    }
+
+    /// Makes the rules in the namespace those that the plan wants for the container's connections.
+    pub(super) fn update(&mut self, plan: &HostPlan, mode: SourceMode) -> Outcome {
+        let mut outcome = Outcome::default();
+        let wanted = self
+            .connections
+            .keys()
+            .filter_map(|network| plan.overlays.get(network))
+            .flat_map(|overlay| overlay.balancers.iter())
+            .map(|(vip, backends)| (*vip, backends))
+            .collect();
+        let dropped = self.balancers.update(&mut self.wanted, &wanted);
+        outcome.dropped = dropped.into_iter().flat_map(|(_, backends)| backends).collect();
+        let mesh = self.mesh_of(plan, mode);
+        if mesh != self.mesh {
+            match self.update_mesh(mesh.clone()) {
+                Ok(changes) => {
+                    outcome.changes += changes;
+                    self.mesh = mesh;
+                }
+                Err(failure) => outcome.failures.push(failure),
+            }
+        }
+        match self.commit() {
+            Ok(changes) => outcome.changes += changes,
+            Err(error) => outcome.failures.push(super::chain_of(&error)),
+        }
+        outcome
+    }
+
+    /// New datagrams of clients that used a backend which takes no more connections go elsewhere; and everything of
+    /// endpoints that are `gone` is forgotten.
+    pub(super) fn forget_connections(&self, outcome: &Outcome, gone: &BTreeSet<Ipv4Addr>) -> Option<String> {
+        forget_connections(&self.namespace, &outcome.dropped, gone)
+    }
+
+    fn mesh_of(&self, plan: &HostPlan, mode: SourceMode) -> Option<Mesh> {
+        let ingress = plan.ingress.as_ref().filter(|_| mode == SourceMode::Preserve)?;
+        let network = ingress.network_id.as_ref()?;
+        let connection = self.connections.get(network)?;
+        let gateway = plan.overlays.get(network).and_then(|overlay| overlay.gateway)?;
+        Some(Mesh { ifname: connection.ifname.clone(), gateway, nodes: super::node_macs(ingress) })
+    }
+
+    fn update_mesh(&mut self, mesh: Option<Mesh>) -> Result<usize, String> {
+        let Some(mesh) = mesh else {
+            // The interface went, and with it what hung on it; the marks do no harm without their rule.
+            task::unmark_connections(&mut self.wanted);
+            self.egress = None;
+            return Ok(0);
+        };
+        let Mesh { ifname, gateway, nodes } = mesh;
+        task::mark_connections(&mut self.wanted, &ifname, &nodes);
+        let mut changes = 0;
+        if self.mesh.as_ref().is_none_or(|old| old.ifname != ifname || old.gateway != gateway) {
+            self.egress = None;
+            task::route_back(&self.namespace, &ifname, gateway)
+                .map_err(|error| format!("failed to route mesh connections back: {error}"))?;
+            changes += 3;
+        }
+        let name = match &self.egress {
+            Some(table) => table.name.clone(),
+            None => fresh_name(&mut self.nft, Family::Netdev, EGRESS_PREFIX).map_err(|error| super::chain_of(&error))?,
+        };
+        let egress = task::egress_table(&name, &ifname, gateway, &nodes);
+        let apply = |nft: &mut NftSocket, old: Option<&Table>| -> Result<usize, NftError> {
+            let mut changes = nft.apply(old, &egress)?;
+            if old.is_none() {
+                changes += remove_others(nft, Family::Netdev, EGRESS_PREFIX, &name)?;
+            }
+            Ok(changes)
+        };
+        changes += apply(&mut self.nft, self.egress.as_ref()).map_err(|error| super::chain_of(&error))?;
+        self.egress = Some(egress);
+        Ok(changes)
+    }
+
+    fn commit(&mut self) -> Result<usize, NftError> {
+        let mut changes = self.nft.apply(self.applied.as_ref(), &self.wanted)?;
+        if changes > 0 && self.applied.replace(self.wanted.clone()).is_none() {
+            changes += remove_others(&mut self.nft, Family::Ip, TABLE_PREFIX, &self.wanted.name)?;
+        }
+        Ok(changes)
+    }
+
+    /// Takes the rules away.
+    pub(super) fn clear(&mut self) -> Result<(), NftError> {
+        remove_others(&mut self.nft, Family::Netdev, EGRESS_PREFIX, "")?;
+        remove_others(&mut self.nft, Family::Ip, TABLE_PREFIX, "").map(drop)
+    }
+}
+
+/// Deletes tracked connections: of `gone` endpoints all, of `dropped` ones those of UDP.
+pub(super) fn forget_connections(
+    namespace: &Namespace,
+    dropped: &BTreeSet<Ipv4Addr>,
+    gone: &BTreeSet<Ipv4Addr>,
+) -> Option<String> {
+    if dropped.is_empty() && gone.is_empty() {
+        return None;
+    }
+    let forgotten = Conntrack::open(namespace.fd()).and_then(|conntrack| {
+        conntrack.forget(|connection| {
+            let backend = connection.reply_source;
+            let balanced = connection.original_destination != backend;
+            balanced && (gone.contains(&backend) || (connection.protocol == UDP && dropped.contains(&backend)))
+        })
+    });
+    forgotten.err().map(|error| format!("failed to forget connections of removed backends: {error}"))
+}

@@ -1,0 +1,422 @@
+//! The host's swarm state in the kernel: takes a whole [`HostPlan`], compares it with what was applied last, sends the
+//! difference.
+//!
+//! ```text
+//!   plan --> overlays put --> remote endpoints put --> balancers --> mesh --> endpoints pruned --> overlays removed
+//!                                                                                    '--> dead connections forgotten
+//! ```
+//!
+//! What is new exists before anything points to it, and nothing points to what is removed.
+//!
+//! Decides the order in which overlays, balancers and the mesh are changed. Must not know why a plan is what it is, nor
+//! about bridge networks of this host.
+
+mod container;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ipnet::Ipv4Net;
+use skep_model::network::mac_of;
+use skep_model::plan::{HostPlan, IngressPlan};
+use skep_model::{ContainerId, NetworkId};
+
+use crate::ingress::rules::SourceMode;
+use crate::ingress::task::NodeMacs;
+use crate::ingress::{self, Mesh};
+use crate::link::Namespace;
+use crate::overlay::{self, Endpoint, Overlay, Underlay};
+
+use container::{Connection, Container};
+
+/// Where a data plane lives.
+#[derive(Clone, Debug)]
+pub struct DataplaneConfig {
+    /// Overlay namespaces are mounted at `<exec_root>/netns/ov-<network id>`.
+    pub exec_root: PathBuf,
+    /// The daemon's four hex digits in kernel names.
+    pub tag: String,
+    /// The host's namespace: the one the daemon runs in.
+    pub host: Namespace,
+    /// What tasks see of the mesh's clients; where this kernel cannot do [`SourceMode::Preserve`], it is not done.
+    pub source_mode: SourceMode,
+}
+
+/// A container's place on an overlay.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    pub container_id: ContainerId,
+    pub network_id: NetworkId,
+    /// The container's namespace.
+    pub namespace: Namespace,
+    pub address: Ipv4Addr,
+    /// `eth0`, `eth1`, …: the name inside the container.
+    pub ifname: String,
+}
+
+/// What [`Dataplane::connect`] made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    pub network_name: String,
+    /// With the subnet's prefix length.
+    pub address: Ipv4Net,
+    pub mac: [u8; 6],
+}
+
+/// What [`Dataplane::apply`] did and could not do. Failures leave the rest of the plan applied and are tried again by the
+/// next `apply`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApplyReport {
+    /// Things changed in the kernel; 0 when the plan was already in place.
+    pub changes: usize,
+    /// What is not as the plan wants it, in words for the log.
+    pub failures: Vec<String>,
+}
+
+/// Errors of connecting a container.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    #[error("network {0} not found")]
+    NoSuchNetwork(NetworkId),
+    #[error("failed to {action}")]
+    Kernel { action: String, source: io::Error },
+}
+
+/// An error and what it came of, in one line.
+pub(crate) fn chain_of(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The MACs of all hosts' legs, this one's too.
+fn node_macs(ingress: &IngressPlan) -> NodeMacs {
+    let mut macs = ingress.node_macs.clone();
+    if let Some(address) = ingress.address {
+        macs.entry(ingress.mesh_index).or_insert(mac_of(address.addr()));
+    }
+    macs
+}
+
+/// The swarm's networking of one host. Cheap to clone.
+#[derive(Clone)]
+pub struct Dataplane {
+    state: Arc<Mutex<State>>,
+}
+
+impl Dataplane {
+    pub fn new(config: DataplaneConfig) -> Self {
+        let state = State {
+            config,
+            plan: HostPlan::default(),
+            fresh: true,
+            settled: false,
+            overlays: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            mesh: None,
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Makes the kernel look like `plan`. Idempotent; the first call after a start adopts what an earlier daemon left and
+    /// is still wanted, and removes the rest.
+    pub async fn apply(&self, plan: &HostPlan) -> ApplyReport {
+        let plan = plan.clone();
+        self.blocking(move |state| state.apply(plan)).await
+    }
+
+    /// Gives the container an interface on the overlay and the overlay's balancers. The network must be in the applied
+    /// plan. Idempotent, so that sandboxes may be made again after a restart.
+    pub async fn connect(&self, attachment: &Attachment) -> Result<Attached, DataplaneError> {
+        let attachment = attachment.clone();
+        self.blocking(move |state| state.connect(&attachment)).await
+    }
+
+    /// Takes the interface and the balancers away. Succeeds when there is nothing to take.
+    pub async fn disconnect(&self, container_id: &ContainerId, network_id: &NetworkId) -> Result<(), DataplaneError> {
+        let (container_id, network_id) = (container_id.clone(), network_id.clone());
+        self.blocking(move |state| state.disconnect(&container_id, &network_id)).await
+    }
+
+    /// The container's namespace is going: disconnects everything and closes the sockets that would pin it.
+    pub async fn forget(&self, container_id: &ContainerId) {
+        let container_id = container_id.clone();
+        self.blocking(move |state| state.forget(&container_id)).await;
+    }
+
+    /// Netlink and namespace visits block, for microseconds mostly.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&mut State) -> T + Send + 'static) -> T {
+        let state = self.state.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            // A panic in the middle of a change leaves state that says less than what is in the kernel, never more.
+            work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        match task.await {
+            Ok(value) => value,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+struct State {
+    config: DataplaneConfig,
+    plan: HostPlan,
+    /// Nothing of an earlier daemon has been looked at yet.
+    fresh: bool,
+    /// The plan is in place without failures.
+    settled: bool,
+    overlays: BTreeMap<NetworkId, Overlay>,
+    containers: BTreeMap<ContainerId, Container>,
+    mesh: Option<(NetworkId, Mesh)>,
+}
+
+const FILE_PREFIX: &str = "ov-";
+
+impl State {
+    fn apply(&mut self, plan: HostPlan) -> ApplyReport {
+        let mut report = ApplyReport::default();
+        if self.settled && self.plan == plan {
+            return report;
+        }
+        let before = std::mem::replace(&mut self.plan, plan);
+        if std::mem::take(&mut self.fresh) {
+            self.remove_stale(&mut report);
+        }
+        self.put_overlays(&mut report);
+        let gone = self.gone_since(&before);
+        self.update_containers(&gone, &mut report);
+        self.update_mesh(&gone, &mut report);
+        self.prune_overlays(&mut report);
+        for failure in &report.failures {
+            tracing::warn!(%failure, "the host's network is not as planned");
+        }
+        self.settled = report.failures.is_empty();
+        report
+    }
+
+    fn path(&self, network_id: &NetworkId) -> PathBuf {
+        overlay_path(&self.config.exec_root, network_id)
+    }
+
+    /// What an earlier daemon made and nobody wants.
+    fn remove_stale(&mut self, report: &mut ApplyReport) {
+        let wanted: BTreeSet<PathBuf> = self.plan.overlays.keys().map(|id| self.path(id)).collect();
+        let found = std::fs::read_dir(self.config.exec_root.join("netns")).into_iter().flatten().flatten();
+        for path in found.map(|entry| entry.path()) {
+            let ours = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(FILE_PREFIX));
+            if ours && !wanted.contains(&path) {
+                report.note(overlay::remove_stale(&path).map(|()| 1), || format!("remove {}", path.display()));
+            }
+        }
+        if self.plan.ingress.is_none() {
+            let removed = ingress::remove_stale(&self.config.host, &self.config.tag);
+            report.note(removed, || "remove the mesh of an earlier run".to_owned());
+        }
+    }
+
+    fn put_overlays(&mut self, report: &mut ApplyReport) {
+        let underlay = Underlay { vtep: self.plan.vtep, port: self.plan.vxlan_port };
+        for (id, plan) in &self.plan.overlays {
+            let (host, tag) = (&self.config.host, &self.config.tag);
+            let result = match self.overlays.get_mut(id) {
+                Some(overlay) => overlay.ensure_vxlan(host, tag, plan.vni, underlay),
+                None => Overlay::ensure(host, &self.path(id), tag, plan, underlay).map(|(overlay, changes)| {
+                    self.overlays.insert(id.clone(), overlay);
+                    changes
+                }),
+            };
+            report.note(result, || format!("make overlay network {}", plan.name));
+            if let Some(overlay) = self.overlays.get_mut(id) {
+                report.add(overlay.put_remote(&plan.remote));
+            }
+        }
+    }
+
+    /// Endpoints that were there before this plan and are no more, on any network.
+    fn gone_since(&self, before: &HostPlan) -> BTreeMap<NetworkId, BTreeSet<Ipv4Addr>> {
+        let mut gone = BTreeMap::new();
+        for (id, old) in &before.overlays {
+            let new = self.plan.overlays.get(id);
+            if new.is_some_and(|new| new.remote == old.remote && new.balancers == old.balancers) {
+                continue;
+            }
+            let local: BTreeSet<Ipv4Addr> =
+                self.containers.values().filter_map(|c| c.connections.get(id)).map(|c| c.address).collect();
+            let known = |address: &Ipv4Addr| {
+                local.contains(address)
+                    || new.is_some_and(|new| {
+                        new.remote.contains_key(address) || new.balancers.values().any(|list| list.contains(address))
+                    })
+            };
+            let candidates = old.remote.keys().chain(old.balancers.values().flatten());
+            let dead: BTreeSet<Ipv4Addr> = candidates.filter(|address| !known(address)).copied().collect();
+            if !dead.is_empty() {
+                gone.insert(id.clone(), dead);
+            }
+        }
+        gone
+    }
+
+    fn update_containers(&mut self, gone: &BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>, report: &mut ApplyReport) {
+        for container in self.containers.values_mut() {
+            let outcome = container.update(&self.plan, self.config.source_mode);
+            let dead = container.connections.keys().filter_map(|id| gone.get(id)).flatten().copied().collect();
+            report.failures.extend(container.forget_connections(&outcome, &dead));
+            report.changes += outcome.changes;
+            report.failures.extend(outcome.failures);
+        }
+    }
+
+    fn update_mesh(&mut self, gone: &BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>, report: &mut ApplyReport) {
+        let wanted = self.plan.ingress.as_ref().and_then(|ingress| ingress.network_id.clone());
+        if let Some((id, mesh)) = self.mesh.take_if(|(id, _)| wanted.as_ref() != Some(id)) {
+            report.note(mesh.remove(self.overlays.get(&id)), || "remove the mesh".to_owned());
+        }
+        let (Some(plan), Some(id)) = (&self.plan.ingress, wanted) else { return };
+        let Some(overlay) = self.overlays.get(&id) else {
+            report.failures.push("the mesh has no ingress network".to_owned());
+            return;
+        };
+        let host = &self.config.host;
+        if self.mesh.is_none() {
+            match Mesh::open(host, &self.config.tag) {
+                Ok(mesh) => self.mesh = Some((id.clone(), mesh)),
+                Err(error) => report.failures.push(chain_of(&error)),
+            }
+        }
+        if let Some((_, mesh)) = &mut self.mesh {
+            let update = mesh.update(host, overlay, plan, self.config.source_mode);
+            report.add((update.changes, update.failures));
+            let nobody = BTreeSet::new();
+            let dead = gone.get(&id).unwrap_or(&nobody);
+            report.failures.extend(container::forget_connections(host, &update.dropped, dead));
+        }
+    }
+
+    fn prune_overlays(&mut self, report: &mut ApplyReport) {
+        for (id, plan) in &self.plan.overlays {
+            if let Some(overlay) = self.overlays.get_mut(id) {
+                report.add(overlay.prune_remote(&plan.remote));
+            }
+        }
+        let unwanted: Vec<NetworkId> =
+            self.overlays.keys().filter(|id| !self.plan.overlays.contains_key(*id)).cloned().collect();
+        for id in unwanted {
+            for container in self.containers.values_mut() {
+                container.connections.remove(&id);
+            }
+            if let Some(overlay) = self.overlays.remove(&id) {
+                report.note(overlay.remove().map(|()| 1), || format!("remove overlay network {id}"));
+            }
+        }
+    }
+
+    fn connect(&mut self, attachment: &Attachment) -> Result<Attached, DataplaneError> {
+        let id = &attachment.network_id;
+        let (Some(overlay), Some(plan)) = (self.overlays.get(id), self.plan.overlays.get(id)) else {
+            return Err(DataplaneError::NoSuchNetwork(id.clone()));
+        };
+        let kernel = |action: &str, source: io::Error| DataplaneError::Kernel {
+            action: format!("{action} network {}", plan.name),
+            source,
+        };
+        overlay
+            .attach(&Endpoint {
+                key: attachment.container_id.short(),
+                namespace: &attachment.namespace,
+                ifname: &attachment.ifname,
+                address: attachment.address,
+            })
+            .map_err(|error| kernel("connect the container to", error))?;
+        let attached = Attached {
+            network_name: plan.name.clone(),
+            address: overlay.with_prefix(attachment.address),
+            mac: mac_of(attachment.address),
+        };
+        let container = match self.containers.entry(attachment.container_id.clone()) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let opened = Container::open(&attachment.container_id, attachment.namespace.clone());
+                entry.insert(opened.map_err(|error| kernel("balance the services of", io::Error::other(error)))?)
+            }
+        };
+        let connection = Connection { address: attachment.address, ifname: attachment.ifname.clone() };
+        container.connections.insert(id.clone(), connection);
+        let outcome = container.update(&self.plan, self.config.source_mode);
+        match outcome.failures.into_iter().next() {
+            None => Ok(attached),
+            Some(failure) => Err(kernel("balance the services of", io::Error::other(failure))),
+        }
+    }
+
+    fn disconnect(&mut self, container_id: &ContainerId, network_id: &NetworkId) -> Result<(), DataplaneError> {
+        let Some(container) = self.containers.get_mut(container_id) else { return Ok(()) };
+        let Some(connection) = container.connections.remove(network_id) else { return Ok(()) };
+        let outcome = container.update(&self.plan, self.config.source_mode);
+        let result = self.detach(container_id, network_id, connection.address);
+        if let Some(failure) = outcome.failures.into_iter().next() {
+            let action = format!("remove the balancers of network {network_id}");
+            return Err(DataplaneError::Kernel { action, source: io::Error::other(failure) });
+        }
+        result.map_err(|source| DataplaneError::Kernel { action: format!("disconnect from network {network_id}"), source })
+    }
+
+    fn detach(&mut self, container_id: &ContainerId, network_id: &NetworkId, address: Ipv4Addr) -> io::Result<()> {
+        let Some(overlay) = self.overlays.get(network_id) else { return Ok(()) };
+        overlay.detach(container_id.short())?;
+        if self.plan.overlays.get(network_id).is_some_and(|plan| plan.remote.contains_key(&address)) {
+            return Ok(());
+        }
+        let dead = BTreeSet::from([address]);
+        let clients = self.containers.values().filter(|container| container.connections.contains_key(network_id));
+        let host = self.mesh.iter().filter(|(id, _)| id == network_id).map(|_| &self.config.host);
+        for namespace in clients.map(|container| &container.namespace).chain(host) {
+            if let Some(failure) = container::forget_connections(namespace, &BTreeSet::new(), &dead) {
+                tracing::warn!(%failure, "clients of a removed container may hang");
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, container_id: &ContainerId) {
+        let Some(mut container) = self.containers.remove(container_id) else { return };
+        if let Err(error) = container.clear() {
+            tracing::debug!(error = chain_of(&error), "failed to clear the rules of a container");
+        }
+        for (network_id, connection) in std::mem::take(&mut container.connections) {
+            if let Err(error) = self.detach(container_id, &network_id, connection.address) {
+                tracing::warn!(%error, network.id = %network_id, "failed to disconnect a removed container");
+            }
+        }
+    }
+}
+
+impl ApplyReport {
+    fn add(&mut self, (changes, failures): (usize, Vec<String>)) {
+        self.changes += changes;
+        self.failures.extend(failures);
+    }
+
+    fn note<E: Error + 'static>(&mut self, result: Result<usize, E>, action: impl FnOnce() -> String) {
+        match result {
+            Ok(changes) => self.changes += changes,
+            Err(error) => self.failures.push(format!("failed to {}: {}", action(), chain_of(&error))),
+        }
+    }
+}
+
+/// Where overlay namespaces of a daemon are mounted.
+pub fn overlay_path(exec_root: &Path, network_id: &NetworkId) -> PathBuf {
+    exec_root.join("netns").join(format!("{FILE_PREFIX}{network_id}"))
+}

@@ -1,0 +1,167 @@
+//! Published ports on every host, from outside and from the hosts themselves.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+
+use skep_model::plan::{Backend, HostPlan};
+use skep_model::service::Protocol;
+
+use super::world::*;
+use crate::ingress::rules::SourceMode;
+
+/// Port 8080 of three hosts, the tasks on the second and third.
+fn plans(hosts: &[&Host], backends: &[u8]) -> Vec<HostPlan> {
+    let places = [(21, 1), (31, 2)];
+    (0..hosts.len())
+        .map(|me| {
+            let mut plan = plan(hosts, me, true);
+            for (last, place) in places {
+                if place != me {
+                    overlay_of(&mut plan).remote.insert(on_overlay(last), hosts[place].underlay);
+                }
+            }
+            let backends: Vec<Backend> =
+                backends.iter().map(|last| Backend { address: on_overlay(*last), port: 80 }).collect();
+            plan.ingress.as_mut().unwrap().ports =
+                [((Protocol::Tcp, 8080), backends.clone()), ((Protocol::Udp, 8080), backends)].into();
+            plan
+        })
+        .collect()
+}
+
+fn check(mode: SourceMode) {
+    let world = World::new();
+    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, mode)).collect();
+    let hosts: Vec<&Host> = hosts.iter().collect();
+    let outside = world.outside(9);
+    for (host, plan) in hosts.iter().zip(plans(&hosts, &[21, 31])) {
+        world.apply(host, &plan);
+    }
+    let tasks = [world.task(hosts[1], 21), world.task(hosts[2], 31)];
+    let _servers: Vec<_> =
+        tasks.iter().map(|task| Server::start(&task.namespace, 80, &task.address.to_string())).collect();
+    let everybody: BTreeSet<String> = tasks.iter().map(|task| task.address.to_string()).collect();
+
+    for (index, host) in hosts.iter().enumerate() {
+        let leg = on_overlay(240 + u8::try_from(index).unwrap()).to_string();
+        let client = if mode == SourceMode::Preserve { "192.168.50.9" } else { &leg };
+        let mut answered = BTreeSet::new();
+        for _ in 0..4 {
+            for answer in [ask(&outside, host.underlay, 8080), ask_udp(&outside, host.underlay, 8080)] {
+                let answer = answer.unwrap_or_else(|error| panic!("outside to {}: {error}", host.underlay));
+                let (server, seen) = answer.split_once(' ').unwrap();
+                assert_eq!(seen, client);
+                answered.insert(server.to_owned());
+            }
+        }
+        assert_eq!(answered, everybody);
+        for address in [Ipv4Addr::LOCALHOST, host.underlay] {
+            for _ in 0..2 {
+                assert!(ask(&host.namespace, address, 8080).unwrap().ends_with(&leg));
+                assert!(ask_udp(&host.namespace, address, 8080).unwrap().ends_with(&leg));
+            }
+        }
+    }
+
+    for (host, plan) in hosts.iter().zip(plans(&hosts, &[])) {
+        world.apply(host, &plan);
+        assert_eq!(world.apply(host, &plan).changes, 0);
+        for (from, address) in
+            [(&outside, host.underlay), (&host.namespace, host.underlay), (&host.namespace, Ipv4Addr::LOCALHOST)]
+        {
+            assert_eq!(ask(from, address, 8080).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            assert_eq!(ask_udp(from, address, 8080).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
+    }
+}
+
+#[test]
+fn the_mesh_keeps_the_clients_address() {
+    check(SourceMode::Preserve);
+}
+
+#[test]
+fn the_mesh_works_without_policy_routing() {
+    check(SourceMode::Masquerade);
+}
+
+#[test]
+fn a_client_port_used_with_several_hosts_is_no_collision() {
+    let world = World::new();
+    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
+    let hosts: Vec<&Host> = hosts.iter().collect();
+    let outside = world.outside(9);
+    for (host, plan) in hosts.iter().zip(plans(&hosts, &[31])) {
+        world.apply(host, &plan);
+    }
+    let task = world.task(hosts[2], 31);
+    let _server = Server::start(&task.namespace, 80, "task");
+    let socket = udp_socket(&outside);
+    for _ in 0..3 {
+        for host in &hosts {
+            assert_eq!(ask_udp_with(&socket, host.underlay, 8080).unwrap(), "task 192.168.50.9");
+        }
+    }
+}
+
+#[test]
+fn a_task_cannot_reach_the_hosts_loopback_through_the_leg() {
+    let world = World::new();
+    let host = world.host(1, SourceMode::Preserve);
+    let plan = plan(&[&host], 0, true);
+    world.apply(&host, &plan);
+    let task = world.task(&host, 21);
+    let _secret = Server::start(&host.namespace, 7000, "secret");
+    assert!(ask(&host.namespace, Ipv4Addr::LOCALHOST, 7000).is_ok());
+    let socket = udp_socket(&task.namespace);
+    socket.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    assert!(ask_udp_with(&socket, on_overlay(240), 7000).is_err());
+}
+
+#[test]
+fn published_ports_are_held_and_one_that_is_taken_is_told() {
+    let world = World::new();
+    let host = world.host(1, SourceMode::Preserve);
+    let port_taken = |port: u16| host.namespace.run(|| std::net::TcpListener::bind(("0.0.0.0", port)).is_err()).unwrap();
+    let other = host.namespace.run(|| std::net::TcpListener::bind("0.0.0.0:8081").unwrap()).unwrap();
+    let mut plan = plan(&[&host], 0, true);
+    plan.ingress.as_mut().unwrap().ports = [8080, 8081].map(|port| ((Protocol::Tcp, port), Vec::new())).into();
+    let report = world.block_on(host.dataplane.apply(&plan));
+    assert_eq!(report.failures.len(), 1);
+    assert!(report.failures[0].starts_with("published port 8081/tcp could not be reserved"), "{:?}", report.failures);
+    assert!(port_taken(8080));
+    drop(other);
+    plan.ingress.as_mut().unwrap().ports.clear();
+    world.apply(&host, &plan);
+    assert!(!port_taken(8080));
+}
+
+#[test]
+fn a_new_daemon_adopts_the_mesh_and_an_unwanted_one_goes() {
+    let world = World::new();
+    let host = world.host(1, SourceMode::Preserve);
+    let outside = world.outside(9);
+    let mut plan = plan(&[&host], 0, true);
+    let backend = Backend { address: on_overlay(21), port: 80 };
+    plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), vec![backend])].into();
+    world.apply(&host, &plan);
+    let task = world.task(&host, 21);
+    let _server = Server::start(&task.namespace, 80, "task");
+    let mut stream = open(&outside, host.underlay, 8080).unwrap();
+    assert_eq!(read_line(&mut stream).unwrap(), "task 192.168.50.9");
+
+    let host = host.restarted();
+    world.apply(&host, &plan);
+    world.connect(&host, &task);
+    assert_eq!(world.apply(&host, &plan).changes, 0);
+    std::io::Write::write(&mut stream, b"x").unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+    assert_eq!(std::io::Read::read(&mut stream, &mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(ask(&outside, host.underlay, 8080).unwrap(), "task 192.168.50.9");
+
+    let host = host.restarted();
+    world.apply(&host, &HostPlan::default());
+    assert!(host.namespace.links().find("ing-ab12").unwrap().is_none());
+    assert_eq!(ask(&outside, host.underlay, 8080).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}

@@ -1,0 +1,191 @@
+//! The mesh's rules in the host's namespace.
+//!
+//! ```text
+//! map ports-tcp { 8080 : goto tcp-8080 }
+//! chain tcp-8080 { dnat to numgen inc mod 2 map { 0 : 10.0.0.21 . 80, 1 : 10.0.0.31 . 80 }; dnat to 10.0.0.31:80 }
+//! chain prerouting { type nat hook prerouting priority -100; fib daddr type local meta l4proto tcp th dport vmap @ports-tcp }
+//! chain output     { … the same, for this host's own clients }
+//! chain postrouting { type nat hook postrouting priority 100;
+//!     oifname ing ct status dnat fib saddr type local masquerade          # 127.0.0.1 means nothing to a task
+//!     oifname ing ct status dnat meta l4proto tcp snat to :1024-22527 }   # keeps the client's address
+//! chain guard { type filter hook prerouting priority -150; iifname ing ct state new drop }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use skep_model::plan::Backend;
+use skep_model::service::Protocol;
+
+use super::Ports;
+use crate::balance::refuse;
+use crate::nft::expr::{Compare, Expr, FibOf, MetaKey, Reg};
+use crate::nft::{Chain, ChainType, DataType, Element, Hook, HookPoint, Rule, Set, Table, Verdict};
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+const FIRST_SOURCE_PORT: u32 = 1024;
+const SOURCE_PORTS: u32 = 65_536 - FIRST_SOURCE_PORT;
+
+/// What a task sees as the source of a connection through the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourceMode {
+    /// The client's own address.
+    #[default]
+    Preserve,
+    /// The ingress address of the host the connection came by; where a kernel lacks what the way back needs.
+    Masquerade,
+}
+
+/// The number of the protocol in IP headers.
+pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// The source ports of one host. The number of shares is rounded up to a power of two, so that a host more rarely moves
+/// everybody's.
+pub fn source_ports(mesh_index: u16, mesh_size: u16) -> (u16, u16) {
+    let shares = u32::from(mesh_size).max(u32::from(mesh_index) + 1).next_power_of_two();
+    let each = (SOURCE_PORTS / shares).max(1);
+    let first = (FIRST_SOURCE_PORT + u32::from(mesh_index) * each).min(65_535);
+    let last = (first + each - 1).min(65_535);
+    (first as u16, last as u16)
+}
+
+/// Port chains of the mesh, and how far each one's order is rotated.
+#[derive(Clone, Debug, Default)]
+pub struct MeshRules {
+    entries: BTreeMap<(Protocol, u16), (Vec<Backend>, usize)>,
+    prepared: Option<(SourceMode, (u16, u16))>,
+}
+
+impl MeshRules {
+    /// Puts base chains and maps into the table. `share` is mesh index and size.
+    pub fn prepare(&mut self, table: &mut Table, leg: &str, mode: SourceMode, share: (u16, u16)) {
+        if self.prepared == Some((mode, share)) {
+            return;
+        }
+        self.prepared = Some((mode, share));
+        for protocol in PROTOCOLS {
+            table.sets.entry(map_name(protocol)).or_insert_with(|| Set::map(DataType::PORT, DataType::VERDICT));
+        }
+        let dispatch: Vec<Rule> = PROTOCOLS
+            .iter()
+            .map(|protocol| {
+                Rule::new()
+                    .local(FibOf::Destination)
+                    .l4proto(protocol_number(*protocol))
+                    .destination_port_vmap(&map_name(*protocol))
+            })
+            .collect();
+        let nat = |point, priority| Hook::new(ChainType::Nat, point, priority);
+        table.chain("prerouting", Chain::base(nat(HookPoint::Prerouting, -100), dispatch.clone()));
+        table.chain("output", Chain::base(nat(HookPoint::Output, -100), dispatch));
+        table.chain("postrouting", Chain::base(nat(HookPoint::Postrouting, 100), source_rules(leg, mode, share)));
+        // Tasks answer through the leg and never begin there: without this, one could reach the host's 127.0.0.1.
+        let guard = vec![Rule::new().input(leg).state_new().verdict(Verdict::Drop)];
+        table.chain("guard", Chain::base(Hook::new(ChainType::Filter, HookPoint::Prerouting, -150), guard));
+    }
+
+    /// Makes the port chains those of `wanted`. Returns the backends that some port no longer uses.
+    pub fn update(&mut self, table: &mut Table, wanted: &Ports) -> BTreeSet<Ipv4Addr> {
+        let mut dropped = BTreeSet::new();
+        self.entries.retain(|(protocol, port), (backends, _)| {
+            let keep = wanted.contains_key(&(*protocol, *port));
+            if !keep {
+                let map = table.sets.get_mut(&map_name(*protocol)).expect("the table was prepared");
+                map.elements.remove(port.to_be_bytes().as_slice());
+                table.chains.remove(&chain_name(*protocol, *port));
+                dropped.extend(backends.iter().map(|backend| backend.address));
+            }
+            keep
+        });
+        for ((protocol, port), backends) in wanted {
+            let rotation = match self.entries.get(&(*protocol, *port)) {
+                Some((old, _)) if old == backends => continue,
+                Some((old, rotation)) => {
+                    dropped.extend(old.iter().filter(|old| !backends.contains(old)).map(|backend| backend.address));
+                    rotation + 1
+                }
+                None => usize::from(*port),
+            };
+            let name = chain_name(*protocol, *port);
+            let map = table.sets.get_mut(&map_name(*protocol)).expect("the table was prepared");
+            map.elements.insert(port.to_be_bytes().to_vec(), Element::Verdict(Verdict::Goto(name.clone())));
+            table.chains.insert(name, Arc::new(Chain::regular(port_rules(backends, rotation))));
+            self.entries.insert((*protocol, *port), (backends.clone(), rotation));
+        }
+        dropped
+    }
+}
+
+fn map_name(protocol: Protocol) -> String {
+    format!("ports-{protocol}")
+}
+
+fn chain_name(protocol: Protocol, port: u16) -> String {
+    format!("{protocol}-{port}")
+}
+
+fn port_rules(backends: &[Backend], rotation: usize) -> Vec<Rule> {
+    let mut order: Vec<(Ipv4Addr, u16)> = backends.iter().map(|backend| (backend.address, backend.port)).collect();
+    match order.as_slice() {
+        [] => refuse(),
+        [(address, port)] => vec![Rule::new().dnat_port(*address, *port)],
+        several => {
+            let by = rotation % several.len();
+            order.rotate_left(by);
+            // The second rule is for packets that meet the first one while it is being replaced; see `balance`.
+            vec![Rule::new().dnat_port_round_robin(&order), Rule::new().dnat_port(order[1].0, order[1].1)]
+        }
+    }
+}
+
+fn source_rules(leg: &str, mode: SourceMode, (index, size): (u16, u16)) -> Vec<Rule> {
+    let translated = || Rule::new().output(leg).was_dnat();
+    match mode {
+        SourceMode::Masquerade => vec![translated().masquerade()],
+        SourceMode::Preserve => {
+            let (first, last) = source_ports(index, size);
+            let mut rules = vec![translated().local(FibOf::Source).masquerade()];
+            // A container of this host, by its bridge address: the same address may be the task's own on its host.
+            rules.push(from_interfaces(translated(), "docker").masquerade());
+            for protocol in PROTOCOLS {
+                rules.push(translated().l4proto(protocol_number(protocol)).snat_ports(first, last));
+            }
+            rules
+        }
+    }
+}
+
+/// `iifname "<prefix>*"`
+fn from_interfaces(rule: Rule, prefix: &str) -> Rule {
+    rule.with([
+        Expr::Meta { key: MetaKey::InputName, to: Reg(0) },
+        Expr::Cmp { from: Reg(0), compare: Compare::Equal, value: prefix.as_bytes().to_vec() },
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_hosts_share_a_source_port() {
+        for size in [1_u16, 2, 3, 7, 50, 1000] {
+            let mut last_of_previous = 1023_u16;
+            for index in 0..size {
+                let (first, last) = source_ports(index, size);
+                assert!(first > last_of_previous && first <= last, "{index} of {size}: {first}-{last}");
+                last_of_previous = last;
+            }
+        }
+        assert_eq!(source_ports(0, 1), (1024, 65_535));
+        assert_eq!(source_ports(0, 3), source_ports(0, 4));
+        assert_eq!(source_ports(5, 2), source_ports(5, 8));
+    }
+}

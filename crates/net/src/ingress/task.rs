@@ -1,0 +1,108 @@
+//! The way back from a task to the host a mesh connection came by, inside the task's namespace.
+//!
+//! ```text
+//! table ip: chain mesh-in  { iifname eth1 ct state new ct mark set ether saddr map @mesh-nodes; iifname eth1 meta mark set ct mark }
+//!           chain mesh-out { type route hook output; ct direction reply ct mark & bit != 0 meta mark set ct mark }
+//! ip rule fwmark bit/bit lookup 100;  table 100: default via <gateway>, whose MAC no host has
+//! table netdev: chain egress { ether daddr <gateway's MAC> ether daddr set meta mark map @mesh-macs }
+//! ```
+//!
+//! The client's address says nothing about the host that has the connection in its tables; the MAC of the first packet
+//! does. It is kept as the connection's mark, and written as destination MAC over that of a gateway that does not exist.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::Ipv4Addr;
+
+use skep_model::network::mac_of;
+
+use crate::link::{Entry, Namespace, Route};
+use crate::nft::expr::{Compare, CtKey, Expr, MetaKey, PayloadBase, Reg, SetRef};
+use crate::nft::{Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Rule, Set, Table};
+
+/// Set in every mark of ours; the host's mesh index is in the lower half.
+const MARK_BIT: u32 = 0x1_0000;
+const ROUTE_TABLE: u32 = 100;
+const RULE_PRIORITY: u32 = 100;
+const R: Reg = Reg(0);
+const NODES: &str = "mesh-nodes";
+const MACS: &str = "mesh-macs";
+
+/// Mesh index of every host -> MAC of its leg.
+pub type NodeMacs = BTreeMap<u16, [u8; 6]>;
+
+fn mark(index: u16) -> Vec<u8> {
+    (MARK_BIT | u32::from(index)).to_ne_bytes().to_vec()
+}
+
+/// Adds the marking of connections to the container's table.
+pub fn mark_connections(table: &mut Table, ifname: &str, nodes: &NodeMacs) {
+    let mut map = Set::map(DataType::ETHER, DataType::MARK);
+    for (index, mac) in nodes {
+        map.elements.insert(mac.to_vec(), Element::Value(mark(*index)));
+    }
+    table.sets.insert(NODES.to_owned(), map);
+    let load_connection_mark = Expr::Ct { key: CtKey::Mark, original: false, to: R };
+    let set_packet_mark = Expr::MetaSet { key: MetaKey::Mark, from: R };
+    let incoming = vec![
+        Rule::new().input(ifname).state_new().with([
+            Expr::Payload { base: PayloadBase::Link, offset: 6, length: 6, to: R },
+            Expr::Lookup { set: SetRef::Named(NODES.to_owned()), from: R, to: Some(R), vmap: false },
+            Expr::CtSet { key: CtKey::Mark, from: R },
+        ]),
+        Rule::new().input(ifname).with([load_connection_mark.clone(), set_packet_mark.clone()]),
+    ];
+    let outgoing = vec![Rule::new().direction_reply().with([
+        load_connection_mark.clone(),
+        Expr::Bitwise { from: R, to: R, mask: MARK_BIT.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+        Expr::Cmp { from: R, compare: Compare::NotEqual, value: vec![0; 4] },
+        load_connection_mark,
+        set_packet_mark,
+    ])];
+    let hook = |chain_type, point| Hook::new(chain_type, point, -150);
+    table.chain("mesh-in", Chain::base(hook(ChainType::Filter, HookPoint::Prerouting), incoming));
+    table.chain("mesh-out", Chain::base(hook(ChainType::Route, HookPoint::Output), outgoing));
+}
+
+/// Takes the marking out again.
+pub fn unmark_connections(table: &mut Table) {
+    table.sets.remove(NODES);
+    table.chains.remove("mesh-in");
+    table.chains.remove("mesh-out");
+}
+
+/// The table that gives marked packets the MAC of their host.
+pub fn egress_table(name: &str, ifname: &str, gateway: Ipv4Addr, nodes: &NodeMacs) -> Table {
+    let mut table = Table::new(Family::Netdev, name, Ownership::Ours);
+    let mut map = Set::map(DataType::MARK, DataType::ETHER);
+    for (index, mac) in nodes {
+        map.elements.insert(mark(*index), Element::Value(mac.to_vec()));
+    }
+    table.sets.insert(MACS.to_owned(), map);
+    let rule = Rule::new().with([
+        Expr::Payload { base: PayloadBase::Link, offset: 0, length: 6, to: R },
+        Expr::Cmp { from: R, compare: Compare::Equal, value: mac_of(gateway).to_vec() },
+        Expr::Meta { key: MetaKey::Mark, to: R },
+        Expr::Lookup { set: SetRef::Named(MACS.to_owned()), from: R, to: Some(R), vmap: false },
+        Expr::PayloadSet { base: PayloadBase::Link, offset: 0, length: 6, from: R },
+    ]);
+    table.chain("egress", Chain::base(Hook::egress(ifname), vec![rule]));
+    table
+}
+
+/// Routes marked packets to the gateway that does not exist, and lets clients' addresses in. Idempotent.
+pub fn route_back(namespace: &Namespace, ifname: &str, gateway: Ipv4Addr) -> io::Result<()> {
+    namespace.write_sysctls(&[
+        // The way to a client does not lead through this interface as far as the main table knows.
+        ("ipv4/conf/all/rp_filter", "0"),
+        (&format!("ipv4/conf/{ifname}/rp_filter"), "0"),
+        // Accepted sockets answer with the mark at once, which also finds a route where there is no default one.
+        ("ipv4/tcp_fwmark_accept", "1"),
+    ])?;
+    let links = namespace.links();
+    let link = links.index(ifname)?;
+    let neighbour = Entry::Neighbour { link, address: gateway, mac: mac_of(gateway) };
+    links.set_entries(&[neighbour])?.into_iter().collect::<io::Result<()>>()?;
+    links.add_route(&Route { table: Some(ROUTE_TABLE), ..Route::default_via(gateway, link) })?;
+    links.add_mark_rule(MARK_BIT, MARK_BIT, ROUTE_TABLE, RULE_PRIORITY)
+}

@@ -1,0 +1,101 @@
+//! A namespace's interface on an overlay: a veth pair from the overlay's bridge.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use skep_model::network::mac_of;
+
+use super::Overlay;
+use crate::link::{Links, Namespace, Request, Veth, VethEnd};
+
+pub(super) const PORT_PREFIX: &str = "ep-";
+
+/// What is to be connected.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint<'a> {
+    /// At most 12 characters that name it among the endpoints of the overlay on this host.
+    pub key: &'a str,
+    pub namespace: &'a Namespace,
+    pub ifname: &'a str,
+    pub address: Ipv4Addr,
+}
+
+impl Endpoint<'_> {
+    fn port(&self) -> String {
+        port_name(self.key)
+    }
+}
+
+fn port_name(key: &str) -> String {
+    format!("{PORT_PREFIX}{key:.12}")
+}
+
+impl Overlay {
+    /// Connects a namespace, or finds it connected. The count is of changes made.
+    pub fn attach(&self, endpoint: &Endpoint<'_>) -> io::Result<usize> {
+        let port = endpoint.port();
+        let mac = mac_of(endpoint.address);
+        let links = self.namespace.links();
+        let inside = endpoint.namespace.links();
+        let address = self.with_prefix(endpoint.address);
+        if let (Some(near), Some(far)) = (links.find(&port)?, inside.find(endpoint.ifname)?) {
+            let fits = near.master == Some(self.bridge) && near.peer == Some(far.index) && far.mac == Some(mac) && far.up;
+            if fits && inside.addresses()?.contains(&(far.index, address)) {
+                return Ok(0);
+            }
+        }
+        links.delete(&port)?;
+        links.add_veth(&Veth {
+            near: VethEnd { name: &port, namespace: None, mac: None, master: Some(self.bridge), up: true },
+            far: VethEnd {
+                name: endpoint.ifname,
+                namespace: Some(endpoint.namespace.fd().as_fd()),
+                mac: Some(mac),
+                master: None,
+                // The kernel refuses an end that is up before it has its other end.
+                up: false,
+            },
+            mtu: Some(self.mtu),
+        })?;
+        let undo = |error| {
+            let _ = links.delete(&port);
+            error
+        };
+        self.finish(&port, mac, inside, endpoint.ifname, address).map_err(undo)?;
+        Ok(4)
+    }
+
+    fn finish(
+        &self,
+        port: &str,
+        mac: [u8; 6],
+        inside: &Links,
+        ifname: &str,
+        address: ipnet::Ipv4Net,
+    ) -> io::Result<()> {
+        fix_forwarding(self.namespace.links(), port, mac)?;
+        let index = inside.index(ifname)?;
+        inside.add_address(index, address)?;
+        inside.set_up(index)
+    }
+
+    /// Takes the interface away; false if there was none.
+    pub fn detach(&self, key: &str) -> io::Result<bool> {
+        self.namespace.links().delete(&port_name(key))
+    }
+}
+
+/// Tells the bridge where the MAC is. Otherwise, after a task moved here from another host, the bridge would send to the
+/// VXLAN link what it learned there, until the new task speaks first.
+fn fix_forwarding(links: &Links, port: &str, mac: [u8; 6]) -> io::Result<()> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = links.index(port)?;
+    message.header.state = NeighbourState::Noarp;
+    message.header.flags = NeighbourFlags::Controller;
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+    links.socket().send(Request::replace(RouteNetlinkMessage::NewNeighbour(message)))
+}
