@@ -62,11 +62,12 @@ pub enum NodeError {
     NotFound { object: &'static str, name: String },
     #[error("{object} {name} is ambiguous ({count} matches found)")]
     Ambiguous { object: &'static str, name: String, count: usize },
-    #[error("rpc error: code = AlreadyExists desc = name conflicts with an existing object: {object} {name} already exists")]
-    NameConflict { object: &'static str, name: String },
     /// `rpc error: code = InvalidArgument desc = secret 'x' is in use by the following service: web` and its like.
     #[error("rpc error: code = {code} desc = {text}")]
     Refused { code: &'static str, text: String, kind: Kind },
+    /// The store would not have it, in Docker's words.
+    #[error(transparent)]
+    Store(skep_store::Refused),
     /// Leaving would break the swarm; the text says how and what to do.
     #[error("{0}")]
     LeaveRefused(String),
@@ -101,8 +102,14 @@ impl NodeError {
             // moby gives 500 for "update out of sequence"; clients match the text.
             Self::OutOfSequence | Self::Internal(_) | Self::File { .. } | Self::Certificate(_) => Kind::Internal,
             Self::NotFound { .. } => Kind::NotFound,
-            Self::NameConflict { .. } => Kind::Conflict,
             Self::Refused { kind, .. } => *kind,
+            Self::Store(refused) => match refused.kind() {
+                skep_store::Kind::NotFound => Kind::NotFound,
+                skep_store::Kind::Conflict => Kind::Conflict,
+                skep_store::Kind::Invalid | skep_store::Kind::Precondition => Kind::Invalid,
+                skep_store::Kind::Sequence => Kind::Internal,
+                skep_store::Kind::Stale => Kind::Unavailable,
+            },
             Self::NotImplemented(_) => Kind::NotImplemented,
             Self::Forbidden(_) => Kind::Forbidden,
         }
@@ -114,4 +121,21 @@ impl NodeError {
     }
 }
 
-pub type Result<T, E = NodeError> = std::result::Result<T, E>;
+impl From<skep_model::validate::Invalid> for NodeError {
+    fn from(invalid: skep_model::validate::Invalid) -> Self {
+        Self::Invalid(invalid.0)
+    }
+}
+
+impl From<skep_store::LookupError> for NodeError {
+    fn from(error: skep_store::LookupError) -> Self {
+        match error {
+            skep_store::LookupError::NotFound { kind, reference } => Self::NotFound { object: kind, name: reference },
+            skep_store::LookupError::Ambiguous { kind, reference, matches } => {
+                Self::Ambiguous { object: kind, name: reference, count: matches }
+            }
+        }
+    }
+}
+
+pub(crate) type Result<T, E = NodeError> = std::result::Result<T, E>;

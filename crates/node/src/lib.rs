@@ -5,16 +5,32 @@
 //! answered elsewhere.
 //!
 //! ```text
-//! server -> facade -> lifecycle --+-- manager: consensus, cluster RPC, leader loop, dispatcher   (managers only)
-//!                                 +-- agent_loop: session to the leader -> tasks -> engine, net  (every member)
+//! server -> facade -> lifecycle -> member --+-- manager: consensus, cluster RPC, leader, dispatcher   (managers only)
+//!                                           +-- agent_loop: session to the leader -> tasks -> engine, net
 //! ```
 //!
 //! Read first: [`facade`] (what it can do), then `lifecycle` (in which state it is), `manager`, `agent_loop`.
 
+mod clock;
 mod config;
 mod error;
+
 pub mod facade;
 mod lifecycle;
+mod member;
+
+mod agent_loop;
+mod manager;
+
+mod address;
+mod ca;
+mod state;
+mod transport;
+
+mod host;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{DEFAULT_DATA_PATH_PORT, DEFAULT_LISTEN_PORT, InitRequest, JoinRequest, NodeConfig, Timing};
 pub use error::{Kind, NodeError};
@@ -22,3 +38,7 @@ pub use facade::{
     EventAction, EventKind, LocalState, LogRequest, LogStream, Node, RegistryAuthFrom, RemoteManager, RotateTokens,
     ServiceUpdate, SwarmEvent, SwarmInfo, TaskLog,
 };
+pub use host::NetSandboxes;
+
+/// Named by callers of [`Node::net`]; they need not know which crate it is.
+pub use skep_net as net;

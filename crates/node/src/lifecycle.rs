@@ -1,26 +1,543 @@
-//! stub
-use std::sync::Arc;
-use skep_engine::Engine;
-use skep_net::Net;
-use skep_model::NodeId;
-use tokio::sync::broadcast;
-use crate::config::*;
-use crate::error::*;
-use crate::facade::*;
+//! In which state this host is, and how it gets from one to the next: outside a swarm, joining, inside, leaving.
+//!
+//! One transition at a time; readers never wait for one.
 
-pub(crate) struct Inner { pub(crate) events: broadcast::Sender<SwarmEvent> }
-pub(crate) struct Mgr;
-impl Mgr { pub(crate) fn view(&self) -> skep_store::View { unimplemented!() } }
-impl Inner {
-    pub(crate) async fn start(_: NodeConfig, _: Engine, _: Net) -> Result<Arc<Self>> { unimplemented!() }
-    pub(crate) async fn shutdown(&self) {}
-    pub(crate) fn engine(&self) -> &Engine { unimplemented!() }
-    pub(crate) fn net(&self) -> &Net { unimplemented!() }
-    pub(crate) fn manager(&self) -> Result<Mgr> { unimplemented!() }
-    pub(crate) fn info(&self) -> SwarmInfo { unimplemented!() }
-    pub(crate) fn local_state(&self) -> LocalState { unimplemented!() }
-    pub(crate) fn leader(&self) -> Option<NodeId> { unimplemented!() }
-    pub(crate) async fn init(&self, _: InitRequest) -> Result<NodeId> { unimplemented!() }
-    pub(crate) async fn join(&self, _: JoinRequest) -> Result<()> { unimplemented!() }
-    pub(crate) async fn leave(&self, _: bool) -> Result<()> { unimplemented!() }
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use skep_engine::Engine;
+use skep_model::cluster::Cluster;
+use skep_model::node::{ManagerInfo, Role};
+use skep_model::{ClusterId, Meta, NodeId};
+use skep_net::Net;
+use skep_store::Batch;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
+
+use crate::address;
+use crate::agent_loop::{EngineExecutor, Executor};
+use crate::ca::{CertificateFiles, JoinToken, NodeKey, Signer, new_tokens};
+use crate::clock::now;
+use crate::config::{DEFAULT_DATA_PATH_PORT, InitRequest, JoinRequest, NodeConfig};
+use crate::error::{NodeError, Result};
+use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
+use crate::manager::{Manager, ManagerConfig};
+use crate::member::Member;
+use crate::state::{SavedState, StateFiles};
+use crate::transport::message::{IssueReply, IssueRequest};
+use crate::transport::{Connection, LiveTls, TlsMaterial, fetch_root, pack, unpack};
+
+/// moby's `swarmConnectTimeout`.
+const JOIN_DEADLINE: Duration = Duration::from_secs(20);
+/// Docker's `DefaultAddrPool`.
+const DEFAULT_POOL: &str = "10.0.0.0/8";
+const DEFAULT_SUBNET_SIZE: u8 = 24;
+/// Events a slow `docker events` may be behind.
+const EVENTS_KEPT: usize = 1024;
+
+struct Host {
+    engine: Engine,
+    net: Net,
 }
+
+#[derive(Clone, Default)]
+enum Membership {
+    #[default]
+    Outside,
+    Joining,
+    Inside(Arc<Member>),
+    /// The saved state could not be taken up again; leaving by force is the way out.
+    Broken(String),
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: NodeConfig,
+    pub(crate) events: broadcast::Sender<SwarmEvent>,
+    host: Option<Host>,
+    executor: Arc<dyn Executor>,
+    membership: RwLock<Membership>,
+    transition: tokio::sync::Mutex<()>,
+}
+
+impl Inner {
+    pub(crate) async fn start(config: NodeConfig, engine: Engine, net: Net) -> Result<Arc<Self>> {
+        let executor = Arc::new(EngineExecutor::new(&config, engine.clone(), net.clone()));
+        Self::start_with(config, executor, Some(Host { engine, net })).await
+    }
+
+    /// With another performer of effects: tests have no engine.
+    #[cfg(test)]
+    pub(crate) async fn start_without_host(config: NodeConfig, executor: Arc<dyn Executor>) -> Result<Arc<Self>> {
+        Self::start_with(config, executor, None).await
+    }
+
+    async fn start_with(config: NodeConfig, executor: Arc<dyn Executor>, host: Option<Host>) -> Result<Arc<Self>> {
+        let inner = Arc::new(Self {
+            config,
+            events: broadcast::channel(EVENTS_KEPT).0,
+            host,
+            executor,
+            membership: RwLock::default(),
+            transition: tokio::sync::Mutex::default(),
+        });
+        let _guard = inner.transition.lock().await;
+        match inner.resume().await {
+            Ok(Some(member)) => inner.set(Membership::Inside(member)),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot take part in the swarm this host was in");
+                inner.set(Membership::Broken(error.to_string()));
+            }
+        }
+        drop(_guard);
+        Ok(inner)
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.host.as_ref().expect("a node started by the daemon has a host; only tests of this crate start without").engine
+    }
+
+    pub(crate) fn net(&self) -> &Net {
+        &self.host.as_ref().expect("a node started by the daemon has a host; only tests of this crate start without").net
+    }
+
+    fn get(&self) -> Membership {
+        self.membership.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, membership: Membership) {
+        *self.membership.write().unwrap_or_else(PoisonError::into_inner) = membership;
+    }
+
+    pub(crate) fn member(&self) -> Option<Arc<Member>> {
+        match self.get() {
+            Membership::Inside(member) => Some(member),
+            Membership::Outside | Membership::Joining | Membership::Broken(_) => None,
+        }
+    }
+
+    pub(crate) fn manager(&self) -> Result<Arc<Manager>> {
+        let member = self.member().ok_or(NodeError::NoSwarm)?;
+        member.manager().ok_or(NodeError::NotManager)
+    }
+
+    fn files(&self) -> (StateFiles, CertificateFiles) {
+        let directory = self.config.swarm_dir();
+        (StateFiles::new(&directory), CertificateFiles::new(&directory))
+    }
+
+    /// The member this host was when the daemon last ran.
+    async fn resume(self: &Arc<Self>) -> Result<Option<Arc<Member>>> {
+        let (state_files, certificates) = self.files();
+        let Some(state) = state_files.load()? else { return Ok(None) };
+        let Some((root, certificate, key)) = certificates.load()? else {
+            return Err(NodeError::Certificate("the node's certificate is missing".into()));
+        };
+        let tls = LiveTls::new(TlsMaterial::new(&root, &certificate, &key)?);
+        let role = tls.current().identity.role;
+        let manager = match (role, state.raft_id) {
+            (Role::Manager, Some(raft_id)) => {
+                let listener = listen(state.listen).await?;
+                let config = self.manager_config(&state, raft_id, &tls, &certificates)?;
+                Some(Manager::start(config, listener).await?)
+            }
+            (Role::Manager, None) | (Role::Worker, _) => None,
+        };
+        Ok(Some(self.member_of(state, tls, manager).await))
+    }
+
+    async fn member_of(&self, state: SavedState, tls: LiveTls, manager: Option<Arc<Manager>>) -> Arc<Member> {
+        if let Some(host) = &self.host
+            && let Err(error) = host.net.ensure_gwbridge().await
+        {
+            tracing::warn!(%error, "cannot make docker_gwbridge");
+        }
+        let (state_files, certificates) = self.files();
+        Member::start(
+            self.config.clone(),
+            state,
+            state_files,
+            certificates,
+            tls,
+            manager,
+            self.executor.clone(),
+            self.events.clone(),
+        )
+    }
+
+    fn manager_config(
+        &self,
+        state: &SavedState,
+        raft_id: u64,
+        tls: &LiveTls,
+        certificates: &CertificateFiles,
+    ) -> Result<ManagerConfig> {
+        Ok(ManagerConfig {
+            node_id: state.node_id.clone(),
+            raft_dir: StateFiles::new(&self.config.swarm_dir()).raft_dir(),
+            raft_id,
+            storage_key: certificates.log_key()?,
+            advertise: state.advertise,
+            tls: tls.clone(),
+            timing: self.config.timing,
+            events: self.events.clone(),
+        })
+    }
+
+    /// Nothing of a failed attempt is left behind.
+    fn undo(&self, error: NodeError) -> NodeError {
+        let (state_files, _) = self.files();
+        if let Err(left) = state_files.forget() {
+            tracing::warn!(error = %left, "cannot clean up");
+        }
+        self.set(Membership::Outside);
+        error
+    }
+
+    fn refuse_if_inside(&self, force: bool) -> Result<()> {
+        match self.get() {
+            Membership::Outside => Ok(()),
+            Membership::Broken(_) if force => Ok(()),
+            Membership::Inside(_) if force => {
+                Err(NodeError::NotImplemented("making a new cluster from this manager's state (--force-new-cluster)"))
+            }
+            Membership::Joining | Membership::Inside(_) | Membership::Broken(_) => Err(NodeError::AlreadyInSwarm),
+        }
+    }
+
+    pub(crate) async fn init(self: &Arc<Self>, request: InitRequest) -> Result<NodeId> {
+        let _guard = self.transition.lock().await;
+        self.refuse_if_inside(request.force_new_cluster)?;
+        crate::facade::check_spec(&request.spec)?;
+        let listen_at = address::listen(&request.listen_addr)?;
+        let advertise =
+            address::advertise(&request.advertise_addr, self.config.default_advertise.as_deref(), listen_at)?;
+        let data_path = address::data_path(&request.data_path_addr)?;
+        if request.data_path_port != 0 && !(1024..=49151).contains(&request.data_path_port) {
+            return Err(NodeError::Invalid(format!(
+                "Invalid data path port number: {}. Please use port number within the range 1024-49151",
+                request.data_path_port
+            )));
+        }
+        self.set(Membership::Joining);
+        match self.found(request, listen_at, advertise, data_path).await {
+            Ok(member) => {
+                let node_id = member.node_id().clone();
+                self.set(Membership::Inside(member));
+                Ok(node_id)
+            }
+            Err(error) => Err(self.undo(error)),
+        }
+    }
+
+    async fn found(
+        self: &Arc<Self>,
+        request: InitRequest,
+        listen_at: SocketAddr,
+        advertise: SocketAddr,
+        data_path: Option<std::net::IpAddr>,
+    ) -> Result<Arc<Member>> {
+        let (state_files, certificates) = self.files();
+        state_files.forget()?;
+        let listener = listen(listen_at).await?;
+        let node_id = NodeId::from_bits(rand::random());
+        let cluster = new_cluster(&request)?;
+
+        let key = NodeKey::generate()?;
+        let signed = Signer::from_root(&cluster.root_ca)?.sign(
+            &key.request_pem()?,
+            &node_id,
+            Role::Manager,
+            &cluster.id,
+            cluster.spec.node_cert_expiry,
+        )?;
+        certificates.save(&cluster.root_ca.cert_pem, &signed.cert_pem, &key.pem())?;
+        let tls = LiveTls::new(TlsMaterial::new(&cluster.root_ca.cert_pem, &signed.cert_pem, &key.pem())?);
+        let raft_id = 1;
+        let state = SavedState {
+            node_id: node_id.clone(),
+            listen: listen_at,
+            advertise,
+            advertise_given: !request.advertise_addr.is_empty(),
+            data_path,
+            raft_id: Some(raft_id),
+            managers: vec![RemoteManager { node_id: node_id.clone(), addr: advertise.to_string() }],
+        };
+        let manager = Manager::start(self.manager_config(&state, raft_id, &tls, &certificates)?, listener).await?;
+        let internal = |error: skep_consensus::Error| NodeError::Internal(error.to_string());
+        let founding = async {
+            manager.consensus().bootstrap().await.map_err(internal)?;
+            let mut ids = rand::random::<u128>;
+            let mut changes = skep_control::membership::found(cluster, &mut ids);
+            let view = manager.view();
+            changes.extend(skep_control::membership::admit(
+                &view,
+                &node_id,
+                Role::Manager,
+                request.availability,
+                &self.config.hostname,
+                now(),
+            ));
+            changes.push(skep_store::Change::SetNodeManager {
+                node_id: node_id.clone(),
+                manager: Some(ManagerInfo { raft_id, address: advertise }),
+            });
+            manager.propose(Batch::new(now(), changes)).await?;
+            state_files.save(&state)
+        };
+        if let Err(error) = founding.await {
+            manager.stop().await;
+            return Err(error);
+        }
+        let member = self.member_of(state, tls, Some(manager)).await;
+        // `docker node ls` right after `swarm init` shows a ready node.
+        member.wait_connected(Duration::from_secs(5)).await;
+        Ok(member)
+    }
+
+    pub(crate) async fn join(self: &Arc<Self>, request: JoinRequest) -> Result<()> {
+        let _guard = self.transition.lock().await;
+        self.refuse_if_inside(false)?;
+        if request.remote_addrs.is_empty() {
+            return Err(NodeError::BadRequest("at least 1 RemoteAddr is required to join".into()));
+        }
+        let token = JoinToken::parse(&request.join_token)?;
+        let listen_at = address::listen(&request.listen_addr)?;
+        let data_path = address::data_path(&request.data_path_addr)?;
+        let remotes =
+            request.remote_addrs.iter().map(|text| address::remote(text)).collect::<Result<Vec<String>>>()?;
+        self.set(Membership::Joining);
+        let enter = self.enter(&request, &token, listen_at, data_path, &remotes);
+        match tokio::time::timeout(JOIN_DEADLINE, enter).await {
+            Ok(Ok(member)) => {
+                self.set(Membership::Inside(member));
+                Ok(())
+            }
+            Ok(Err(error)) => Err(self.undo(error)),
+            Err(_) => Err(self.undo(NodeError::JoinTimeout)),
+        }
+    }
+
+    async fn enter(
+        self: &Arc<Self>,
+        request: &JoinRequest,
+        token: &JoinToken,
+        listen_at: SocketAddr,
+        data_path: Option<std::net::IpAddr>,
+        remotes: &[String],
+    ) -> Result<Arc<Member>> {
+        let (state_files, certificates) = self.files();
+        state_files.forget()?;
+        let key = NodeKey::generate()?;
+        let issue = IssueRequest {
+            request_pem: key.request_pem()?,
+            token: Some(request.join_token.clone()),
+            availability: request.availability,
+            hostname: self.config.hostname.clone(),
+        };
+        let (remote, reply) = ask_any(remotes, &token.root_digest, &issue).await?;
+        certificates.save(&reply.root_pem, &reply.cert_pem, &key.pem())?;
+        let tls = LiveTls::new(TlsMaterial::new(&reply.root_pem, &reply.cert_pem, &key.pem())?);
+        let advertise = match reply.role {
+            Role::Manager => {
+                address::advertise(&request.advertise_addr, self.config.default_advertise.as_deref(), listen_at)?
+            }
+            // A worker listens nowhere; without a wish the manager sees where it comes from.
+            Role::Worker if request.advertise_addr.is_empty() => listen_at,
+            Role::Worker => address::advertise(&request.advertise_addr, None, listen_at)?,
+        };
+        let mut state = SavedState {
+            node_id: reply.node_id.clone(),
+            listen: listen_at,
+            advertise,
+            advertise_given: !request.advertise_addr.is_empty(),
+            data_path,
+            raft_id: None,
+            managers: remotes
+                .iter()
+                .map(|addr| RemoteManager { node_id: reply.node_id.clone(), addr: addr.clone() })
+                .collect(),
+        };
+        let mut manager = None;
+        if reply.role == Role::Manager {
+            let raft_id = new_raft_id();
+            state.raft_id = Some(raft_id);
+            let listener = listen(listen_at).await?;
+            let started =
+                Manager::start(self.manager_config(&state, raft_id, &tls, &certificates)?, listener).await?;
+            if let Err(error) = started.join_consensus(&[remote]).await {
+                started.stop().await;
+                return Err(error);
+            }
+            manager = Some(started);
+        }
+        state_files.save(&state)?;
+        let member = self.member_of(state, tls, manager).await;
+        member.wait_connected(Duration::from_secs(10)).await;
+        Ok(member)
+    }
+
+    pub(crate) async fn leave(self: &Arc<Self>, force: bool) -> Result<()> {
+        let _guard = self.transition.lock().await;
+        let member = match self.get() {
+            Membership::Inside(member) => member,
+            Membership::Broken(_) if force => {
+                self.files().0.forget()?;
+                self.set(Membership::Outside);
+                return Ok(());
+            }
+            Membership::Broken(error) => return Err(NodeError::Internal(error)),
+            Membership::Outside | Membership::Joining => return Err(NodeError::NotInSwarm),
+        };
+        if !force && let Some(manager) = member.manager() {
+            return Err(NodeError::LeaveRefused(leave_text(&manager)));
+        }
+        member.leave().await;
+        self.files().0.forget()?;
+        self.set(Membership::Outside);
+        Ok(())
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        let _guard = self.transition.lock().await;
+        if let Membership::Inside(member) = self.get() {
+            member.stop().await;
+        }
+        self.set(Membership::Outside);
+    }
+
+    /// As if the process had been killed.
+    #[cfg(test)]
+    pub(crate) fn abandon(&self) {
+        if let Some(member) = self.member() {
+            member.abandon();
+        }
+    }
+
+    pub(crate) fn local_state(&self) -> LocalState {
+        match self.get() {
+            Membership::Outside => LocalState::Inactive,
+            Membership::Joining => LocalState::Pending,
+            Membership::Broken(_) => LocalState::Error,
+            Membership::Inside(member) => member.local_state(),
+        }
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        Some(self.manager().ok()?.leader_node()?.id.clone())
+    }
+
+    pub(crate) fn info(&self) -> SwarmInfo {
+        let state = self.local_state();
+        match self.get() {
+            Membership::Outside | Membership::Joining => SwarmInfo { state, ..SwarmInfo::default() },
+            Membership::Broken(error) => SwarmInfo { state, error, ..SwarmInfo::default() },
+            Membership::Inside(member) => member.info(),
+        }
+    }
+}
+
+/// Distinct for every time a host becomes a manager; consensus never sees one twice.
+pub(crate) fn new_raft_id() -> u64 {
+    rand::random::<u64>() >> 1 | 2
+}
+
+pub(crate) async fn listen(at: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(at)
+        .await
+        .map_err(|error| NodeError::Internal(format!("failed to listen on remote API address: listen tcp {at}: {error}")))
+}
+
+fn new_cluster(request: &InitRequest) -> Result<Cluster> {
+    let root_ca = Signer::create_root()?;
+    let join_tokens = new_tokens(&root_ca.digest)?;
+    let pools = if request.default_address_pools.is_empty() {
+        vec![DEFAULT_POOL.parse().map_err(|_| NodeError::Internal("the default pool is no network".into()))?]
+    } else {
+        request.default_address_pools.clone()
+    };
+    let subnet_size = if request.subnet_size == 0 { DEFAULT_SUBNET_SIZE } else { request.subnet_size };
+    if subnet_size > 29 {
+        return Err(NodeError::BadRequest("invalid default-addr-pool-mask-length: must be at most 29".into()));
+    }
+    if let Some(pool) = pools.iter().find(|pool| pool.prefix_len() > subnet_size) {
+        return Err(NodeError::BadRequest(format!("invalid CIDR: subnet size {subnet_size} is larger than pool {pool}")));
+    }
+    Ok(Cluster {
+        id: ClusterId::from_bits(rand::random()),
+        meta: Meta::default(),
+        spec: request.spec.clone(),
+        root_ca,
+        join_tokens,
+        default_address_pools: pools,
+        subnet_size,
+        data_path_port: if request.data_path_port == 0 { DEFAULT_DATA_PATH_PORT } else { request.data_path_port },
+        root_rotated_at: now(),
+    })
+}
+
+/// A certificate from the first manager that gives one.
+async fn ask_any(remotes: &[String], digest: &str, issue: &IssueRequest) -> Result<(String, IssueReply)> {
+    let mut last = NodeError::JoinTimeout;
+    for remote in remotes {
+        match ask(remote, digest, issue).await {
+            Ok(reply) => return Ok((remote.clone(), reply)),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn ask(remote: &str, digest: &str, issue: &IssueRequest) -> Result<IssueReply> {
+    let root = fetch_root(remote).await?;
+    if crate::ca::root_digest(&root) != digest {
+        return Err(NodeError::Internal(format!(
+            "rpc error: code = Unknown desc = remote CA does not match fingerprint. Expected: {}",
+            digest.trim_start_matches("sha256:")
+        )));
+    }
+    let connection = Connection::joining(remote, &root)?;
+    let mut request = tonic::Request::new(pack(issue));
+    request.set_timeout(Duration::from_secs(10));
+    let reply = connection.ca().issue(request).await.map_err(|status| match status.code() {
+        tonic::Code::InvalidArgument => NodeError::Refused {
+            code: "InvalidArgument",
+            text: status.message().to_owned(),
+            kind: crate::error::Kind::Invalid,
+        },
+        tonic::Code::Unavailable => NodeError::Unreachable(status.message().to_owned()),
+        _ => NodeError::Internal(status.to_string()),
+    })?;
+    unpack(reply.get_ref()).map_err(|status| NodeError::Internal(status.message().to_owned()))
+}
+
+/// moby's `manager.go`: what happens if this manager goes.
+fn leave_text(manager: &Manager) -> String {
+    let mut text = String::from("You are attempting to leave the swarm on a node that is participating as a manager. ");
+    let members = manager.consensus().members();
+    let reachable = members.len();
+    let leads = manager.dispatcher().is_some();
+    if reachable <= 1 {
+        text.push_str("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ");
+    } else if leads && reachable - 1 < members.len() / 2 + 1 {
+        text.push_str("Removing this node leaves too few managers online to achieve quorum. ");
+        text.push_str("The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. ");
+        text.push_str("Use `--force` to suppress this message.");
+    } else {
+        text.push_str(&format!(
+            "Removing this node leaves {} managers out of {}. ",
+            reachable - 1,
+            members.len()
+        ));
+        if reachable - 1 < members.len() / 2 + 1 {
+            text.push_str("Without a Raft quorum your swarm will be inaccessible. ");
+        }
+        text.push_str("The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. ");
+        text.push_str("Use `--force` to suppress this message.");
+    }
+    text
+}
+
+
+

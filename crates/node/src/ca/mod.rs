@@ -9,8 +9,8 @@ mod root;
 mod token;
 
 pub(crate) use files::{CertificateFiles, write_private};
-pub(crate) use identity::{Identity, Role, role_from_ou};
-pub(crate) use root::{NodeKey, SignedCertificate, Signer, root_digest};
+pub(crate) use identity::{Identity, Role};
+pub(crate) use root::{NodeKey, Signer, root_digest};
 pub(crate) use token::{JoinToken, new_tokens};
 
 #[cfg(test)]

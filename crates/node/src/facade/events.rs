@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use skep_model::Timestamp;
+use skep_store::{Action, ObjectKind};
 use tokio::sync::broadcast;
 
 use super::Node;
@@ -55,6 +56,29 @@ pub struct SwarmEvent {
     /// `name`, and what changed: `replicas.old`, `replicas.new`, `state.new`, …
     pub attributes: BTreeMap<String, String>,
     pub at: Timestamp,
+}
+
+impl SwarmEvent {
+    /// `None` for what Docker does not tell of.
+    pub(crate) fn from_store(event: &skep_store::Event) -> Option<Self> {
+        if !event.is_public() {
+            return None;
+        }
+        let kind = match event.kind() {
+            ObjectKind::Node => EventKind::Node,
+            ObjectKind::Service => EventKind::Service,
+            ObjectKind::Network => EventKind::Network,
+            ObjectKind::Secret => EventKind::Secret,
+            ObjectKind::Config => EventKind::Config,
+            ObjectKind::Cluster | ObjectKind::Task => return None,
+        };
+        let action = match event.action() {
+            Action::Create => EventAction::Create,
+            Action::Update => EventAction::Update,
+            Action::Remove => EventAction::Remove,
+        };
+        Some(Self { kind, action, id: event.id(), attributes: event.attributes(), at: event.at })
+    }
 }
 
 impl Node {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use skep_model::NodeId;
 use skep_model::cluster::Cluster;
-use skep_model::node::{NodeState, Role};
+use skep_model::node::Role;
 
 use super::Node;
 
@@ -69,9 +69,4 @@ impl Node {
     pub fn leader(&self) -> Option<NodeId> {
         self.inner.leader()
     }
-}
-
-/// A manager's reachability as this manager sees it.
-pub(crate) fn is_up(state: NodeState) -> bool {
-    state == NodeState::Ready
 }

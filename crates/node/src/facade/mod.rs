@@ -6,7 +6,6 @@
 mod events;
 mod info;
 mod logs;
-mod lookup;
 mod networks;
 mod nodes;
 mod secrets;
@@ -25,6 +24,7 @@ pub use info::{LocalState, RemoteManager, SwarmInfo};
 pub use logs::{LogRequest, LogStream, TaskLog};
 pub use services::{RegistryAuthFrom, ServiceUpdate};
 pub use swarm::RotateTokens;
+pub(crate) use swarm::check_spec;
 
 use crate::config::NodeConfig;
 use crate::error::Result;

@@ -1,10 +1,12 @@
 //! `docker service …`.
 
-use skep_model::ServiceId;
-use skep_model::service::{Service, ServiceSpec};
+use skep_model::service::{Mode, Service, ServiceSpec, UpdateState, UpdateStatus};
+use skep_model::{Meta, ServiceId, validate};
+use skep_store::{Batch, Change, ObjectKey, View};
 
 use super::Node;
-use crate::error::Result;
+use crate::clock::now;
+use crate::error::{Kind, NodeError, Result};
 
 /// Whose registry credentials an update without `X-Registry-Auth` goes on with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,30 +25,116 @@ pub enum ServiceUpdate {
     Rollback,
 }
 
+fn unimplemented(text: &str) -> NodeError {
+    NodeError::Refused { code: "Unimplemented", text: text.to_owned(), kind: Kind::NotImplemented }
+}
+
+/// Names of networks, secrets and configs become ids; what does not exist is refused before anything is stored.
+fn resolve(view: &View, spec: &mut ServiceSpec) -> Result<()> {
+    for attachment in spec.task.networks.iter_mut().chain(&mut spec.networks) {
+        let network = view.find_network(&attachment.target)?;
+        if network.spec.ingress {
+            return Err(NodeError::Invalid(format!(
+                "Service cannot be explicitly attached to the ingress network \"{}\"",
+                network.spec.name
+            )));
+        }
+        attachment.target = network.id.to_string();
+    }
+    for reference in &spec.task.container.secrets {
+        if view.secret(&reference.secret_id).is_none() {
+            return Err(NodeError::Invalid(format!("secret not found: {}", reference.secret_id)));
+        }
+    }
+    for reference in &spec.task.container.configs {
+        if view.config(&reference.config_id).is_none() {
+            return Err(NodeError::Invalid(format!("config not found: {}", reference.config_id)));
+        }
+    }
+    Ok(())
+}
+
 impl Node {
     /// Networks may be given by name; they are stored by id, as moby does.
-    pub async fn service_create(&self, spec: ServiceSpec) -> Result<ServiceId> {
-        let _ = spec;
-        unimplemented!()
+    pub async fn service_create(&self, mut spec: ServiceSpec) -> Result<ServiceId> {
+        let manager = self.inner.manager()?;
+        validate::service(&spec)?;
+        resolve(&manager.view(), &mut spec)?;
+        let id = ServiceId::from_bits(rand::random());
+        let service = Service {
+            id: id.clone(),
+            meta: Meta::default(),
+            spec_version: 0,
+            spec,
+            previous_spec: None,
+            previous_spec_version: None,
+            update_status: None,
+            endpoint: None,
+        };
+        manager.propose(Batch::new(now(), vec![Change::CreateService(Box::new(service))])).await?;
+        Ok(id)
     }
 
     pub async fn service_update(&self, reference: &str, version: u64, update: ServiceUpdate) -> Result<()> {
-        let _ = (reference, version, update);
-        unimplemented!()
+        let manager = self.inner.manager()?;
+        let view = manager.view();
+        let service = view.find_service(reference)?;
+        let service_id = service.id.clone();
+        let change = match update {
+            ServiceUpdate::Spec(mut spec, auth_from) => {
+                validate::service(&spec)?;
+                if spec.name != service.spec.name {
+                    return Err(unimplemented("renaming services is not supported"));
+                }
+                if std::mem::discriminant(&spec.mode) != std::mem::discriminant(&service.spec.mode) {
+                    return Err(unimplemented("service mode change is not allowed"));
+                }
+                resolve(&view, &mut spec)?;
+                if spec.task.container.pull_auth.is_none() {
+                    let from = match auth_from {
+                        RegistryAuthFrom::Spec => Some(&service.spec),
+                        RegistryAuthFrom::PreviousSpec => service.previous_spec.as_deref(),
+                    };
+                    spec.task.container.pull_auth = from.and_then(|s| s.task.container.pull_auth.clone());
+                }
+                Change::SetServiceSpec { service_id: service_id.clone(), spec }
+            }
+            ServiceUpdate::Rollback => {
+                if service.previous_spec.is_none() {
+                    return Err(NodeError::Refused {
+                        code: "FailedPrecondition",
+                        text: format!("service {} does not have a previous spec", service.spec.name),
+                        kind: Kind::Invalid,
+                    });
+                }
+                if matches!(service.spec.mode, Mode::ReplicatedJob { .. } | Mode::GlobalJob) {
+                    return Err(NodeError::Invalid("a job cannot be rolled back".into()));
+                }
+                let status = UpdateStatus {
+                    state: UpdateState::RollbackStarted,
+                    started_at: now(),
+                    completed_at: None,
+                    message: "manually requested rollback".into(),
+                };
+                Change::RollbackService { service_id: service_id.clone(), status }
+            }
+        };
+        let batch = Batch::new(now(), vec![change]).if_version(ObjectKey::Service(service_id), version);
+        manager.propose(batch).await.map(drop)
     }
 
     pub async fn service_remove(&self, reference: &str) -> Result<()> {
-        let _ = reference;
-        unimplemented!()
+        let manager = self.inner.manager()?;
+        let service_id = manager.view().find_service(reference)?.id.clone();
+        manager.propose(Batch::new(now(), vec![Change::RemoveService { service_id }])).await.map(drop)
     }
 
     pub fn service_list(&self) -> Result<Vec<Service>> {
-        unimplemented!()
+        Ok(self.view()?.services().map(|s| (**s).clone()).collect())
     }
 
     /// By id, name, or an unambiguous beginning of the id.
     pub fn service_inspect(&self, reference: &str) -> Result<Service> {
-        let _ = reference;
-        unimplemented!()
+        Ok((**self.view()?.find_service(reference)?).clone())
     }
 }

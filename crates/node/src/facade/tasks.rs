@@ -7,12 +7,11 @@ use crate::error::Result;
 
 impl Node {
     pub fn task_list(&self) -> Result<Vec<Task>> {
-        unimplemented!()
+        Ok(self.view()?.tasks().map(|t| (**t).clone()).collect())
     }
 
-    /// By id or an unambiguous beginning of it.
+    /// By id, full name, or an unambiguous beginning of the id.
     pub fn task_inspect(&self, reference: &str) -> Result<Task> {
-        let _ = reference;
-        unimplemented!()
+        Ok((**self.view()?.find_task(reference)?).clone())
     }
 }

@@ -120,6 +120,6 @@ fn root_cause(status: &Status) -> String {
 }
 
 /// Go's gRPC words for a manager that cannot be dialled; tools look for them.
-pub(crate) fn unreachable_text(address: &str, cause: &str) -> String {
+fn unreachable_text(address: &str, cause: &str) -> String {
     format!("connection error: desc = \"transport: Error while dialing: dial tcp {address}: {cause}\"")
 }

@@ -10,8 +10,8 @@ pub(crate) mod message;
 mod server;
 mod tls;
 
-pub(crate) use client::{Connection, fetch_root, unreachable_text};
-pub(crate) use server::{Peer, peer_of, require_manager, require_member, serve};
+pub(crate) use client::{Connection, fetch_root};
+pub(crate) use server::{peer_of, require_manager, require_member, serve};
 pub(crate) use tls::{LiveTls, TlsMaterial};
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]

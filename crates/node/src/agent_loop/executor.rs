@@ -1,0 +1,58 @@
+//! What performs the effects `agent` decides on. Two: the engine and net of this host, and an instant one in tests.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use skep_agent::spec::NodeFacts;
+use skep_agent::task::{Observation, Started, TaskEvent};
+use skep_model::node::NodeDescription;
+use skep_model::plan::HostPlan;
+use skep_model::secret::{Config, Secret};
+use skep_model::task::Task;
+use skep_model::{ConfigId, NetworkId, SecretId, ServiceId, TaskId, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::facade::LogRequest;
+
+/// What a task needs of the assignments it came with.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) node: NodeFacts,
+    pub(crate) secrets: BTreeMap<SecretId, Secret>,
+    pub(crate) configs: BTreeMap<ConfigId, Config>,
+    pub(crate) network_names: BTreeMap<NetworkId, String>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct LogLine {
+    pub(crate) service_id: ServiceId,
+    pub(crate) stderr: bool,
+    pub(crate) at: Timestamp,
+    pub(crate) data: Bytes,
+}
+
+pub(crate) type LogLines = BoxStream<'static, Result<LogLine, String>>;
+
+/// Errors are texts for the user: they become a task's `status.err`. Every call may be repeated.
+#[async_trait]
+pub(crate) trait Executor: Send + Sync + 'static {
+    async fn describe(&self, root_pem: &str) -> NodeDescription;
+    async fn observe(&self, task: &Task) -> Observation;
+    async fn pull(&self, task: &Task) -> Result<(), String>;
+    async fn create(&self, task: &Task, around: &Surroundings) -> Result<String, String>;
+    async fn start(&self, task: &Task, container_id: &str) -> Result<Started, String>;
+    /// Sends `HealthChanged` as it happens and `Exited` at last, also if that was before the call.
+    async fn watch(&self, container_id: &str, events: mpsc::Sender<TaskEvent>);
+    async fn stop(&self, container_id: &str, grace: Duration) -> Result<(), String>;
+    async fn kill(&self, container_id: &str) -> Result<(), String>;
+    async fn remove(&self, task: &Task, container_id: Option<&str>) -> Result<(), String>;
+    /// Tasks that have a container here, whoever made it.
+    async fn found(&self) -> Vec<TaskId>;
+    /// Removes the container of a task nobody knows any more.
+    async fn remove_stray(&self, task: &TaskId) -> Result<(), String>;
+    async fn apply(&self, plan: &HostPlan);
+    async fn logs(&self, task: &TaskId, request: &LogRequest) -> Result<LogLines, String>;
+}

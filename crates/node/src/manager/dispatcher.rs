@@ -1,0 +1,472 @@
+//! The leader's side of every session: who is alive, and who is told what.
+//!
+//! One task owns all sessions and lives as long as the leadership. After any change of the state it makes each node's
+//! assignments anew from a View and sends the difference; a node that lost count gets the whole set. Silence is measured on
+//! a clock that stops while this process itself is stalled, and is judged by how late a node's heartbeats have been before.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use skep_consensus::{Consensus, EventStream, Notice};
+use skep_control::dispatch::{Affected, Assigner};
+use skep_control::membership;
+use skep_model::assignment::AssignmentSet;
+use skep_model::node::{NodeState, Role};
+use skep_model::{NodeId, SessionId, TaskId};
+use skep_store::{Object, View};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::leader::Input;
+use crate::ca::Identity;
+use crate::clock::now;
+use crate::config::Timing;
+use crate::error::NodeError;
+use crate::facade::{LogRequest, RemoteManager, TaskLog};
+use crate::transport::message::{Down, Facts, Hello, LogSubscription, Up, Welcome};
+use crate::transport::pack;
+use crate::transport::proto::Envelope;
+
+/// Messages to one node under way; a node that does not read gets a complete set once it does.
+const DOWN_IN_FLIGHT: usize = 256;
+const TICK: Duration = Duration::from_millis(50);
+/// Heartbeat gaps remembered of a node.
+const GAPS: usize = 64;
+
+pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
+/// Where the lines of a log subscription go.
+pub(super) type LogSink = mpsc::Sender<Result<TaskLog, NodeError>>;
+
+enum Command {
+    Open { identity: Identity, hello: Box<Hello>, peer: IpAddr, reply: oneshot::Sender<Result<(SessionId, DownStream), Status>> },
+    Heard { node_id: NodeId, session_id: SessionId, message: Up },
+    Closed { node_id: NodeId, session_id: SessionId },
+    Leave { node_id: NodeId },
+    Subscribe { tasks: Vec<TaskId>, request: LogRequest, sink: LogSink },
+    Publish { id: u64, reply: oneshot::Sender<Option<LogSink>> },
+}
+
+/// The way in, for RPC.
+#[derive(Clone)]
+pub(crate) struct Dispatcher {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Dispatcher {
+    pub(super) fn new() -> (Self, DispatcherTask) {
+        let (commands, receiver) = mpsc::channel(4096);
+        (Self { commands }, DispatcherTask { commands: receiver })
+    }
+
+    pub(super) async fn open(
+        &self,
+        identity: Identity,
+        hello: Hello,
+        peer: IpAddr,
+    ) -> Result<(SessionId, DownStream), Status> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Open { identity, hello: Box::new(hello), peer, reply };
+        self.commands.send(command).await.map_err(|_| Status::unavailable("leadership ended"))?;
+        answer.await.map_err(|_| Status::unavailable("leadership ended"))?
+    }
+
+    pub(super) async fn heard(&self, node_id: NodeId, session_id: SessionId, message: Up) -> bool {
+        self.commands.send(Command::Heard { node_id, session_id, message }).await.is_ok()
+    }
+
+    pub(super) async fn closed(&self, node_id: NodeId, session_id: SessionId) {
+        let _ = self.commands.send(Command::Closed { node_id, session_id }).await;
+    }
+
+    pub(super) async fn leave(&self, node_id: NodeId) {
+        let _ = self.commands.send(Command::Leave { node_id }).await;
+    }
+
+    pub(crate) async fn subscribe(&self, tasks: Vec<TaskId>, request: LogRequest, sink: LogSink) {
+        let _ = self.commands.send(Command::Subscribe { tasks, request, sink }).await;
+    }
+
+    pub(super) async fn sink_of(&self, id: u64) -> Option<LogSink> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Publish { id, reply }).await.ok()?;
+        answer.await.ok()?
+    }
+}
+
+pub(super) struct DispatcherTask {
+    commands: mpsc::Receiver<Command>,
+}
+
+struct Session {
+    id: SessionId,
+    role: Role,
+    down: mpsc::Sender<Result<Envelope, Status>>,
+    sent: AssignmentSet,
+    facts: Facts,
+    sequence: u64,
+    /// Nothing sent yet, or the node lost count.
+    needs_all: bool,
+    managers: Vec<RemoteManager>,
+    role_told: Option<Role>,
+}
+
+/// How punctual a node has been.
+struct Pulse {
+    heard: Instant,
+    gaps: VecDeque<Duration>,
+}
+
+impl Pulse {
+    fn beat(&mut self, at: Instant) {
+        if self.gaps.len() == GAPS {
+            self.gaps.pop_front();
+        }
+        self.gaps.push_back(at.saturating_duration_since(self.heard));
+        self.heard = self.heard.max(at);
+    }
+
+    /// Three times the worst gap seen lately, within bounds.
+    fn patience(&self, timing: &Timing) -> Duration {
+        let worst = self.gaps.iter().max().copied().unwrap_or_default();
+        (worst * 3).clamp(timing.node_timeout, timing.node_timeout_max)
+    }
+}
+
+struct State {
+    consensus: Consensus,
+    inbox: mpsc::Sender<Input>,
+    timing: Timing,
+    sessions: BTreeMap<NodeId, Session>,
+    pulses: BTreeMap<NodeId, Pulse>,
+    subscriptions: BTreeMap<u64, LogSink>,
+    next_subscription: u64,
+    /// Until then nodes not heard of yet are given the benefit of the doubt.
+    grace_until: Instant,
+}
+
+impl DispatcherTask {
+    pub(super) async fn run(
+        mut self,
+        consensus: Consensus,
+        inbox: mpsc::Sender<Input>,
+        timing: Timing,
+        cancel: CancellationToken,
+    ) {
+        let mut events = consensus.events();
+        let mut state = State {
+            consensus,
+            inbox,
+            timing,
+            sessions: BTreeMap::new(),
+            pulses: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
+            next_subscription: 0,
+            grace_until: Instant::now() + timing.leader_grace,
+        };
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last_tick = Instant::now();
+        loop {
+            let mut news = News::default();
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => state.command(command).await,
+                    None => return,
+                },
+                notice = events.next() => match notice {
+                    Some(notice) => news.note(&notice),
+                    None => return,
+                },
+                _ = tick.tick() => {
+                    // While this process did not run, nobody could be heard.
+                    let stalled = last_tick.elapsed().saturating_sub(TICK * 2);
+                    last_tick = Instant::now();
+                    state.check_pulses(stalled).await;
+                    state.subscriptions.retain(|_, sink| !sink.is_closed());
+                }
+            }
+            // What else is ready is taken first: one look at the state serves all of it.
+            while let Ok(command) = self.commands.try_recv() {
+                state.command(command).await;
+            }
+            news.drain(&mut events);
+            state.dispatch(&news);
+        }
+    }
+}
+
+/// What has to be told to whom.
+#[derive(Default)]
+struct News {
+    affected: Affected,
+    /// Managers, wanted roles or the cluster's facts moved.
+    world: bool,
+}
+
+impl News {
+    fn note(&mut self, notice: &Notice) {
+        let Notice::Applied { events, .. } = notice else {
+            self.affected = Affected::Everybody;
+            self.world = true;
+            return;
+        };
+        for event in events.iter() {
+            self.affected.note(event);
+            self.world |= match &event.object {
+                Object::Cluster(..) => true,
+                Object::Node(Some(old), Some(new)) => old.manager != new.manager || old.spec.role != new.spec.role,
+                Object::Node(..) => true,
+                Object::Service(..) | Object::Task(..) | Object::Network(..) | Object::Secret(..) | Object::Config(..) => {
+                    false
+                }
+            };
+        }
+    }
+
+    fn drain(&mut self, events: &mut EventStream) {
+        while let Some(Some(notice)) = events.next().now_or_never() {
+            self.note(&notice);
+        }
+    }
+}
+
+pub(crate) fn managers_of(view: &View) -> Vec<RemoteManager> {
+    view.nodes()
+        .filter_map(|node| {
+            let manager = node.manager.as_ref()?;
+            Some(RemoteManager { node_id: node.id.clone(), addr: manager.address.to_string() })
+        })
+        .collect()
+}
+
+fn facts_of(view: &View) -> Facts {
+    Facts { data_path_port: view.cluster().map_or(crate::config::DEFAULT_DATA_PATH_PORT, |c| c.data_path_port) }
+}
+
+impl State {
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Open { identity, hello, peer, reply } => {
+                let opened = self.open(identity, *hello, peer).await;
+                let _ = reply.send(opened);
+            }
+            Command::Heard { node_id, session_id, message } => self.heard(node_id, &session_id, message).await,
+            Command::Closed { node_id, session_id } => {
+                // A broken connection says nothing about the node's tasks: silence decides.
+                if self.sessions.get(&node_id).is_some_and(|s| s.id == session_id) {
+                    self.sessions.remove(&node_id);
+                }
+            }
+            Command::Leave { node_id } => {
+                self.sessions.remove(&node_id);
+                self.pulses.remove(&node_id);
+                self.down(&node_id, "node left the swarm").await;
+            }
+            Command::Subscribe { tasks, request, sink } => {
+                self.subscribe(tasks, &request, &sink);
+            }
+            Command::Publish { id, reply } => {
+                let _ = reply.send(self.subscriptions.remove(&id));
+            }
+        }
+    }
+
+    async fn open(
+        &mut self,
+        identity: Identity,
+        hello: Hello,
+        peer: IpAddr,
+    ) -> Result<(SessionId, DownStream), Status> {
+        let view = self.consensus.view();
+        let node_id = identity.node_id;
+        if view.node(&node_id).is_none() {
+            return Err(Status::permission_denied("this node was removed from the swarm"));
+        }
+        let address = Some(hello.address.unwrap_or(peer));
+        let mut changes = membership::ready(&view, &node_id, &hello.description, address, now());
+        changes.extend(membership::carries_role(&view, &node_id, identity.role));
+        if !changes.is_empty() {
+            let _ = self.inbox.send(Input::Changes(changes)).await;
+        }
+        let (down, stream) = mpsc::channel(DOWN_IN_FLIGHT);
+        let id = SessionId::from_bits(rand::random());
+        let managers = managers_of(&view);
+        let welcome = Welcome {
+            session_id: id.clone(),
+            heartbeat_ms: u64::try_from(self.timing.heartbeat_period.as_millis()).unwrap_or(100),
+            managers: managers.clone(),
+        };
+        let _ = down.try_send(Ok(pack(&Down::Welcome(welcome))));
+        let session = Session {
+            id: id.clone(),
+            role: identity.role,
+            down,
+            sent: AssignmentSet::default(),
+            facts: Facts::default(),
+            sequence: 0,
+            needs_all: true,
+            managers,
+            role_told: None,
+        };
+        tracing::info!(node.id = %node_id, session.id = %id, "session opened");
+        self.sessions.insert(node_id.clone(), session);
+        self.pulses.insert(node_id, Pulse { heard: Instant::now(), gaps: VecDeque::new() });
+        Ok((id, stream))
+    }
+
+    async fn heard(&mut self, node_id: NodeId, session_id: &SessionId, message: Up) {
+        let Some(session) = self.sessions.get_mut(&node_id).filter(|s| s.id == *session_id) else { return };
+        if let Some(pulse) = self.pulses.get_mut(&node_id) {
+            pulse.beat(Instant::now());
+        }
+        match message {
+            Up::Heartbeat => {
+                let _ = session.down.try_send(Ok(pack(&Down::Heartbeat)));
+                self.revive(&node_id).await;
+            }
+            Up::Reports(mut reports) => {
+                // A node speaks for its own tasks only.
+                let view = self.consensus.view();
+                reports.retain(|r| view.task(&r.task_id).is_some_and(|t| t.node_id.as_ref() == Some(&node_id)));
+                if !reports.is_empty() {
+                    let _ = self.inbox.send(Input::Reports(reports)).await;
+                }
+            }
+            Up::Resync => session.needs_all = true,
+            Up::Hello(_) => {}
+        }
+    }
+
+    /// A node called dead that still speaks was only late.
+    async fn revive(&mut self, node_id: &NodeId) {
+        let view = self.consensus.view();
+        let Some(node) = view.node(node_id) else { return };
+        if node.status.state != NodeState::Ready {
+            let changes = membership::ready(&view, node_id, &node.description, node.status.address, now());
+            let _ = self.inbox.send(Input::Changes(changes)).await;
+        }
+    }
+
+    async fn down(&self, node_id: &NodeId, message: &str) {
+        let view = self.consensus.view();
+        if let Some(change) = membership::down(&view, node_id, message, now()) {
+            tracing::info!(node.id = %node_id, reason = message, "node is down");
+            let _ = self.inbox.send(Input::Changes(vec![change])).await;
+        }
+    }
+
+    async fn check_pulses(&mut self, stalled: Duration) {
+        let at = Instant::now();
+        if !stalled.is_zero() {
+            for pulse in self.pulses.values_mut() {
+                pulse.heard += stalled;
+            }
+            self.grace_until += stalled;
+        }
+        let view = self.consensus.view();
+        let mut dead = Vec::new();
+        for node in view.nodes().filter(|n| n.status.state == NodeState::Ready) {
+            let silent = match self.pulses.get(&node.id) {
+                Some(pulse) => at.saturating_duration_since(pulse.heard) > pulse.patience(&self.timing),
+                None => at > self.grace_until,
+            };
+            if silent {
+                dead.push(node.id.clone());
+            }
+        }
+        for node_id in dead {
+            self.sessions.remove(&node_id);
+            self.pulses.remove(&node_id);
+            self.down(&node_id, "heartbeat failure").await;
+        }
+        self.pulses.retain(|id, _| view.node(id).is_some());
+        self.sessions.retain(|id, _| view.node(id).is_some());
+    }
+
+    fn dispatch(&mut self, news: &News) {
+        let wants = |id: &NodeId, s: &Session| news.world || s.needs_all || news.affected.contains(id);
+        if !self.sessions.iter().any(|(id, s)| wants(id, s)) {
+            return;
+        }
+        let view = self.consensus.view();
+        let (facts, managers) = (facts_of(&view), managers_of(&view));
+        let mut assigner = Assigner::new(&view);
+        for (node_id, session) in &mut self.sessions {
+            let Some(node) = view.node(node_id).filter(|_| wants(node_id, session)) else { continue };
+            session.introduce(&managers, super::role_due(node));
+            session.tell(assigner.assignments(node_id), &facts);
+        }
+    }
+
+    fn subscribe(&mut self, tasks: Vec<TaskId>, request: &LogRequest, sink: &LogSink) {
+        let view = self.consensus.view();
+        let mut by_node: BTreeMap<NodeId, Vec<TaskId>> = BTreeMap::new();
+        for task in tasks.iter().filter_map(|id| view.task(id)) {
+            if let Some(node_id) = &task.node_id {
+                by_node.entry(node_id.clone()).or_default().push(task.id.clone());
+            }
+        }
+        for (node_id, tasks) in by_node {
+            let id = self.next_subscription;
+            self.next_subscription += 1;
+            let subscription = LogSubscription { id, tasks, request: request.clone() };
+            let told = self
+                .sessions
+                .get(&node_id)
+                .is_some_and(|s| s.down.try_send(Ok(pack(&Down::Subscribe(subscription)))).is_ok());
+            if told {
+                self.subscriptions.insert(id, sink.clone());
+            } else {
+                let hostname = view.node(&node_id).map(|n| n.description.hostname.clone()).unwrap_or_default();
+                let text = format!("warning: incomplete log stream. some logs could not be retrieved for the following reasons: node {node_id} ({hostname}) is not available");
+                let _ = sink.try_send(Err(NodeError::Internal(text)));
+            }
+        }
+    }
+}
+
+impl Session {
+    fn introduce(&mut self, managers: &[RemoteManager], wanted: Role) {
+        if self.managers != managers && self.send(&Down::Managers(managers.to_vec())) {
+            self.managers = managers.to_vec();
+        }
+        if wanted != self.role && self.role_told != Some(wanted) && self.send(&Down::Role(wanted)) {
+            self.role_told = Some(wanted);
+        }
+    }
+
+    fn tell(&mut self, set: AssignmentSet, facts: &Facts) {
+        let results_in = self.sequence + 1;
+        let message = if self.needs_all {
+            Down::Complete { results_in, facts: facts.clone(), set: Box::new(set.clone()) }
+        } else {
+            let change = self.sent.diff(&set);
+            if change.is_empty() && self.facts == *facts {
+                return;
+            }
+            Down::Incremental {
+                applies_to: self.sequence,
+                results_in,
+                facts: facts.clone(),
+                change: Box::new(change),
+            }
+        };
+        if self.send(&message) {
+            self.sequence = results_in;
+            self.sent = set;
+            self.facts = facts.clone();
+            self.needs_all = false;
+        } else {
+            self.needs_all = true;
+        }
+    }
+
+    fn send(&self, message: &Down) -> bool {
+        self.down.try_send(Ok(pack(message))).is_ok()
+    }
+}

@@ -1,0 +1,219 @@
+//! What leading is: one value, made when this manager is elected and dropped when it no longer is, with every task and
+//! timer in it.
+//!
+//! One loop writes: first what the agents said, then what `control` makes of it, each as one batch of the log. There is no
+//! timer between: while a batch is on its way to the disks the next one gathers.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use skep_consensus::{Consensus, EventStream, Notice, ProposeError};
+use skep_control::{Ctx, Dirty};
+use skep_model::Timestamp;
+use skep_model::assignment::TaskReport;
+use skep_store::{Batch, Change, Kind};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::dispatcher::{Dispatcher, DispatcherTask};
+use super::roles;
+use crate::clock::now;
+use crate::config::Timing;
+
+/// Reports and node changes waiting for the log; senders wait when it is full.
+const INBOX: usize = 1024;
+/// Looked at even if nothing happened and nothing is due, against anything forgotten.
+const PERIOD: Duration = Duration::from_secs(5);
+/// After a refusal the view is newer already; a decision refused again and again is looked at less often.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// What sessions bring for the log.
+pub(super) enum Input {
+    Changes(Vec<Change>),
+    Reports(Vec<TaskReport>),
+}
+
+pub(super) struct Leader {
+    pub(super) dispatcher: Dispatcher,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Leader {
+    pub(super) fn start(consensus: Consensus, term: u64, timing: Timing) -> Self {
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (inbox, inputs) = mpsc::channel(INBOX);
+        let (dispatcher, task): (Dispatcher, DispatcherTask) = Dispatcher::new();
+        tasks.spawn(task.run(consensus.clone(), inbox, timing, cancel.clone()));
+        let mut writer = Loop { consensus: consensus.clone(), term, refused: 0, dirty: Dirty::all(), wake_at: None };
+        let stop = cancel.clone();
+        tasks.spawn(async move {
+            tokio::select! { () = stop.cancelled() => {}, () = writer.run(inputs) => {} }
+        });
+        tasks.spawn(roles::run(consensus, term, cancel.clone()));
+        tasks.close();
+        Self { dispatcher, cancel, tasks }
+    }
+
+    pub(super) async fn stop(self) {
+        self.cancel.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+struct Loop {
+    consensus: Consensus,
+    term: u64,
+    /// How many decisions in a row were refused.
+    refused: u32,
+    /// What `control` has to look at.
+    dirty: Dirty,
+    /// When it wanted to look again in any case.
+    wake_at: Option<Timestamp>,
+}
+
+enum Outcome {
+    Applied,
+    /// Decide again.
+    Refused,
+    /// Leadership is over, or as good as.
+    Over,
+}
+
+impl Loop {
+    async fn run(&mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut events = self.consensus.events();
+        let mut gathered: Vec<Input> = Vec::new();
+        loop {
+            while let Ok(input) = inputs.try_recv() {
+                gathered.push(input);
+            }
+            if !self.write_inputs(std::mem::take(&mut gathered)).await {
+                return;
+            }
+            self.drain(&mut events);
+            let changes = self.decide();
+            if !changes.is_empty() {
+                match self.write_decision(changes).await {
+                    Outcome::Applied => self.refused = 0,
+                    Outcome::Refused => {
+                        // What was decided is lost; the view is newer now.
+                        self.dirty.mark_all();
+                        self.refused = (self.refused + 1).min(50);
+                        tokio::time::sleep(REFUSED_PAUSE * (self.refused - 1)).await;
+                    }
+                    Outcome::Over => return,
+                }
+                continue;
+            }
+            let due = self.wake_at.map_or(PERIOD, |at| at.since(now()).min(PERIOD));
+            tokio::select! {
+                received = inputs.recv_many(&mut gathered, INBOX) => if received == 0 { return },
+                notice = events.next() => match notice {
+                    Some(notice) => self.mark(&notice),
+                    None => return,
+                },
+                () = tokio::time::sleep(due) => self.dirty.mark_all(),
+            }
+        }
+    }
+
+    fn mark(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Applied { events, .. } => events.iter().for_each(|event| self.dirty.mark(event)),
+            Notice::Resync { .. } => self.dirty.mark_all(),
+        }
+    }
+
+    fn drain(&mut self, events: &mut EventStream) {
+        while let Some(Some(notice)) = events.next().now_or_never() {
+            self.mark(&notice);
+        }
+    }
+
+    fn decide(&mut self) -> Vec<Change> {
+        if self.wake_at.is_some_and(|at| at <= now()) {
+            self.dirty.mark_all();
+        }
+        if self.dirty.is_empty() {
+            return Vec::new();
+        }
+        let all = self.dirty == Dirty::all();
+        let dirty = self.dirty.take();
+        let mut ids = rand::random::<u128>;
+        let mut context = Ctx { now: now(), ids: &mut ids };
+        let decision = skep_control::tick(&self.consensus.view(), &dirty, &mut context);
+        self.wake_at = match (self.wake_at, decision.wake_at) {
+            (Some(old), Some(new)) if !all => Some(old.min(new)),
+            (old, None) if !all => old,
+            (_, new) => new,
+        };
+        decision.changes
+    }
+
+    /// False when leadership is over.
+    async fn write_inputs(&mut self, inputs: Vec<Input>) -> bool {
+        let mut reports: Vec<TaskReport> = Vec::new();
+        let mut changes = Vec::new();
+        for input in inputs {
+            match input {
+                Input::Changes(more) => changes.extend(more),
+                Input::Reports(more) => reports.extend(more),
+            }
+        }
+        // Sessions speak of nodes that may have been removed meanwhile: one refused change must not take others along.
+        for change in changes {
+            if matches!(self.write(vec![change]).await, Outcome::Over) {
+                return false;
+            }
+        }
+        if reports.is_empty() {
+            return true;
+        }
+        !matches!(self.write(vec![Change::SetTaskStatus(reports)]).await, Outcome::Over)
+    }
+
+    /// In pieces the log takes, in order: a later piece may rest on an earlier one.
+    async fn write_decision(&mut self, changes: Vec<Change>) -> Outcome {
+        for batch in skep_control::split(changes, now(), self.term) {
+            match self.commit(batch).await {
+                Outcome::Applied => {}
+                other => return other,
+            }
+        }
+        Outcome::Applied
+    }
+
+    async fn write(&mut self, changes: Vec<Change>) -> Outcome {
+        self.commit(Batch::new(now(), changes).in_term(self.term)).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Outcome {
+        match self.consensus.propose_as_leader(self.term, batch).await {
+            Ok(_) => Outcome::Applied,
+            Err(ProposeError::Refused(refused)) => {
+                match refused.kind() {
+                    Kind::Stale => tracing::debug!(reason = %refused, "decided anew"),
+                    _ => tracing::debug!(reason = %refused, "change refused"),
+                }
+                Outcome::Refused
+            }
+            Err(ProposeError::TooLarge { bytes, limit }) => {
+                tracing::error!(bytes, limit, "a decision does not fit the log");
+                Outcome::Refused
+            }
+            Err(ProposeError::Timeout | ProposeError::Interrupted { .. }) => Outcome::Refused,
+            Err(error) => {
+                tracing::debug!(%error, "leading ends");
+                Outcome::Over
+            }
+        }
+    }
+}

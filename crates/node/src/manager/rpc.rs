@@ -1,0 +1,321 @@
+//! Cluster RPC as a manager serves it. Each call first says who may make it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_consensus::{Consensus, Peer, ProposeError};
+use skep_control::membership;
+use skep_model::NodeId;
+use skep_model::node::{ManagerInfo, Role};
+use skep_store::{Batch, Change};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::metadata::MetadataValue;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::Manager;
+use crate::agent_loop::LEADER_HEADER;
+use crate::ca::{JoinToken, Signer};
+use crate::clock::now;
+use crate::error::NodeError;
+use crate::transport::message::{IssueReply, IssueRequest, JoinRaft, LogPart, LogsCall, Propose, Proposed, Root, Up};
+use crate::transport::proto::Envelope;
+use crate::transport::proto::ca_server::{Ca, CaServer};
+use crate::transport::proto::control_server::{Control, ControlServer};
+use crate::transport::proto::dispatcher_server::{Dispatcher, DispatcherServer};
+use crate::transport::proto::raft_server::{Raft, RaftServer};
+use crate::transport::{MAX_MESSAGE_BYTES, pack, peer_of, require_manager, require_member, unpack};
+
+type EnvelopeStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
+
+const HELLO_DEADLINE: Duration = Duration::from_secs(3);
+/// A host without a certificate sends a request of a few hundred bytes; more is not read.
+const MAX_STRANGER_BYTES: usize = 64 * 1024;
+
+#[derive(Clone)]
+struct Rpc {
+    /// Weak: the server must not keep the manager it belongs to alive.
+    manager: std::sync::Weak<Manager>,
+}
+
+impl Rpc {
+    fn manager(&self) -> Result<Arc<Manager>, Status> {
+        self.manager.upgrade().ok_or_else(|| Status::unavailable("this manager is shutting down"))
+    }
+}
+
+pub(super) fn router(manager: &Arc<Manager>) -> Router {
+    let rpc = Rpc { manager: Arc::downgrade(manager) };
+    let limit = MAX_MESSAGE_BYTES;
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(2)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(4)))
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .tcp_nodelay(true)
+        .add_service(CaServer::new(rpc.clone()).max_decoding_message_size(MAX_STRANGER_BYTES))
+        .add_service(RaftServer::new(rpc.clone()).max_decoding_message_size(limit).max_encoding_message_size(limit))
+        .add_service(ControlServer::new(rpc.clone()).max_decoding_message_size(limit).max_encoding_message_size(limit))
+        .add_service(DispatcherServer::new(rpc).max_decoding_message_size(limit).max_encoding_message_size(limit))
+}
+
+/// Points the caller to the leader.
+fn not_leader(consensus: &Consensus) -> Status {
+    let mut status = Status::failed_precondition("this manager does not lead");
+    let leader = consensus.leadership().borrow().leader.clone();
+    if let Some(leader) = leader
+        && leader.raft_id != consensus.raft_id()
+        && let Ok(value) = MetadataValue::try_from(leader.address.as_str())
+    {
+        status.metadata_mut().insert(LEADER_HEADER, value);
+    }
+    status
+}
+
+fn status_of(error: &NodeError) -> Status {
+    match error {
+        NodeError::InvalidToken => Status::invalid_argument("A valid join token is necessary to join this cluster"),
+        NodeError::NoLeader => Status::unavailable(error.to_string()),
+        _ => Status::internal(error.to_string()),
+    }
+}
+
+impl Rpc {
+    /// Makes the node and decides its role: by token for a new one, by its object for one that renews.
+    async fn admit(
+        &self,
+        manager: &Manager,
+        peer: Option<crate::ca::Identity>,
+        request: &IssueRequest,
+    ) -> Result<(NodeId, Role), Status> {
+        let view = manager.view();
+        let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
+        let Some(token) = &request.token else {
+            let identity = peer.ok_or_else(|| Status::unauthenticated("a join token or a certificate is required"))?;
+            if identity.cluster_id != cluster.id {
+                return Err(Status::permission_denied("the certificate is of another swarm"));
+            }
+            let node = view
+                .node(&identity.node_id)
+                .ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
+            return Ok((node.id.clone(), super::role_due(node)));
+        };
+        let role = JoinToken::role_granted(token, &cluster.join_tokens)
+            .ok_or_else(|| status_of(&NodeError::InvalidToken))?;
+        let node_id = NodeId::from_bits(rand::random());
+        let admitted = membership::admit(&view, &node_id, role, request.availability, &request.hostname, now());
+        let batch = Batch::new(now(), admitted.into_iter().collect());
+        manager.propose(batch).await.map_err(|error| status_of(&error))?;
+        Ok((node_id, role))
+    }
+}
+
+#[tonic::async_trait]
+impl Ca for Rpc {
+    async fn get_root(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let cert_pem = manager.tls().current().root_pem.clone();
+        Ok(Response::new(pack(&Root { cert_pem })))
+    }
+
+    async fn issue(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let peer = peer_of(&request)?;
+        let request: IssueRequest = unpack(request.get_ref())?;
+        let (node_id, role) = self.admit(&manager, peer.identity, &request).await?;
+        let view = manager.view();
+        let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
+        let signed = Signer::from_root(&cluster.root_ca)
+            .and_then(|signer| {
+                signer.sign(&request.request_pem, &node_id, role, &cluster.id, cluster.spec.node_cert_expiry)
+            })
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        tracing::info!(node.id = %node_id, peer = %peer.address, ?role, "certificate issued");
+        Ok(Response::new(pack(&IssueReply {
+            node_id,
+            cluster_id: cluster.id.clone(),
+            role,
+            cert_pem: signed.cert_pem,
+            root_pem: cluster.root_ca.cert_pem.clone(),
+        })))
+    }
+}
+
+#[tonic::async_trait]
+impl Raft for Rpc {
+    async fn call(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        require_manager(&request, manager.tls())?;
+        let body = manager.consensus().handle_rpc(request.into_inner().body).await;
+        Ok(Response::new(Envelope { body }))
+    }
+}
+
+#[tonic::async_trait]
+impl Control for Rpc {
+    async fn propose(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        require_manager(&request, manager.tls())?;
+        let call: Propose = unpack(request.get_ref())?;
+        let batch = Batch::decode(&call.batch).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let proposed = match manager.consensus().propose(batch).await {
+            Ok(applied) => Proposed::Applied { index: applied.index },
+            Err(ProposeError::Refused(refused)) => Proposed::Refused(refused),
+            Err(ProposeError::TooLarge { bytes, limit }) => Proposed::TooLarge { bytes, limit },
+            Err(ProposeError::NotLeader { .. } | ProposeError::NoLeader | ProposeError::TermOver { .. }) => {
+                Proposed::NotLeader
+            }
+            Err(error) => Proposed::Unknown(error.to_string()),
+        };
+        Ok(Response::new(pack(&proposed)))
+    }
+
+    async fn join_raft(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let identity = require_manager(&request, manager.tls())?;
+        let call: JoinRaft = unpack(request.get_ref())?;
+        let consensus = manager.consensus();
+        if !consensus.leadership().borrow().is_leader {
+            return Err(not_leader(consensus));
+        }
+        let view = manager.view();
+        let node = view
+            .node(&identity.node_id)
+            .filter(|n| n.spec.role == Role::Manager)
+            .ok_or_else(|| Status::permission_denied("this node is not to be a manager"))?;
+        // A manager that comes back with another number has lost its log: the old number must not count any more.
+        let old = node.manager.as_ref().map(|m| m.raft_id).filter(|id| *id != call.raft_id);
+        let failed = |error: skep_consensus::Error| Status::internal(error.to_string());
+        if let Some(old) = old {
+            consensus.remove(old).await.map_err(failed)?;
+        }
+        let peer = Peer { raft_id: call.raft_id, address: call.address.to_string() };
+        consensus.add_learner(peer).await.map_err(failed)?;
+        consensus.promote(call.raft_id).await.map_err(failed)?;
+        let node_id = identity.node_id.clone();
+        let info = ManagerInfo { raft_id: call.raft_id, address: call.address };
+        let mut changes = vec![Change::SetNodeManager { node_id: node_id.clone(), manager: Some(info) }];
+        if node.role != Role::Manager {
+            changes.push(Change::SetNodeRole { node_id, role: Role::Manager });
+        }
+        manager.propose(Batch::new(now(), changes)).await.map_err(|error| status_of(&error))?;
+        Ok(Response::new(pack(&())))
+    }
+
+    async fn leave_raft(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let identity = require_manager(&request, manager.tls())?;
+        let consensus = manager.consensus();
+        if !consensus.leadership().borrow().is_leader {
+            return Err(not_leader(consensus));
+        }
+        let raft_id = manager.view().node(&identity.node_id).and_then(|n| n.manager.as_ref().map(|m| m.raft_id));
+        if let Some(raft_id) = raft_id {
+            consensus.remove(raft_id).await.map_err(|error| Status::internal(error.to_string()))?;
+            let change = Change::SetNodeManager { node_id: identity.node_id.clone(), manager: None };
+            manager.propose(Batch::new(now(), vec![change])).await.map_err(|error| status_of(&error))?;
+        }
+        Ok(Response::new(pack(&())))
+    }
+
+    type LogsStream = EnvelopeStream;
+
+    async fn logs(&self, request: Request<Envelope>) -> Result<Response<EnvelopeStream>, Status> {
+        let manager = self.manager()?;
+        require_manager(&request, manager.tls())?;
+        let call: LogsCall = unpack(request.get_ref())?;
+        let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        let (sink, lines) = mpsc::channel(64);
+        dispatcher.subscribe(call.tasks, call.request, sink).await;
+        let parts = ReceiverStream::new(lines).map(|line| {
+            Ok(pack(&match line {
+                Ok(line) => LogPart::Line(line),
+                Err(error) => LogPart::Failed(error.to_string()),
+            }))
+        });
+        Ok(Response::new(Box::pin(parts)))
+    }
+}
+
+#[tonic::async_trait]
+impl Dispatcher for Rpc {
+    type SessionStream = EnvelopeStream;
+
+    async fn session(&self, request: Request<Streaming<Envelope>>) -> Result<Response<EnvelopeStream>, Status> {
+        let manager = self.manager()?;
+        let identity = require_member(&request, manager.tls())?;
+        let peer = peer_of(&request)?;
+        let Some(dispatcher) = manager.dispatcher() else { return Err(not_leader(manager.consensus())) };
+        let mut up = request.into_inner();
+        let first = tokio::time::timeout(HELLO_DEADLINE, up.next())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no hello"))?
+            .ok_or_else(|| Status::invalid_argument("no hello"))??;
+        let Up::Hello(hello) = unpack::<Up>(&first)? else { return Err(Status::invalid_argument("no hello")) };
+        let node_id = identity.node_id.clone();
+        let (session_id, down) = dispatcher.open(identity, *hello, peer.address.ip()).await?;
+        let reader = manager.tasks.clone();
+        let cancel = manager.cancel.clone();
+        reader.spawn(async move {
+            let read = async {
+                while let Some(Ok(envelope)) = up.next().await {
+                    let Ok(message) = unpack::<Up>(&envelope) else { break };
+                    if !dispatcher.heard(node_id.clone(), session_id.clone(), message).await {
+                        break;
+                    }
+                }
+            };
+            tokio::select! { () = cancel.cancelled() => {}, () = read => {} }
+            dispatcher.closed(node_id, session_id).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(down))))
+    }
+
+    async fn publish_logs(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let identity = require_member(&request, manager.tls())?;
+        let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        let mut parts = request.into_inner();
+        let mut sink = None;
+        loop {
+            let next = match &sink {
+                None => parts.next().await,
+                Some(sink) => {
+                    let sink: &mpsc::Sender<_> = sink;
+                    // A reader that went away ends the feed, and with it the reading on the node.
+                    tokio::select! { () = sink.closed() => return Ok(Response::new(pack(&()))), part = parts.next() => part }
+                }
+            };
+            let Some(part) = next.transpose()? else { return Ok(Response::new(pack(&()))) };
+            let item = match unpack::<LogPart>(&part)? {
+                LogPart::Begin(id) => {
+                    sink = dispatcher.sink_of(id).await;
+                    if sink.is_none() {
+                        return Err(Status::not_found("no such log subscription"));
+                    }
+                    continue;
+                }
+                // A node tells what its own containers said.
+                LogPart::Line(line) if line.node_id == identity.node_id => Ok(line),
+                LogPart::Line(_) => return Err(Status::permission_denied("a line of another node")),
+                LogPart::Failed(text) => Err(NodeError::Internal(text)),
+            };
+            let Some(sink) = &sink else { return Err(Status::invalid_argument("lines of no subscription")) };
+            if sink.send(item).await.is_err() {
+                return Ok(Response::new(pack(&())));
+            }
+        }
+    }
+
+    async fn leave(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let identity = require_member(&request, manager.tls())?;
+        let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        dispatcher.leave(identity.node_id).await;
+        Ok(Response::new(pack(&())))
+    }
+}

@@ -1,0 +1,349 @@
+//! This host as a member: its identity, its agent, and its manager while it is one.
+//!
+//! Follows the role its certificate has: a worker that is promoted starts a manager, a demoted one stops it. Renews the
+//! certificate between half and four fifths of its life.
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use skep_agent::spec::NodeFacts;
+use skep_model::NodeId;
+use skep_model::node::Role;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::agent_loop::{ARCHITECTURE, Executor, Orders, Session, StatusBoard, WorkerLoop, run_plane};
+use crate::ca::{CertificateFiles, NodeKey};
+use crate::clock::now;
+use crate::config::NodeConfig;
+use crate::error::{NodeError, Result};
+use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
+use crate::manager::{Manager, ManagerConfig};
+use crate::state::{SavedState, StateFiles};
+use crate::transport::message::{IssueReply, IssueRequest};
+use crate::transport::{Connection, LiveTls, TlsMaterial, pack, unpack};
+
+const RENEW_RETRY: Duration = Duration::from_secs(5);
+
+pub(crate) struct Member {
+    config: NodeConfig,
+    state: Mutex<SavedState>,
+    state_files: StateFiles,
+    certificates: CertificateFiles,
+    tls: LiveTls,
+    manager: RwLock<Option<Arc<Manager>>>,
+    managers: watch::Sender<Vec<RemoteManager>>,
+    connected: watch::Receiver<bool>,
+    wanted_role: watch::Sender<Option<Role>>,
+    executor: Arc<dyn Executor>,
+    orders: watch::Sender<Option<Orders>>,
+    events: broadcast::Sender<SwarmEvent>,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Member {
+    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only repeat the fields")]
+    pub(crate) fn start(
+        config: NodeConfig,
+        state: SavedState,
+        state_files: StateFiles,
+        certificates: CertificateFiles,
+        tls: LiveTls,
+        manager: Option<Arc<Manager>>,
+        executor: Arc<dyn Executor>,
+        events: broadcast::Sender<SwarmEvent>,
+    ) -> Arc<Self> {
+        let node_id = state.node_id.clone();
+        let saved = state_files.load_assignments();
+        let remembered = saved.facts.0.map(|facts| Orders { facts, set: Arc::new(saved.set), fresh: false });
+        let (orders, _) = watch::channel(remembered);
+        let (managers, _) = watch::channel(state.managers.clone());
+        let (connected_sender, connected) = watch::channel(false);
+        let (wanted_role, _) = watch::channel(None);
+        let board = Arc::new(StatusBoard::default());
+        let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+
+        let advertised = (state.advertise_given && !state.advertise.ip().is_unspecified())
+            .then_some(state.advertise.ip())
+            .or(manager.is_some().then_some(state.advertise.ip()));
+        let session = Session {
+            node_id: node_id.clone(),
+            tls: tls.clone(),
+            timing: config.timing,
+            executor: executor.clone(),
+            board: board.clone(),
+            orders: orders.clone(),
+            managers: managers.clone(),
+            connected: connected_sender,
+            wanted_role: wanted_role.clone(),
+            advertise: state.data_path.or(advertised),
+        };
+        let names = NodeFacts {
+            node_id: node_id.clone(),
+            hostname: config.hostname.clone(),
+            os: "linux".into(),
+            architecture: ARCHITECTURE.into(),
+        };
+        tasks.spawn(WorkerLoop::run(executor.clone(), board, names, orders.subscribe(), cancel.clone()));
+        tasks.spawn(run_plane(node_id, executor.clone(), state_files.clone(), orders.subscribe(), cancel.clone()));
+        tasks.spawn(session.run(cancel.clone()));
+
+        let member = Arc::new(Self {
+            config,
+            state: Mutex::new(state),
+            state_files,
+            certificates,
+            tls,
+            manager: RwLock::new(manager),
+            managers,
+            connected,
+            wanted_role,
+            executor,
+            orders,
+            events,
+            cancel: cancel.clone(),
+            tasks: tasks.clone(),
+        });
+        let keeper = member.clone();
+        tasks.spawn(async move {
+            tokio::select! { () = cancel.cancelled() => {}, () = keeper.keep() => {} }
+        });
+        tasks.close();
+        member
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.tls.current().identity.node_id.clone()
+    }
+
+    pub(crate) fn manager(&self) -> Option<Arc<Manager>> {
+        self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_manager(&self, manager: Option<Arc<Manager>>) {
+        *self.manager.write().unwrap_or_else(PoisonError::into_inner) = manager;
+    }
+
+    fn with_state<T>(&self, f: impl FnOnce(&mut SavedState) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) async fn wait_connected(&self, limit: Duration) {
+        let mut connected = self.connected.clone();
+        let _ = tokio::time::timeout(limit, connected.wait_for(|now| *now)).await;
+    }
+
+    pub(crate) fn local_state(&self) -> LocalState {
+        // A manager answers for itself; a worker is active once a manager knows it.
+        let known = self.manager().is_some() || *self.connected.borrow() || self.orders.borrow().is_some();
+        if known { LocalState::Active } else { LocalState::Pending }
+    }
+
+    pub(crate) fn info(&self) -> SwarmInfo {
+        let manager = self.manager();
+        let view = manager.as_ref().map(|m| m.view());
+        let own = self.orders.borrow().as_ref().and_then(|o| o.set.nodes.get(&self.node_id()).map(|n| n.vtep));
+        let advertise = self.with_state(|s| s.advertise.ip());
+        let node_addr = match own {
+            _ if !advertise.is_unspecified() => advertise.to_string(),
+            Some(vtep) => vtep.to_string(),
+            None => String::new(),
+        };
+        SwarmInfo {
+            node_id: Some(self.node_id()),
+            node_addr,
+            state: self.local_state(),
+            role: self.tls.current().identity.role,
+            control_available: manager.is_some(),
+            error: String::new(),
+            remote_managers: self.managers.borrow().clone(),
+            nodes: view.as_ref().map(skep_store::View::nodes_len),
+            managers: view.as_ref().map(|v| v.nodes().filter(|n| n.spec.role == Role::Manager).count()),
+            cluster: view.as_ref().and_then(|v| v.cluster().map(|c| (**c).clone())),
+        }
+    }
+
+    /// Saves what changes, follows the wanted role, renews the certificate.
+    async fn keep(&self) {
+        let mut managers = self.managers.subscribe();
+        let mut wanted = self.wanted_role.subscribe();
+        // Drawn once, so that nodes that joined together do not renew together.
+        let share = 0.5 + rand::random::<f64>() * 0.3;
+        loop {
+            let due = self.renew_in(share);
+            let renewed = tokio::select! {
+                changed = managers.changed() => {
+                    if changed.is_err() { return }
+                    self.save_managers(&mut managers);
+                    continue;
+                }
+                changed = wanted.changed() => {
+                    if changed.is_err() { return }
+                    let role = *wanted.borrow_and_update();
+                    if role.is_none_or(|role| role == self.tls.current().identity.role) {
+                        continue;
+                    }
+                    self.renew().await
+                }
+                () = tokio::time::sleep(due) => self.renew().await,
+            };
+            if let Err(error) = match renewed { Ok(()) => self.follow_role().await, Err(error) => Err(error) } {
+                tracing::warn!(%error, "cannot renew the certificate or follow its role");
+                tokio::time::sleep(RENEW_RETRY).await;
+                wanted.mark_changed();
+            }
+        }
+    }
+
+    fn save_managers(&self, managers: &mut watch::Receiver<Vec<RemoteManager>>) {
+        let known = managers.borrow_and_update().clone();
+        let state = self.with_state(|state| {
+            state.managers = known;
+            state.clone()
+        });
+        if let Err(error) = self.state_files.save(&state) {
+            tracing::warn!(%error, "cannot save the list of managers");
+        }
+    }
+
+    fn renew_in(&self, share: f64) -> Duration {
+        let identity = &self.tls.current().identity;
+        let life = identity.not_after.saturating_sub(identity.not_before);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds of a certificate's life")]
+        let at = identity.not_before + (life as f64 * share) as i64;
+        let left = at - now().0 / 1_000_000_000;
+        Duration::from_secs(u64::try_from(left).unwrap_or(0)).max(Duration::from_secs(1))
+    }
+
+    async fn renew(&self) -> Result<()> {
+        let key = NodeKey::generate()?;
+        let issue = IssueRequest {
+            request_pem: key.request_pem()?,
+            token: None,
+            availability: skep_model::node::Availability::Active,
+            hostname: self.config.hostname.clone(),
+        };
+        let managers = self.managers.borrow().clone();
+        let mut last = NodeError::NoLeader;
+        for remote in &managers {
+            let connection = Connection::lazy(&remote.addr, &self.tls)?;
+            let mut request = tonic::Request::new(pack(&issue));
+            request.set_timeout(Duration::from_secs(5));
+            match connection.ca().issue(request).await {
+                Ok(reply) => {
+                    let reply: IssueReply = unpack(reply.get_ref()).map_err(|s| NodeError::Internal(s.to_string()))?;
+                    self.certificates.save(&reply.root_pem, &reply.cert_pem, &key.pem())?;
+                    self.tls.replace(TlsMaterial::new(&reply.root_pem, &reply.cert_pem, &key.pem())?);
+                    tracing::info!(role = ?reply.role, "certificate renewed");
+                    return Ok(());
+                }
+                Err(status) => last = NodeError::Internal(status.to_string()),
+            }
+        }
+        Err(last)
+    }
+
+    /// Makes the manager the certificate says there should be, or ends the one it says there should not.
+    async fn follow_role(&self) -> Result<()> {
+        match (self.tls.current().identity.role, self.manager()) {
+            (Role::Manager, None) => self.become_manager().await,
+            (Role::Worker, Some(manager)) => {
+                self.set_manager(None);
+                manager.stop().await;
+                self.state_files.forget_raft()?;
+                let state = self.with_state(|state| {
+                    state.raft_id = None;
+                    state.clone()
+                });
+                self.state_files.save(&state)
+            }
+            (Role::Manager, Some(_)) | (Role::Worker, None) => Ok(()),
+        }
+    }
+
+    async fn become_manager(&self) -> Result<()> {
+        self.state_files.forget_raft()?;
+        let mut state = self.with_state(|state| state.clone());
+        let raft_id = crate::lifecycle::new_raft_id();
+        if state.advertise.ip().is_unspecified() {
+            let own = self.orders.borrow().as_ref().and_then(|o| o.set.nodes.get(&state.node_id).map(|n| n.vtep));
+            state.advertise = match own {
+                Some(vtep) => (vtep, state.listen.port()).into(),
+                None => crate::address::advertise("", self.config.default_advertise.as_deref(), state.listen)?,
+            };
+        }
+        let listener = crate::lifecycle::listen(state.listen).await?;
+        let config = ManagerConfig {
+            node_id: state.node_id.clone(),
+            raft_dir: self.state_files.raft_dir(),
+            raft_id,
+            storage_key: self.certificates.log_key()?,
+            advertise: state.advertise,
+            tls: self.tls.clone(),
+            timing: self.config.timing,
+            events: self.events.clone(),
+        };
+        let manager = Manager::start(config, listener).await?;
+        let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
+        if let Err(error) = manager.join_consensus(&remotes).await {
+            manager.stop().await;
+            return Err(error);
+        }
+        state.raft_id = Some(raft_id);
+        self.state_files.save(&state)?;
+        self.with_state(|own| *own = state);
+        self.set_manager(Some(manager));
+        Ok(())
+    }
+
+    /// Says goodbye, takes this host's tasks away and stops.
+    pub(crate) async fn leave(&self) {
+        let managers = self.managers.borrow().clone();
+        let alone = self.manager().is_some_and(|m| m.consensus().members().len() <= 1);
+        if !alone {
+            let goodbye = async {
+                for remote in &managers {
+                    let Ok(connection) = Connection::lazy(&remote.addr, &self.tls) else { continue };
+                    if self.manager().is_some() {
+                        let mut request = tonic::Request::new(pack(&()));
+                        request.set_timeout(Duration::from_secs(5));
+                        let _ = connection.control().leave_raft(request).await;
+                    }
+                    let mut request = tonic::Request::new(pack(&()));
+                    request.set_timeout(Duration::from_secs(2));
+                    if connection.dispatcher().leave(request).await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(8), goodbye).await;
+        }
+        self.stop().await;
+        for task_id in self.executor.found().await {
+            if let Err(error) = self.executor.remove_stray(&task_id).await {
+                tracing::warn!(task.id = %task_id, error, "cannot remove a task's container");
+            }
+        }
+        self.executor.apply(&skep_model::plan::HostPlan::default()).await;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn abandon(&self) {
+        self.cancel.cancel();
+        if let Some(manager) = self.manager() {
+            manager.abandon();
+        }
+    }
+
+    /// Ends everything in order; containers go on.
+    pub(crate) async fn stop(&self) {
+        self.cancel.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        if let Some(manager) = self.manager() {
+            self.set_manager(None);
+            manager.stop().await;
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Hosts on 127.0.0.x, each with a node that can be dropped and started again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use skep_model::service::{Mode, ServiceSpec};
+use skep_model::task::{Task, TaskState};
+use tempfile::TempDir;
+
+use super::fake::FakeHost;
+use crate::lifecycle::Inner;
+use crate::{InitRequest, JoinRequest, Node, NodeConfig};
+
+static NEXT: AtomicU16 = AtomicU16::new(0);
+
+pub(super) struct Host {
+    pub(super) node: Node,
+    pub(super) fake: Arc<FakeHost>,
+    config: NodeConfig,
+    pub(super) address: String,
+    _directory: TempDir,
+}
+
+impl Host {
+    pub(super) async fn new(name: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Other test processes have other addresses: pids differ in the low bytes.
+        let pid = std::process::id();
+        let port = free_port();
+        let address = format!("127.{}.{}.{}:{port}", 1 + (pid >> 8) % 250, pid % 250, 1 + number % 250);
+        let config = NodeConfig::new(directory.path().join("data"), directory.path().join("run"), name);
+        let fake = FakeHost::new(name);
+        let node = start(&config, &fake).await;
+        Self { node, fake, config, address, _directory: directory }
+    }
+
+    pub(super) async fn init(&self) {
+        self.node
+            .swarm_init(InitRequest { listen_addr: self.address.clone(), ..InitRequest::default() })
+            .await
+            .unwrap();
+    }
+
+    pub(super) fn join_request(&self, to: &Host, token: &str) -> JoinRequest {
+        JoinRequest {
+            listen_addr: self.address.clone(),
+            advertise_addr: self.address.clone(),
+            remote_addrs: vec![to.address.clone()],
+            join_token: token.into(),
+            ..JoinRequest::default()
+        }
+    }
+
+    pub(super) async fn join_as_worker(&self, to: &Host) {
+        let token = to.node.swarm_inspect().unwrap().join_tokens.worker;
+        self.node.swarm_join(self.join_request(to, &token)).await.unwrap();
+    }
+
+    pub(super) async fn join_as_manager(&self, to: &Host) {
+        let token = to.node.swarm_inspect().unwrap().join_tokens.manager;
+        self.node.swarm_join(self.join_request(to, &token)).await.unwrap();
+    }
+
+    /// The daemon ends in order and comes back; containers go on meanwhile.
+    pub(super) async fn restart(&mut self) {
+        self.node.shutdown().await;
+        self.node = start(&self.config, &self.fake).await;
+    }
+
+    pub(super) fn certificates(&self) -> PathBuf {
+        self.config.data_root.join("swarm/certificates")
+    }
+}
+
+async fn start(config: &NodeConfig, fake: &Arc<FakeHost>) -> Node {
+    Node { inner: Inner::start_without_host(config.clone(), fake.clone()).await.unwrap() }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A manager and so many workers, joined.
+pub(super) async fn cluster(workers: usize) -> Vec<Host> {
+    let manager = Host::new("node1").await;
+    manager.init().await;
+    let mut hosts = vec![manager];
+    for number in 0..workers {
+        let worker = Host::new(&format!("node{}", number + 2)).await;
+        worker.join_as_worker(&hosts[0]).await;
+        hosts.push(worker);
+    }
+    hosts
+}
+
+pub(super) fn service(name: &str, replicas: u64) -> ServiceSpec {
+    let mut spec =
+        ServiceSpec { name: name.into(), mode: Mode::Replicated { replicas }, ..ServiceSpec::default() };
+    spec.task.container.image = "skep/whoami".into();
+    spec
+}
+
+/// Polls until it holds; the message says what did not.
+#[track_caller]
+pub(super) fn eventually<'a>(what: &'a str, seconds: u64, mut holds: impl FnMut() -> bool + 'a) -> impl Future<Output = ()> + 'a {
+    let place = std::panic::Location::caller();
+    async move {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !holds() {
+            assert!(Instant::now() < deadline, "{place}: {what}: not within {seconds} s");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+pub(super) fn running(node: &Node) -> Vec<Task> {
+    let mut tasks = node.task_list().unwrap();
+    tasks.retain(|t| t.status.state == TaskState::Running && t.desired_state == TaskState::Running);
+    tasks
+}
