@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use skep_store::{Event, View};
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 /// Notices a slow reader may be behind before it is told to resync.
 const FEED_CAPACITY: usize = 1024;
@@ -23,12 +24,14 @@ pub enum Notice {
 pub(crate) struct Published {
     latest: ArcSwap<(u64, View)>,
     sender: broadcast::Sender<Notice>,
+    /// Ends every stream; the last view stays readable.
+    closed: CancellationToken,
 }
 
 impl Published {
     pub(crate) fn new(index: u64, view: View) -> Arc<Self> {
         let (sender, _) = broadcast::channel(FEED_CAPACITY);
-        Arc::new(Self { latest: ArcSwap::from_pointee((index, view)), sender })
+        Arc::new(Self { latest: ArcSwap::from_pointee((index, view)), sender, closed: CancellationToken::new() })
     }
 
     pub(crate) fn view(&self) -> View {
@@ -54,13 +57,18 @@ impl Published {
     }
 
     pub(crate) fn subscribe(self: &Arc<Self>) -> EventStream {
-        EventStream { receiver: self.sender.subscribe(), published: Arc::downgrade(self) }
+        EventStream { receiver: self.sender.subscribe(), closed: self.closed.clone(), published: Arc::downgrade(self) }
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
     }
 }
 
 /// A reader's end of the feed.
 pub struct EventStream {
     receiver: broadcast::Receiver<Notice>,
+    closed: CancellationToken,
     /// Weak, so that a reader does not keep a closed feed open.
     published: std::sync::Weak<Published>,
 }
@@ -68,7 +76,12 @@ pub struct EventStream {
 impl EventStream {
     /// The next notice; `None` once consensus has shut down. Cancel safe.
     pub async fn next(&mut self) -> Option<Notice> {
-        match self.receiver.recv().await {
+        let received = tokio::select! {
+            biased;
+            received = self.receiver.recv() => received,
+            () = self.closed.cancelled() => return None,
+        };
+        match received {
             Ok(notice) => Some(notice),
             Err(broadcast::error::RecvError::Closed) => None,
             Err(broadcast::error::RecvError::Lagged(_)) => {

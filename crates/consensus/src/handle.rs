@@ -56,6 +56,7 @@ pub(crate) struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.cancel.cancel();
+        self.published.close();
     }
 }
 
@@ -217,6 +218,7 @@ impl Consensus {
             tracing::warn!(%error, "raft core ended abnormally");
         }
         self.inner.log.close().await;
+        self.inner.published.close();
     }
 
     pub(crate) fn stopped(&self, fatal: &Fatal<Types>) -> Error {

@@ -122,7 +122,7 @@ impl Consensus {
             let attempt = tokio::time::timeout_at(deadline, self.inner.raft.change_membership(change.clone(), false));
             let error = match attempt.await {
                 Err(_) => return Err(Error::Timeout("waiting for a quorum of managers to agree on the membership")),
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(changed)) => return self.wait_shown(changed.log_id.index, deadline).await,
                 Ok(Err(RaftError::Fatal(fatal))) => return Err(self.stopped(&fatal)),
                 Ok(Err(RaftError::APIError(error))) => self.explain_change(error),
             };
@@ -131,6 +131,22 @@ impl Consensus {
                 return Err(error);
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Until [`members`](Self::members) shows the membership of entry `index`.
+    async fn wait_shown(&self, index: u64, deadline: Instant) -> Result<(), Error> {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            let shown = metrics.borrow_and_update().membership_config.log_id().is_some_and(|id| id.index >= index);
+            if shown {
+                return Ok(());
+            }
+            match tokio::time::timeout_at(deadline, metrics.changed()).await {
+                Err(_) => return Err(Error::Timeout("waiting for the new membership")),
+                Ok(Err(_)) => return Err(Error::Stopped("it is shut down".to_owned())),
+                Ok(Ok(())) => {}
+            }
         }
     }
 

@@ -28,6 +28,7 @@ async fn what_is_proposed_is_applied_and_kept() {
     assert_eq!(manager.linearizable_view().await.unwrap().index(), applied.index);
 
     manager.shutdown().await;
+    assert!(events.next().await.is_none(), "the feed ends");
     assert!(names(&manager).contains("one"), "reads go on");
     assert!(matches!(manager.propose(create("two")).await, Err(ProposeError::Unavailable(_))));
     drop(manager);

@@ -5,7 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableError, WriteTransaction};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
+    WriteTransaction,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +29,7 @@ const FORMAT: u32 = 1;
 /// redb would take up to 1 GiB; the log is read once after a restart and by late followers.
 const PAGE_CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// A predecessor in this process may still be closing the file.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
@@ -39,6 +42,8 @@ pub(crate) struct Recovered {
     pub(crate) vote: Option<Vote>,
     pub(crate) committed: Option<LogId>,
     pub(crate) purged: Option<LogId>,
+    /// The oldest entry's index, if nothing was purged.
+    pub(crate) first: u64,
     pub(crate) last: Option<LogId>,
 }
 
@@ -88,11 +93,12 @@ impl Disk {
         let purged: Option<LogId> = self.meta(PURGED)?;
         let transaction = self.database.begin_read().map_err(|error| self.failed(&error))?;
         let table = transaction.open_table(LOG).map_err(|error| self.table(error))?;
-        let first_index = purged.as_ref().map_or(0, |id| id.index + 1);
+        let oldest = table.first().map_err(|error| self.storage(error))?.map_or(0, |(index, _)| index.value());
+        let first = purged.as_ref().map_or(oldest, |id| id.index + 1);
         // Nothing may be missing between what is purged and the end.
-        let mut expected = first_index;
+        let mut expected = first;
         let mut newest = None;
-        for row in table.range(first_index..).map_err(|error| self.storage(error))? {
+        for row in table.range(first..).map_err(|error| self.storage(error))? {
             let (index, record) = row.map_err(|error| self.storage(error))?;
             if index.value() != expected {
                 return Err(self.damaged(format!("log entry {expected} is missing")));
@@ -104,7 +110,7 @@ impl Disk {
             Some(record) => Some(self.open_entry(expected - 1, record.value())?.log_id),
             None => purged,
         };
-        Ok(Recovered { vote: self.meta(VOTE)?, committed: self.meta(COMMITTED)?, purged, last })
+        Ok(Recovered { vote: self.meta(VOTE)?, committed: self.meta(COMMITTED)?, purged, first, last })
     }
 
     /// Entries of `range` that are in the file, in order.

@@ -6,6 +6,8 @@
 mod cache;
 mod disk;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub(crate) use disk::Disk;
