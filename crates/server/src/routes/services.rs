@@ -1,0 +1,141 @@
+//! Services.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use skep_api::ApiVersion;
+use skep_api::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceStatus, ServiceUpdateResponse};
+use skep_model::secret::SecretBytes;
+use skep_model::service as model;
+use skep_model::service::Mode;
+use skep_model::task::TaskState;
+use skep_node::{RegistryAuthFrom, ServiceUpdate};
+use skep_store::View;
+
+use super::swarm::object_version;
+use super::tasks::{LogsOf, task_logs_response};
+use crate::error::{ApiError, Result};
+use crate::extract::{GoJson, Params, registry_auth_text};
+use crate::state::ServerState;
+
+pub(crate) fn routes() -> Router<ServerState> {
+    Router::new()
+        .route("/services", get(list))
+        .route("/services/create", post(create))
+        .route("/services/{id}", get(inspect).delete(remove))
+        .route("/services/{id}/update", post(update))
+        .route("/services/{id}/logs", get(logs))
+}
+
+async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Vec<Service>>> {
+    let services = state.node().service_list()?;
+    let filters = query.filters()?;
+    filters.validate(&["id", "label", "mode", "name", "runtime"])?;
+    let counted = if query.flag("status") { Some(state.node().view()?) } else { None };
+    let shown = services.iter().filter(|service| {
+        filters.prefix("id", service.id.as_str())
+            && filters.prefix("name", &service.spec.name)
+            && filters.exact("mode", mode_word(service.spec.mode))
+            && filters.exact("runtime", "container")
+            && filters.labels("label", &service.spec.labels)
+    });
+    let shown = shown.map(|service| {
+        let mut out = Service::from(service);
+        out.service_status = counted.as_ref().map(|view| status(view, service));
+        out
+    });
+    Ok(Json(shown.collect()))
+}
+
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Replicated { .. } => "replicated",
+        Mode::Global => "global",
+        Mode::ReplicatedJob { .. } => "replicated-job",
+        Mode::GlobalJob => "global-job",
+    }
+}
+
+/// swarmkit `ListServiceStatuses`: replicas are what the spec says, global services want as many tasks as are meant to run.
+fn status(view: &View, service: &model::Service) -> ServiceStatus {
+    let count = |wanted: &dyn Fn(&skep_model::task::Task) -> bool| {
+        view.tasks_of_service(&service.id).filter(|task| wanted(task)).count() as u64
+    };
+    ServiceStatus {
+        running_tasks: count(&|t| t.status.state == TaskState::Running),
+        desired_tasks: match service.spec.mode {
+            Mode::Replicated { replicas } => replicas,
+            Mode::ReplicatedJob { max_concurrent, .. } => max_concurrent,
+            Mode::Global | Mode::GlobalJob => count(&|t| t.desired_state == TaskState::Running),
+        },
+        completed_tasks: count(&|t| t.status.state == TaskState::Complete),
+    }
+}
+
+/// The spec of a request as the model has it, with the credentials for those who pull, and checked.
+fn accepted(body: ServiceSpec, headers: &HeaderMap) -> Result<model::ServiceSpec> {
+    let mut spec: model::ServiceSpec = body.try_into()?;
+    skep_model::validate::service(&spec)
+        .map_err(|e| ApiError::invalid(format!("rpc error: code = InvalidArgument desc = {e}")))?;
+    let auth = registry_auth_text(headers)?;
+    if !auth.is_empty() {
+        spec.task.container.pull_auth = Some(SecretBytes(auth.into_bytes()));
+    }
+    Ok(spec)
+}
+
+async fn create(
+    State(state): State<ServerState>,
+    headers: HeaderMap,
+    GoJson(body): GoJson<ServiceSpec>,
+) -> Result<(StatusCode, Json<ServiceCreateResponse>)> {
+    // Not being a manager is the first thing to say, whatever the spec.
+    state.node().view()?;
+    let id = state.node().service_create(accepted(body, &headers)?).await?;
+    Ok((StatusCode::CREATED, Json(ServiceCreateResponse { id: id.to_string(), warnings: Vec::new() })))
+}
+
+async fn update(
+    State(state): State<ServerState>,
+    Path(id): Path<String>,
+    query: Params,
+    headers: HeaderMap,
+    GoJson(body): GoJson<ServiceSpec>,
+) -> Result<Json<ServiceUpdateResponse>> {
+    state.node().view()?;
+    let version = object_version(&query, "service")?;
+    let from = match query.text("registryAuthFrom") {
+        "" | "spec" => RegistryAuthFrom::Spec,
+        "previous-spec" => RegistryAuthFrom::PreviousSpec,
+        _ => return Err(ApiError::invalid("unsupported registryAuthFrom value")),
+    };
+    let update = match query.text("rollback") {
+        "" => ServiceUpdate::Spec(Box::new(accepted(body, &headers)?), from),
+        "previous" => ServiceUpdate::Rollback,
+        other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}"))),
+    };
+    state.node().service_update(&id, version, update).await?;
+    Ok(Json(ServiceUpdateResponse { warnings: None }))
+}
+
+async fn inspect(State(state): State<ServerState>, Path(id): Path<String>, query: Params) -> Result<Json<Service>> {
+    let service = Service::from(&state.node().service_inspect(&id)?);
+    Ok(Json(if query.flag("insertDefaults") { service.with_defaults() } else { service }))
+}
+
+async fn remove(State(state): State<ServerState>, Path(id): Path<String>) -> Result<StatusCode> {
+    state.node().service_remove(&id).await?;
+    Ok(StatusCode::OK)
+}
+
+async fn logs(
+    State(state): State<ServerState>,
+    Extension(version): Extension<ApiVersion>,
+    Path(id): Path<String>,
+    query: Params,
+) -> Result<Response> {
+    let service = state.node().service_inspect(&id)?;
+    task_logs_response(&state, version, &query, service.spec.task.container.tty, LogsOf::Service(service.id)).await
+}

@@ -1,0 +1,211 @@
+//! Attach and exec take the connection over: after `101 UPGRADED` it is no longer HTTP but a process's input and output.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use skep_api::ApiVersion;
+use skep_engine::container::{Attached, OutputStream, StdStream, StdinWriter};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use super::detach::DetachKeys;
+use super::stdcopy::Framing;
+use crate::state::ServerState;
+
+/// What the request said about the connection, to be taken before the process is attached to.
+pub(crate) struct Hijack {
+    upgrade: Option<OnUpgrade>,
+    body: Body,
+}
+
+impl Hijack {
+    pub(crate) fn prepare(mut request: Request) -> Self {
+        let asked = request.headers().contains_key(header::UPGRADE);
+        let upgrade = if asked { Some(hyper::upgrade::on(&mut request)) } else { None };
+        Self { upgrade, body: request.into_body() }
+    }
+
+    /// With the body already read (exec start has one).
+    pub(crate) fn without_body(upgrade: Option<OnUpgrade>) -> Self {
+        Self { upgrade, body: Body::empty() }
+    }
+
+    /// Answers, and connects the client with the process. A client that did not ask for an upgrade gets the output as the
+    /// body of a 200 and its own body is the input; that is as much of the pre-1.20 protocol as HTTP allows.
+    pub(crate) fn connect(
+        self,
+        attached: Attached,
+        keys: Option<DetachKeys>,
+        version: ApiVersion,
+        state: &ServerState,
+        on_detach: impl FnOnce() + Send + 'static,
+    ) -> Response {
+        let framing = Framing::of_tty(attached.tty);
+        let content_type = framing.content_type(version);
+        let Attached { stdin, output, .. } = attached;
+        let Some(upgrade) = self.upgrade else {
+            return plain(self.body, stdin, output, framing, content_type, state);
+        };
+        let stop = state.stop().clone();
+        state.work().spawn(async move {
+            match upgrade.await {
+                Ok(upgraded) => {
+                    let io = TokioIo::new(upgraded);
+                    if pump(io, stdin, output, framing, keys, &stop).await {
+                        on_detach();
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "client went away before the connection was handed over"),
+            }
+        });
+        Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "tcp")
+            .header(header::CONTENT_TYPE, content_type)
+            .body(Body::empty())
+            .expect("status and headers are constants")
+    }
+}
+
+fn plain(
+    body: Body,
+    stdin: Option<StdinWriter>,
+    output: OutputStream,
+    framing: Framing,
+    content_type: &'static str,
+    state: &ServerState,
+) -> Response {
+    if let Some(stdin) = stdin {
+        let stop = state.stop().clone();
+        state.work().spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = feed(body, stdin) => {}
+            }
+        });
+    }
+    super::lines::streamed(content_type, framed(output, framing), state.stop())
+}
+
+fn framed(output: OutputStream, framing: Framing) -> impl Stream<Item = Bytes> + Send {
+    output.filter_map(move |chunk| {
+        std::future::ready(match chunk {
+            Ok(chunk) => Some(framing.wrap(chunk.stream, chunk.data)),
+            Err(error) => {
+                tracing::debug!(%error, "output ended early");
+                None
+            }
+        })
+    })
+}
+
+async fn feed(mut body: Body, mut stdin: StdinWriter) {
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data()
+            && stdin.write_all(&data).await.is_err()
+        {
+            return;
+        }
+    }
+    let _ = stdin.close().await;
+}
+
+/// How an input side ended.
+enum InputEnd {
+    /// End of file was passed on, or there never was input: output goes on.
+    Closed,
+    Detached,
+}
+
+/// Copies both ways until the output ends, the client goes, or it detaches (then true).
+async fn pump<T>(
+    io: T,
+    stdin: Option<StdinWriter>,
+    output: OutputStream,
+    framing: Framing,
+    keys: Option<DetachKeys>,
+    stop: &CancellationToken,
+) -> bool
+where
+    T: AsyncRead + AsyncWrite + Send,
+{
+    let (reader, mut writer) = tokio::io::split(io);
+    let input = copy_input(reader, stdin, keys);
+    let out = copy_output(output, &mut writer, framing);
+    let detached = {
+        let (mut input, mut out) = (std::pin::pin!(input), std::pin::pin!(out));
+        tokio::select! {
+            () = stop.cancelled() => false,
+            () = &mut out => false,
+            end = &mut input => match end {
+                InputEnd::Detached => true,
+                InputEnd::Closed => {
+                    tokio::select! { () = stop.cancelled() => {}, () = &mut out => {} }
+                    false
+                }
+            },
+        }
+    };
+    let _ = writer.shutdown().await;
+    detached
+}
+
+async fn copy_input<R: AsyncRead + Unpin>(
+    mut reader: R,
+    stdin: Option<StdinWriter>,
+    mut keys: Option<DetachKeys>,
+) -> InputEnd {
+    let Some(mut stdin) = stdin else {
+        // Nobody reads it, but a client may send anyway; take it, or its writes would block.
+        let mut sink = [0_u8; 1024];
+        while matches!(reader.read(&mut sink).await, Ok(n) if n > 0) {}
+        return InputEnd::Closed;
+    };
+    let mut buffer = vec![0_u8; 32 * 1024];
+    loop {
+        let n = match reader.read(&mut buffer).await {
+            Ok(n) if n > 0 => n,
+            Ok(_) | Err(_) => {
+                let _ = stdin.close().await;
+                return InputEnd::Closed;
+            }
+        };
+        let written = match &mut keys {
+            None => stdin.write_all(&buffer[..n]).await,
+            Some(keys) => {
+                let passed = keys.pass(&buffer[..n]);
+                let written = stdin.write_all(&passed.data).await;
+                if passed.detach {
+                    return InputEnd::Detached;
+                }
+                written
+            }
+        };
+        if written.is_err() {
+            // The process closed its input or is gone: its output says so in its own time.
+            return InputEnd::Closed;
+        }
+    }
+}
+
+async fn copy_output<W: AsyncWrite + Unpin>(mut output: OutputStream, writer: &mut W, framing: Framing) {
+    while let Some(chunk) = output.next().await {
+        let bytes = match chunk {
+            Ok(chunk) => framing.wrap(chunk.stream, chunk.data),
+            Err(error) if framing == Framing::Multiplexed => {
+                super::stdcopy::frame(StdStream::Stderr, format!("error from daemon in stream: {error}\n").as_bytes())
+            }
+            Err(_) => return,
+        };
+        if writer.write_all(&bytes).await.is_err() || writer.flush().await.is_err() {
+            return;
+        }
+    }
+}
