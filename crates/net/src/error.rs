@@ -40,9 +40,7 @@ pub enum NetError {
     NoFreeAddress { name: String, id: String },
     #[error("Address already in use")]
     AddressInUse,
-    #[error(
-        "driver failed programming external connectivity on endpoint {endpoint} ({endpoint_id}): {reason}"
-    )]
+    #[error("driver failed programming external connectivity on endpoint {endpoint} ({endpoint_id}): {reason}")]
     Publish { endpoint: String, endpoint_id: String, reason: String },
     #[error("container {container} is not connected to network {network}")]
     NotConnected { container: String, network: String },
@@ -67,7 +65,9 @@ pub enum NetError {
 impl NetError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchNetwork(_) | Self::NoSuchDriver(_) | Self::NotConnected { .. } | Self::NoSandbox(_) => ErrorKind::NotFound,
+            Self::NoSuchNetwork(_) | Self::NoSuchDriver(_) | Self::NotConnected { .. } | Self::NoSandbox(_) => {
+                ErrorKind::NotFound
+            }
             Self::NetworkExists(_) => ErrorKind::Conflict,
             Self::Invalid(_) | Self::AmbiguousNetwork(..) => ErrorKind::Invalid,
             Self::Predefined(_)

@@ -12,18 +12,20 @@
 //! Decides how networks look in the kernel of this host. Must not know what runs in a container, what a service is, nor
 //! why a plan is what it is. No program is ever run: no `ip`, `iptables` or `nft`.
 //!
-//! Read first: [`Net`], then [`bridge`] and [`dataplane`].
+//! Read first: [`Net`], then `sandbox`, `bridge` and [`dataplane`].
 
 mod config;
 mod error;
+mod host;
 mod net;
 
-pub mod bridge;
-pub mod dns;
-pub mod publish;
-pub mod sandbox;
+mod bridge;
+mod dns;
+mod publish;
+mod sandbox;
 
 pub mod balance;
+pub mod conntrack;
 pub mod dataplane;
 pub mod ingress;
 pub mod overlay;

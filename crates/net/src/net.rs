@@ -1,5 +1,6 @@
 //! The façade: every call from outside comes in here.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skep_model::plan::HostPlan;
@@ -9,82 +10,121 @@ use skep_model::{ContainerId, NetworkId};
 use crate::config::NetConfig;
 use crate::dataplane::ApplyReport;
 use crate::error::Result;
+use crate::host::{Host, OverlayInfo};
+use crate::sandbox::blocking;
 
 /// The network side of one host. Cheap to clone.
 #[derive(Clone)]
 pub struct Net {
-    _inner: Arc<()>,
+    host: Arc<Host>,
 }
 
 impl Net {
     /// Reads what an earlier daemon left, makes the default networks, and brings back the sandboxes that are still there
     /// with their resolvers and published ports. Must be called in the host's network namespace.
-    pub async fn open(_config: NetConfig) -> Result<Self> {
-        unimplemented!()
+    pub async fn open(config: NetConfig) -> Result<Self> {
+        let host = Arc::new(blocking(move || Host::open(config)).await?);
+        host.adopt().await?;
+        Ok(Self { host })
     }
 
     /// Makes a container's sandbox, or gives back the one it has.
-    pub async fn setup_sandbox(&self, _request: &SandboxRequest) -> Result<Sandbox> {
-        unimplemented!()
+    pub async fn setup_sandbox(&self, request: &SandboxRequest) -> Result<Sandbox> {
+        self.host.setup(request).await
     }
 
     /// Takes a sandbox away with everything in it. Succeeds when there is none.
-    pub async fn teardown_sandbox(&self, _container: &ContainerId) -> Result<()> {
-        unimplemented!()
+    pub async fn teardown_sandbox(&self, container: &ContainerId) -> Result<()> {
+        self.host.teardown(container).await
     }
 
     /// Told once after a start which containers live on: all other sandboxes go.
-    pub async fn retain_sandboxes(&self, _living: &[ContainerId]) -> Result<()> {
-        unimplemented!()
+    pub async fn retain_sandboxes(&self, living: &[ContainerId]) -> Result<()> {
+        let stale: Vec<ContainerId> = {
+            let state = self.host.state();
+            state.sandboxes.keys().filter(|container| !living.contains(container)).cloned().collect()
+        };
+        let mut first = Ok(());
+        for container in stale {
+            let result = self.teardown_sandbox(&container).await;
+            first = first.and(result);
+        }
+        first
     }
 
     /// A sandbox as it is now: `connect` and `disconnect` change its endpoints and files.
-    pub fn sandbox(&self, _container: &ContainerId) -> Option<Sandbox> {
-        unimplemented!()
+    pub fn sandbox(&self, container: &ContainerId) -> Option<Sandbox> {
+        let record = self.host.state().sandboxes.get(container).cloned()?;
+        self.host.view(&record).ok()
     }
 
     /// Connects a running container to one more network.
-    pub async fn connect(&self, _container: &ContainerId, _request: &EndpointRequest) -> Result<EndpointInfo> {
-        unimplemented!()
+    pub async fn connect(&self, container: &ContainerId, request: &EndpointRequest) -> Result<EndpointInfo> {
+        self.host.connect(container, request).await
     }
 
     /// Disconnects a container from a network, by the network's name or id. With `force`, a container that is not
     /// connected is no error.
-    pub async fn disconnect(&self, _container: &ContainerId, _network: &str, _force: bool) -> Result<()> {
-        unimplemented!()
+    pub async fn disconnect(&self, container: &ContainerId, network: &str, force: bool) -> Result<()> {
+        self.host.disconnect(container, network, force).await
     }
 
     /// Makes the host's swarm networking look like `plan`, and connects the sandboxes that waited for a network of it.
-    /// A plan with any overlay makes `docker_gwbridge`.
-    pub async fn apply(&self, _plan: &HostPlan) -> ApplyReport {
-        unimplemented!()
+    pub async fn apply(&self, plan: &HostPlan) -> ApplyReport {
+        let mut report = self.host.dataplane.apply(plan).await;
+        let overlays: BTreeMap<NetworkId, OverlayInfo> = plan
+            .overlays
+            .iter()
+            .map(|(id, overlay)| (id.clone(), OverlayInfo { name: overlay.name.clone(), internal: overlay.internal }))
+            .collect();
+        let known: BTreeSet<NetworkId> = self.host.overlays.borrow().keys().cloned().collect();
+        for (id, overlay) in &plan.overlays {
+            self.host.zones.set(id.clone(), overlay.zone.clone());
+        }
+        for gone in known.iter().filter(|id| !overlays.contains_key(*id)) {
+            self.host.zones.forget(gone);
+        }
+        // Sandboxes of networks that were in the last plan are connected since then.
+        let new = overlays.keys().filter(|id| !known.contains(*id)).cloned().collect();
+        report.failures.extend(self.host.connect_overlays(&new).await);
+        self.host.overlays.send_replace(overlays);
+        report
     }
 
     /// Networks of this host alone, by name.
     pub fn networks(&self) -> Vec<LocalNetwork> {
-        unimplemented!()
+        let mut networks: Vec<LocalNetwork> =
+            self.host.state().networks.all().map(|stored| stored.network.clone()).collect();
+        networks.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        networks
     }
 
     /// By full name, full id, or the beginning of an id, in this order.
-    pub fn network(&self, _name_or_id: &str) -> Result<LocalNetwork> {
-        unimplemented!()
+    pub fn network(&self, name_or_id: &str) -> Result<LocalNetwork> {
+        self.host.state().networks.find(name_or_id).map(|stored| stored.network.clone())
     }
 
-    pub async fn create_network(&self, _spec: LocalNetworkSpec) -> Result<LocalNetwork> {
-        unimplemented!()
+    pub async fn create_network(&self, spec: LocalNetworkSpec) -> Result<LocalNetwork> {
+        let _turn = self.host.network_turn.lock().await;
+        let host = Arc::clone(&self.host);
+        blocking(move || host.create_network(spec)).await
     }
 
-    pub async fn remove_network(&self, _name_or_id: &str) -> Result<NetworkId> {
-        unimplemented!()
+    pub async fn remove_network(&self, name_or_id: &str) -> Result<NetworkId> {
+        let _turn = self.host.network_turn.lock().await;
+        let (host, name) = (Arc::clone(&self.host), name_or_id.to_owned());
+        blocking(move || host.remove_network(&name)).await
     }
 
     /// Makes `docker_gwbridge` if it is not there: on `swarm init` and `swarm join`, as tools expect.
     pub async fn ensure_gwbridge(&self) -> Result<LocalNetwork> {
-        unimplemented!()
+        let _turn = self.host.network_turn.lock().await;
+        let host = Arc::clone(&self.host);
+        blocking(move || host.ensure_gwbridge()).await.map(|stored| stored.network)
     }
 
     /// Closes resolvers and held ports; containers and their namespaces stay.
     pub async fn close(&self) {
-        unimplemented!()
+        self.host.close().await;
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
             namespace: Some(inside.fd().as_fd()),
             mac: Some(port.mac),
             master: None,
-            up: true,
+            up: false,
         },
         mtu: stored.mtu(),
     })?;
@@ -71,6 +71,7 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
         host.links().set_bridge_port(near, false, true)?;
     }
     let index = inside.links().index(port.name)?;
+    inside.links().set_up(index)?;
     inside.links().add_address(index, port.address)
 }
 

@@ -8,8 +8,7 @@ mod networks;
 mod pool;
 pub(crate) mod rules;
 
-pub(crate) use networks::{Networks, Stored};
-pub(crate) use pool::overlap;
+pub(crate) use networks::{Networks, Stored, default_spec, gwbridge_spec, is_predefined, write_atomically};
 
 /// Docker's names and options.
 pub(crate) const DEFAULT_NETWORK: &str = "bridge";

@@ -125,10 +125,6 @@ impl Networks {
         self.by_id.get(id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: &NetworkId) -> Option<&mut Stored> {
-        self.by_id.get_mut(id)
-    }
-
     pub(crate) fn named(&self, name: &str) -> Option<&Stored> {
         self.by_id.values().find(|stored| stored.name() == name)
     }
@@ -308,11 +304,7 @@ pub(crate) fn default_spec(bip: Option<Ipv4Net>, mtu: Option<u32>) -> LocalNetwo
 
 /// The spec of the network that gives tasks a way out; they do not see each other on it.
 pub(crate) fn gwbridge_spec() -> LocalNetworkSpec {
-    let options = [
-        (option::ICC, "false"),
-        (option::MASQUERADE, "true"),
-        (option::LINK_NAME, GWBRIDGE_NETWORK_NAME),
-    ];
+    let options = [(option::ICC, "false"), (option::MASQUERADE, "true"), (option::LINK_NAME, GWBRIDGE_NETWORK_NAME)];
     LocalNetworkSpec {
         name: GWBRIDGE_NETWORK_NAME.to_owned(),
         driver: "bridge".to_owned(),
@@ -381,7 +373,10 @@ mod tests {
         let host = LocalNetworkSpec { driver: "host".into(), ..spec("h") };
         assert!(networks.plan(host, id(9), Timestamp::ZERO, &[]).is_ok());
         assert_eq!(networks.find("nope").unwrap_err().to_string(), "network nope not found");
-        assert_eq!(networks.find("0").unwrap_err().to_string(), "network 0 is ambiguous (2 matches found on ID prefix)");
+        assert_eq!(
+            networks.find("0").unwrap_err().to_string(),
+            "network 0 is ambiguous (2 matches found on ID prefix)"
+        );
         assert_eq!(networks.find(id(2).as_str()).unwrap().name(), "web");
         let removal = Networks::check_removal(networks.find("bridge").unwrap()).unwrap_err();
         assert_eq!(removal.to_string(), "bridge is a pre-defined network and cannot be removed");

@@ -17,7 +17,9 @@ use ipnet::Ipv4Net;
 use skep_model::service::Protocol;
 
 use crate::nft::expr::{Compare, CtKey, Expr, FibOf, MetaKey, NatKind, PayloadBase, SetRef};
-use crate::nft::{Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table, Verdict};
+use crate::nft::{
+    Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table, Verdict,
+};
 
 /// What the rules need to know of a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +90,12 @@ pub(crate) fn table<'a>(
         source.push(source_in(Rule::new(), LOOPBACK).output(&bridge.link).masquerade());
     }
 
-    let nat = || vec![Rule::new().local(FibOf::Destination).with(by_address_expr()), Rule::new().local(FibOf::Destination).with(any_expr())];
+    let nat = || {
+        vec![
+            Rule::new().local(FibOf::Destination).with(by_address_expr()),
+            Rule::new().local(FibOf::Destination).with(any_expr()),
+        ]
+    };
     let mut base = |name: &str, kind, point, priority, rules| {
         table.chain(name, Chain::base(Hook::new(kind, point, priority), rules));
     };
@@ -196,4 +203,3 @@ fn other_link(rule: Rule, key: MetaKey, link: &str) -> Rule {
     name.resize(16, 0);
     rule.with([Expr::Meta { key, to: Reg(0) }, Expr::Cmp { from: Reg(0), compare: Compare::NotEqual, value: name }])
 }
-

@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo as Info,
-    LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo as Info, LinkMessage,
 };
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
@@ -43,6 +43,7 @@ pub struct VethEnd<'a> {
     pub mac: Option<[u8; 6]>,
     /// Index of a bridge in the end's own namespace. Only for the first end: the kernel ignores it for the second.
     pub master: Option<u32>,
+    /// Only for the first end too: a veth cannot go up before it has its other end, and the second is made first.
     pub up: bool,
 }
 
@@ -115,31 +116,27 @@ impl Links {
         self.index(name)
     }
 
-    /// Makes both ends where they belong, named, addressed and up, with a single message.
+    /// Makes both ends where they belong and named, with a single message. The far end is down.
     pub fn add_veth(&self, veth: &Veth<'_>) -> io::Result<()> {
-        let far = veth_end(LinkMessageBuilder::<LinkUnspec>::new(), &veth.far, veth.mtu).build();
+        let far = VethEnd { up: false, master: None, ..veth.far.clone() };
+        let far = veth_end(LinkMessageBuilder::<LinkUnspec>::new(), &far, veth.mtu).build();
         let near = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far)));
         self.create(veth_end(near, &veth.near, veth.mtu).build())
     }
 
     pub fn add_vxlan(&self, vxlan: &Vxlan<'_>) -> io::Result<()> {
-        let mut link = LinkVxlan::new(vxlan.name, vxlan.vni)
-            .port(vxlan.port)
-            .learning(false)
-            .proxy(vxlan.proxy)
-            .mtu(vxlan.mtu);
+        let mut link =
+            LinkVxlan::new(vxlan.name, vxlan.vni).port(vxlan.port).learning(false).proxy(vxlan.proxy).mtu(vxlan.mtu);
         if let Some(local) = vxlan.local {
             link = link.local(local);
         }
         self.create(link.build())?;
         // Made here and moved, rather than made there: the namespace a vxlan link is made in is where its packets leave.
         match vxlan.namespace {
-            Some(namespace) => {
-                self.move_to(self.index(vxlan.name)?, namespace).inspect_err(|_| {
-                    let _ = self.delete(vxlan.name);
-                })
-            }
+            Some(namespace) => self.move_to(self.index(vxlan.name)?, namespace).inspect_err(|_| {
+                let _ = self.delete(vxlan.name);
+            }),
             None => Ok(()),
         }
     }

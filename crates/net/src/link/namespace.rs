@@ -47,13 +47,7 @@ impl Namespace {
         let made = on_own_thread("netns-create", || {
             nix::sched::unshare(CloneFlags::CLONE_NEWNET)?;
             let namespace = Self::current()?;
-            nix::mount::mount(
-                Some("/proc/thread-self/ns/net"),
-                path,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )?;
+            nix::mount::mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
             Ok(namespace)
         })
         .and_then(|made: io::Result<Self>| made)

@@ -49,19 +49,15 @@ impl Entry {
 impl Links {
     /// Sets every entry, replacing what its key had. One answer for each.
     pub fn set_entries(&self, entries: &[Entry]) -> io::Result<Vec<io::Result<()>>> {
-        let requests: Vec<_> = entries
-            .iter()
-            .map(|entry| Request::replace(RouteNetlinkMessage::NewNeighbour(entry.message())))
-            .collect();
+        let requests: Vec<_> =
+            entries.iter().map(|entry| Request::replace(RouteNetlinkMessage::NewNeighbour(entry.message()))).collect();
         self.socket.send_all(&requests)
     }
 
     /// Deletes every entry. One answer for each; one that was not there counts as deleted.
     pub fn delete_entries(&self, entries: &[Entry]) -> io::Result<Vec<io::Result<()>>> {
-        let requests: Vec<_> = entries
-            .iter()
-            .map(|entry| Request::change(RouteNetlinkMessage::DelNeighbour(entry.message())))
-            .collect();
+        let requests: Vec<_> =
+            entries.iter().map(|entry| Request::change(RouteNetlinkMessage::DelNeighbour(entry.message()))).collect();
         let mut answers = self.socket.send_all(&requests)?;
         for answer in &mut answers {
             if matches!(answer, Err(error) if error.kind() == io::ErrorKind::NotFound) {
@@ -97,6 +93,10 @@ fn entry_of(message: &NeighbourMessage) -> Option<Entry> {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(found) => mac = <[u8; 6]>::try_from(found.as_slice()).ok(),
             NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(*found),
+            // Of a forwarding entry, whose family does not say what its destination is.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(found)) => {
+                address = <[u8; 4]>::try_from(found.as_slice()).ok().map(Ipv4Addr::from);
+            }
             _ => {}
         }
     }

@@ -46,6 +46,7 @@ fn a_veth_pair_is_made_where_its_ends_belong() {
         })
         .unwrap();
     let index = inside.namespace.links().index("eth0").unwrap();
+    inside.namespace.links().set_up(index).unwrap();
     inside.namespace.links().add_address(index, "172.17.0.2/16".parse().unwrap()).unwrap();
     inside.namespace.links().add_route(&Route::default_via("172.17.0.1".parse().unwrap(), index)).unwrap();
     eprintln!("attach: {:?}", started.elapsed());

@@ -1,0 +1,265 @@
+//! What the network side of this host holds: networks, sandboxes, ports, firewall, and the locks around them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ipnet::Ipv4Net;
+use skep_model::network::GWBRIDGE_NETWORK_NAME;
+use skep_model::sandbox::{LocalNetwork, LocalNetworkSpec};
+use skep_model::{ContainerId, NetworkId, Timestamp};
+use tokio::sync::watch;
+
+use crate::bridge::{Networks, Stored, default_spec, driver, gwbridge_spec, is_predefined, rules};
+use crate::config::NetConfig;
+use crate::dataplane::{Dataplane, DataplaneConfig};
+use crate::dns::Forwarder;
+use crate::error::{Context, NetError, Result};
+use crate::ingress::rules::SourceMode;
+use crate::link::Namespace;
+use crate::nft::{Family, NftSocket, Ownership, Table};
+use crate::publish::Ports;
+use crate::sandbox::{HostResolv, Record, RunningResolver, Zones, zone_of};
+
+/// An overlay of the plan, as far as a sandbox needs to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OverlayInfo {
+    pub(crate) name: String,
+    pub(crate) internal: bool,
+}
+
+pub(crate) struct Host {
+    pub(crate) config: NetConfig,
+    pub(crate) namespace: Namespace,
+    pub(crate) dataplane: Dataplane,
+    pub(crate) zones: Arc<Zones>,
+    pub(crate) resolv: Arc<HostResolv>,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) overlays: watch::Sender<BTreeMap<NetworkId, OverlayInfo>>,
+    pub(crate) resolvers: Mutex<BTreeMap<ContainerId, RunningResolver>>,
+    state: Mutex<State>,
+    /// One change at a time for each container.
+    turns: Mutex<BTreeMap<ContainerId, Arc<tokio::sync::Mutex<()>>>>,
+    /// One network made or removed at a time.
+    pub(crate) network_turn: tokio::sync::Mutex<()>,
+}
+
+pub(crate) struct State {
+    pub(crate) networks: Networks,
+    pub(crate) sandboxes: BTreeMap<ContainerId, Record>,
+    pub(crate) ports: Ports,
+    firewall: Firewall,
+}
+
+/// The rules in force.
+struct Firewall {
+    socket: NftSocket,
+    current: Option<Table>,
+    there: bool,
+}
+
+impl Host {
+    /// Blocks. Reads the networks and sees to it that their bridges are there.
+    pub(crate) fn open(config: NetConfig) -> Result<Self> {
+        let namespace = Namespace::current().context(|| "open the host's network namespace".to_owned())?;
+        let mut networks = Networks::new(&config.default_address_pools);
+        let path = networks_path(&config);
+        networks.load(&path).context(|| format!("read {}", path.display()))?;
+        let firewall = Firewall::open(&namespace, &config.tag)?;
+        let dataplane = Dataplane::new(DataplaneConfig {
+            exec_root: config.exec_root.clone(),
+            tag: config.tag.clone(),
+            host: namespace.clone(),
+            source_mode: SourceMode::Preserve,
+        });
+        let host = Self {
+            namespace,
+            dataplane,
+            zones: Arc::default(),
+            resolv: Arc::new(HostResolv::new(config.resolv_conf.clone())),
+            forwarder: Forwarder::new(),
+            overlays: watch::Sender::new(BTreeMap::new()),
+            resolvers: Mutex::default(),
+            state: Mutex::new(State { networks, sandboxes: BTreeMap::new(), ports: Ports::new(), firewall }),
+            turns: Mutex::default(),
+            network_turn: tokio::sync::Mutex::new(()),
+            config,
+        };
+        host.make_defaults()?;
+        Ok(host)
+    }
+
+    fn make_defaults(&self) -> Result<()> {
+        let wanted =
+            [default_spec(self.config.bip, self.config.mtu), predefined("host", "host"), predefined("none", "null")];
+        for spec in wanted {
+            let there = self.state().networks.named(&spec.name).cloned();
+            // `--bip` may have changed since; a network without containers of its own running can follow.
+            let differs = |stored: &Stored| spec.subnet.is_some() && stored.network.spec != spec;
+            match there {
+                Some(stored) if !differs(&stored) => {}
+                Some(stored) => {
+                    self.state().networks.remove(&stored.network.id);
+                    driver::remove_bridge(&self.namespace, &stored)
+                        .context(|| format!("remove bridge {}", stored.link))?;
+                    self.make_network(spec)?;
+                }
+                None => {
+                    self.make_network(spec)?;
+                }
+            }
+        }
+        let all: Vec<Stored> = self.state().networks.all().cloned().collect();
+        for stored in all.iter().filter(|stored| stored.is_bridge()) {
+            driver::ensure_bridge(&self.namespace, stored)
+                .context(|| format!("make bridge {} of network {}", stored.link, stored.name()))?;
+            self.refresh_zone(&stored.network.id);
+        }
+        self.state().sync_firewall(&self.config.tag)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for other changes to the container to end.
+    pub(crate) async fn turn(&self, container: &ContainerId) -> tokio::sync::OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|id, turn| id == container || Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(container.clone()).or_default())
+        };
+        turn.lock_owned().await
+    }
+
+    pub(crate) fn netns_path(&self, container: &ContainerId) -> PathBuf {
+        self.config.exec_root.join("netns").join(container.as_str())
+    }
+
+    pub(crate) fn records_path(&self) -> PathBuf {
+        self.config.exec_root.join("net")
+    }
+
+    /// Blocks. Validates, makes the bridge, writes the list.
+    pub(crate) fn create_network(&self, spec: LocalNetworkSpec) -> Result<LocalNetwork> {
+        if is_predefined(&spec.name) {
+            return Err(NetError::Predefined(spec.name));
+        }
+        self.make_network(spec)
+    }
+
+    fn make_network(&self, spec: LocalNetworkSpec) -> Result<LocalNetwork> {
+        let id: NetworkId =
+            skep_model::id::hex_64([rand::random(), rand::random()]).parse().expect("64 hex digits are an id");
+        let routed = self.routed().context(|| "read the host's routes".to_owned())?;
+        let mut stored = self.state().networks.plan(spec, id, now(), &routed)?;
+        if stored.is_bridge() {
+            stored.owns_link = driver::ensure_bridge(&self.namespace, &stored)
+                .context(|| format!("make bridge {} of network {}", stored.link, stored.name()))?;
+        }
+        let network = stored.network.clone();
+        let mut state = self.state();
+        state.networks.insert(stored.clone());
+        let written = state.sync_firewall(&self.config.tag).and_then(|()| self.save_networks(&state));
+        if let Err(error) = written {
+            state.networks.remove(&network.id);
+            let _ = driver::remove_bridge(&self.namespace, &stored);
+            return Err(error);
+        }
+        drop(state);
+        self.refresh_zone(&network.id);
+        Ok(network)
+    }
+
+    /// Blocks.
+    pub(crate) fn remove_network(&self, name_or_id: &str) -> Result<NetworkId> {
+        let mut state = self.state();
+        let stored = state.networks.find(name_or_id)?.clone();
+        Networks::check_removal(&stored)?;
+        state.networks.remove(&stored.network.id);
+        self.save_networks(&state)?;
+        state.sync_firewall(&self.config.tag)?;
+        drop(state);
+        self.zones.forget(&stored.network.id);
+        driver::remove_bridge(&self.namespace, &stored).context(|| format!("remove bridge {}", stored.link))?;
+        Ok(stored.network.id)
+    }
+
+    /// Blocks; the caller holds `network_turn`. The network that gives tasks a way out.
+    pub(crate) fn ensure_gwbridge(&self) -> Result<Stored> {
+        let there = self.state().networks.named(GWBRIDGE_NETWORK_NAME).cloned();
+        if let Some(stored) = there {
+            return Ok(stored);
+        }
+        let id = self.make_network(gwbridge_spec())?.id;
+        self.state().networks.get(&id).cloned().ok_or_else(|| NetError::NoSuchNetwork(GWBRIDGE_NETWORK_NAME.to_owned()))
+    }
+
+    /// What the host itself can reach without its default route: no network of ours may hide it.
+    fn routed(&self) -> io::Result<Vec<Ipv4Net>> {
+        let links = self.namespace.links();
+        let routes = links.routes()?.into_iter().map(|route| route.destination);
+        let addresses = links.addresses()?.into_iter().map(|(_, address)| address.trunc());
+        Ok(routes.chain(addresses).filter(|subnet| subnet.prefix_len() > 0).collect())
+    }
+
+    fn save_networks(&self, state: &State) -> Result<()> {
+        let path = networks_path(&self.config);
+        state.networks.save(&path).context(|| format!("write {}", path.display()))
+    }
+
+    /// Makes the names of a bridge network what its endpoints are now.
+    pub(crate) fn refresh_zone(&self, network: &NetworkId) {
+        let zone = self.state().networks.get(network).map(zone_of);
+        match zone {
+            Some(zone) => self.zones.set(network.clone(), zone),
+            None => self.zones.forget(network),
+        }
+    }
+}
+
+impl State {
+    /// Brings the rules to what networks and ports say.
+    pub(crate) fn sync_firewall(&mut self, tag: &str) -> Result<()> {
+        let bridges: Vec<rules::Bridge> = self.networks.all().filter_map(Stored::rules).collect();
+        let table = rules::table(tag, bridges.iter(), self.ports.published());
+        self.firewall.apply(table)
+    }
+}
+
+impl Firewall {
+    fn open(namespace: &Namespace, tag: &str) -> Result<Self> {
+        let firewall =
+            |error| NetError::Kernel { action: "open the firewall".to_owned(), source: io::Error::other(error) };
+        let mut socket = NftSocket::open(namespace.fd()).map_err(firewall)?;
+        let name = rules::table_name(tag);
+        let there = socket.tables(Family::Ip, &name).map_err(firewall)?.contains(&name);
+        Ok(Self { socket, current: None, there })
+    }
+
+    fn apply(&mut self, table: Table) -> Result<()> {
+        // An earlier daemon's table is replaced in one transaction: `difference` does so when the shapes differ.
+        let stranger = Table::new(table.family, table.name.clone(), Ownership::Ours);
+        let old = self.current.as_ref().or(self.there.then_some(&stranger));
+        self.socket.apply(old, &table).map_err(|error| NetError::Kernel {
+            action: "change the firewall".to_owned(),
+            source: io::Error::other(error),
+        })?;
+        self.current = Some(table);
+        Ok(())
+    }
+}
+
+fn predefined(name: &str, driver: &str) -> LocalNetworkSpec {
+    LocalNetworkSpec { name: name.to_owned(), driver: driver.to_owned(), ..LocalNetworkSpec::default() }
+}
+
+fn networks_path(config: &NetConfig) -> PathBuf {
+    config.data_root.join("network").join("local.json")
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
