@@ -119,7 +119,7 @@ fn zone(set: &AssignmentSet, network: &Network) -> Zone {
     for (task, endpoint) in endpoints(set, &network.id) {
         // A stopping task is still found by its own name: others may be finishing with it.
         zone.add(&endpoint.task_name, endpoint.address);
-        zone.add_reverse(endpoint.address, &format!("{}.{}", endpoint.task_name, network.spec.name));
+        zone.add_reverse(endpoint.address, &endpoint.task_name);
         zone.add(task.as_str(), endpoint.address);
     }
     zone.names.values_mut().for_each(|addresses| {
@@ -147,7 +147,7 @@ fn service_names(set: &AssignmentSet, network: &Network, id: &ServiceId, record:
         zone.add_all(&format!("tasks.{name}"), &serving);
     }
     if let Some(vip) = vip {
-        zone.add_reverse(*vip, &format!("{}.{}", record.name, network.spec.name));
+        zone.add_reverse(*vip, &record.name);
     }
 }
 

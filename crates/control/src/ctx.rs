@@ -45,9 +45,3 @@ pub struct Decision {
     pub changes: Vec<Change>,
     pub wake_at: Option<Timestamp>,
 }
-
-impl Decision {
-    pub(crate) fn wake(&mut self, at: Timestamp) {
-        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
-    }
-}

@@ -1,4 +1,136 @@
+//! Which tasks there should be, and what they should be doing.
+//!
+//! One service at a time, from the View alone: its tasks by slot ([`slot`]), tasks that ended ([`restart`]), how many slots
+//! there are ([`replicated`], [`global`]), the template they are made from ([`update`]), what may be forgotten ([`reap`]).
+//! Jobs are not orchestrated yet.
+
+mod global;
+mod reap;
+mod replicated;
+mod restart;
+mod slot;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use skep_model::node::{Availability, Node, NodeState};
+use skep_model::service::{Mode, Service};
+use skep_model::task::{Task, TaskState};
+use skep_model::{NodeId, ServiceId, TaskId, Timestamp};
+use skep_store::{Change, NewTask, SlotKey, View};
+
 use crate::ctx::IdSource;
 use crate::dirty::Dirty;
 use crate::plan::Plan;
-pub(crate) fn reconcile(_plan: &mut Plan, _dirty: &Dirty, _ids: &mut dyn IdSource) {}
+
+pub(crate) fn reconcile(plan: &mut Plan, dirty: &Dirty, ids: &mut dyn IdSource) {
+    let keys: BTreeSet<ServiceId> = if dirty.everything {
+        let view = plan.view();
+        view.services().map(|s| s.id.clone()).chain(view.services_with_tasks().cloned()).collect()
+    } else {
+        dirty.services.clone()
+    };
+    for id in keys {
+        let mut desk = Desk { plan, ids };
+        match desk.plan.view().service(&id).cloned() {
+            None => reap::removed_service(desk.plan, &id),
+            Some(service) => desk.service(&service),
+        }
+    }
+}
+
+/// What an orchestrator works with.
+struct Desk<'a> {
+    plan: &'a mut Plan,
+    ids: &'a mut dyn IdSource,
+}
+
+impl Desk<'_> {
+    fn service(&mut self, service: &Service) {
+        match service.spec.mode {
+            Mode::Replicated { replicas } => {
+                self.restart(service);
+                self.replicas(service, replicas);
+            }
+            Mode::Global => {
+                self.restart(service);
+                self.everywhere(service);
+            }
+            Mode::ReplicatedJob { .. } | Mode::GlobalJob => return,
+        }
+        self.update(service);
+        self.start_due(service);
+        reap::history(self.plan, service);
+    }
+
+    fn desire(&mut self, task: &TaskId, desired_state: TaskState) {
+        self.plan.push(Change::SetTaskDesired { task_id: task.clone(), desired_state });
+    }
+
+    /// Makes a task of the service's present template.
+    fn create(&mut self, service: &Service, key: &SlotKey, how: How) -> TaskId {
+        let id = TaskId::from_bits(self.ids.next_id());
+        let (slot, node_id) = match key {
+            SlotKey::Slot(slot) => (Some(*slot), None),
+            SlotKey::Node(node) => (None, Some(node.clone())),
+        };
+        self.plan.push(Change::CreateTask(Box::new(NewTask {
+            id: id.clone(),
+            service_id: service.id.clone(),
+            spec_version: service.spec_version,
+            slot,
+            node_id,
+            desired_state: how.desired_state,
+            state: TaskState::New,
+            message: "created".into(),
+            networks: Vec::new(),
+            start_after: how.start_after,
+            replaces: how.replaces,
+            restart: how.restart,
+        })));
+        id
+    }
+}
+
+/// How a new task begins.
+struct How {
+    desired_state: TaskState,
+    start_after: Option<Timestamp>,
+    /// Started only once this one has stopped.
+    replaces: Option<TaskId>,
+    restart: bool,
+}
+
+impl How {
+    fn at_once() -> Self {
+        Self { desired_state: TaskState::Running, start_after: None, replaces: None, restart: false }
+    }
+
+    /// Made ready meanwhile, started when `old` is out of the way.
+    fn after(old: &TaskId) -> Self {
+        Self { desired_state: TaskState::Ready, replaces: Some(old.clone()), ..Self::at_once() }
+    }
+}
+
+/// Gone for all we know: what ran there must be assumed not to run.
+fn is_lost(node: Option<&std::sync::Arc<Node>>) -> bool {
+    node.is_none_or(|n| n.status.state == NodeState::Down)
+}
+
+/// May keep tasks (swarmkit `InvalidNode`, negated).
+fn may_keep(node: Option<&std::sync::Arc<Node>>) -> bool {
+    !is_lost(node) && node.is_some_and(|n| n.spec.availability != Availability::Drain)
+}
+
+/// Whether a task's node is lost; one without a node is not on a lost one.
+fn on_lost_node(view: &View, task: &Task) -> bool {
+    task.node_id.as_ref().is_some_and(|id: &NodeId| is_lost(view.node(id)))
+}
+
+/// It no longer runs, or nobody will ever hear of it again.
+fn is_over(view: &View, task: &Task) -> bool {
+    task.status.state.is_terminal() || on_lost_node(view, task) || task.node_id.is_none()
+}

@@ -1,1 +1,111 @@
-pub(crate) fn assign(_plan: &mut crate::plan::Plan) {}
+//! Where tasks run.
+//!
+//! Decides a node for every task that waits for one, or says in the task why there is none. Tasks of one template are taken
+//! together: what a node is and has is looked at once a template, and each choice costs a logarithm of the nodes.
+
+mod constraint;
+mod explain;
+mod filter;
+mod ledger;
+mod spread;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use skep_model::node::Node;
+use skep_model::task::{Task, TaskSpec, TaskState};
+use skep_model::{ServiceId, TaskId};
+use skep_store::Change;
+
+use crate::plan::Plan;
+use filter::Demand;
+use ledger::Ledger;
+use spread::Candidates;
+
+/// What a task waits with while it has no node.
+const WAITING: &str = "pending task scheduling";
+
+/// Whether a node could run tasks of this template at all, whatever else it runs: for global services.
+pub(crate) fn fits_statically(node: &Node, spec: &TaskSpec) -> bool {
+    Demand::of(spec, &[]).is_ok_and(|demand| demand.fits_node(node))
+}
+
+pub(crate) fn assign(plan: &mut Plan) {
+    let pending: Vec<Arc<Task>> =
+        plan.view().waiting_tasks().filter(|t| t.status.state == TaskState::Pending).cloned().collect();
+    if pending.is_empty() {
+        return;
+    }
+    let mut groups: BTreeMap<(ServiceId, u64), Vec<Arc<Task>>> = BTreeMap::new();
+    for task in pending {
+        groups.entry((task.service_id.clone(), task.spec_version)).or_default().push(task);
+    }
+    let mut ledger = Ledger::new(plan.view());
+    for ((service, spec_version), tasks) in groups {
+        let (fixed, free): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|t| t.node_id.is_some());
+        for task in fixed {
+            place_fixed(plan, &mut ledger, &task);
+        }
+        if let Some(first) = free.first() {
+            place_group(plan, &mut ledger, &service, spec_version, &first.clone(), free);
+        }
+    }
+}
+
+/// A global service's task has its node already; it only has to fit.
+fn place_fixed(plan: &mut Plan, ledger: &mut Ledger, task: &Task) {
+    let Some(node) = task.node_id.clone() else { return };
+    let checked = Demand::of(&task.spec, &task.ports).and_then(|demand| {
+        let refusal = ledger.node(&node).and_then(|load| demand.refusal(load, &task.service_id));
+        refusal.map_or(Ok(demand), |reason| Err(explain::one(reason)))
+    });
+    match checked {
+        Ok(demand) => {
+            ledger.place(&node, &task.service_id, &demand);
+            plan.push(Change::AssignTask { task_id: task.id.clone(), node_id: node });
+        }
+        Err(explanation) => remark(plan, &task.id, &explanation),
+    }
+}
+
+fn place_group(
+    plan: &mut Plan,
+    ledger: &mut Ledger,
+    service: &ServiceId,
+    spec_version: u64,
+    first: &Task,
+    tasks: Vec<Arc<Task>>,
+) {
+    let demand = match Demand::of(&first.spec, &first.ports) {
+        Ok(demand) => demand,
+        Err(explanation) => {
+            tasks.iter().for_each(|task| remark(plan, &task.id, &explanation));
+            return;
+        }
+    };
+    ledger.count_failures(plan.view(), service, spec_version, plan.now());
+    let mut candidates = Candidates::new(ledger, service, &demand);
+    let mut explanation = None;
+    for task in tasks {
+        match candidates.next(ledger, service, &demand) {
+            Some(node_id) => {
+                plan.push(Change::AssignTask { task_id: task.id.clone(), node_id });
+            }
+            None => {
+                let text = explanation.get_or_insert_with(|| explain::all(ledger, service, &demand));
+                remark(plan, &task.id, text);
+            }
+        }
+    }
+}
+
+fn remark(plan: &mut Plan, id: &TaskId, explanation: &str) {
+    let error = match explanation {
+        "" => "no suitable node".to_owned(),
+        text => format!("no suitable node ({text})"),
+    };
+    plan.push(Change::SetTaskRemark { task_id: id.clone(), message: WAITING.into(), error });
+}

@@ -1,0 +1,96 @@
+//! Subnets and VXLAN ids for networks; a leg on the ingress network and a number in the mesh for nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use skep_model::network::{Network, NetworkAllocation, VNI_START};
+use skep_model::node::Node;
+use skep_store::{Change, View};
+
+use super::address;
+use crate::dirty::Dirty;
+use crate::plan::Plan;
+
+/// Docker's `--default-addr-pool` and its mask length.
+const DEFAULT_POOL: &str = "10.0.0.0/8";
+const DEFAULT_SUBNET_SIZE: u8 = 24;
+const VNI_LAST: u32 = (1 << 24) - 1;
+
+pub(crate) fn networks_and_nodes(plan: &mut Plan, dirty: &Dirty) {
+    if !(dirty.everything || dirty.world) {
+        return;
+    }
+    let mut pending: Vec<_> = plan.view().networks().filter(|n| n.allocation.is_none()).cloned().collect();
+    // The mesh's network comes first, and so gets the first subnet, where tools look for it.
+    pending.sort_by_key(|n| (!n.spec.ingress, n.meta.created_at, n.id.clone()));
+    for network in pending {
+        if let Some(allocation) = allocate(plan.view(), &network) {
+            plan.push(Change::AllocateNetwork { network_id: network.id.clone(), allocation });
+        }
+    }
+    let nodes: Vec<_> = plan.view().nodes().cloned().collect();
+    let mut indexes: BTreeSet<u16> = nodes.iter().filter_map(|n| n.mesh_index).collect();
+    for node in nodes {
+        give_leg(plan, &node, &mut indexes);
+    }
+}
+
+fn allocate(view: &View, network: &Network) -> Option<NetworkAllocation> {
+    let subnet = match network.spec.subnet {
+        Some(asked) => Some(asked.trunc()).filter(|subnet| !taken(view, *subnet)),
+        None => free_subnet(view),
+    }?;
+    let gateway = network.spec.gateway.unwrap_or_else(|| Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1)));
+    Some(NetworkAllocation { vni: free_vni(view)?, subnet, gateway })
+}
+
+fn free_vni(view: &View) -> Option<u32> {
+    let used: BTreeSet<u32> = view.networks().filter_map(|n| n.allocation.as_ref()).map(|a| a.vni).collect();
+    (VNI_START..=VNI_LAST).find(|vni| !used.contains(vni))
+}
+
+fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+fn taken(view: &View, subnet: Ipv4Net) -> bool {
+    view.networks().filter_map(|n| n.allocation.as_ref()).any(|a| overlap(a.subnet, subnet))
+}
+
+/// The first subnet of the pools that no network has and no node lives in: an overlay over a host's own addresses would
+/// cut the host off.
+fn free_subnet(view: &View) -> Option<Ipv4Net> {
+    // Before the first node has said where it is, nothing can be told.
+    view.nodes().find(|n| n.status.address.is_some())?;
+    let hosts: Vec<Ipv4Addr> = view.nodes().filter_map(|n| n.status.vtep()).collect();
+    let default: Vec<Ipv4Net> = DEFAULT_POOL.parse().into_iter().collect();
+    let (pools, size) = match view.cluster() {
+        Some(cluster) if !cluster.default_address_pools.is_empty() => {
+            (cluster.default_address_pools.clone(), cluster.subnet_size)
+        }
+        Some(_) | None => (default, DEFAULT_SUBNET_SIZE),
+    };
+    let used: Vec<Ipv4Net> = view.networks().filter_map(|n| n.allocation.as_ref()).map(|a| a.subnet).collect();
+    let free = |subnet: &Ipv4Net| {
+        !used.iter().any(|u| overlap(*u, *subnet)) && !hosts.iter().any(|host| subnet.contains(host))
+    };
+    pools.iter().find_map(|pool| pool.subnets(size.max(pool.prefix_len())).ok()?.find(free))
+}
+
+/// Every node has a leg on the ingress network, tasks or not: published ports are answered on all of them.
+fn give_leg(plan: &mut Plan, node: &Node, indexes: &mut BTreeSet<u16>) {
+    let ingress = plan.view().ingress_network().filter(|n| n.allocation.is_some()).cloned();
+    let mut attachments = BTreeMap::new();
+    if let Some(network) = ingress {
+        let held = node.attachments.get(&network.id).copied();
+        if let Some(address) = held.or_else(|| address::next(plan.view(), &network)) {
+            attachments.insert(network.id.clone(), address);
+        }
+    }
+    let mesh_index = node.mesh_index.or_else(|| (0..=u16::MAX).find(|index| !indexes.contains(index)));
+    indexes.extend(mesh_index);
+    if attachments != node.attachments || mesh_index != node.mesh_index {
+        plan.push(Change::AllocateNode { node_id: node.id.clone(), attachments, mesh_index });
+    }
+}

@@ -1,0 +1,115 @@
+//! Tasks that ended, or whose node is gone or drained: whether, where and when another takes their place.
+//!
+//! Counts and delays are in the store (`RestartRecord`, `Task::start_after`): a new leader goes on counting and waiting.
+
+use std::time::Duration;
+
+use skep_model::Timestamp;
+use skep_model::service::Service;
+use skep_model::task::{DEFAULT_RESTART_DELAY, RestartCondition, RestartPolicy, Task, TaskState};
+use skep_store::{SlotKey, View};
+
+use super::slot::{Slot, slots};
+use super::{Desk, How, is_over, may_keep, on_lost_node};
+
+/// How long a task waits for the one it replaces to stop (swarmkit `defaultOldTaskTimeout`).
+const OLD_TASK_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Desk<'_> {
+    /// Sees to every wanted task that does not run any more or must not run where it is.
+    pub(super) fn restart(&mut self, service: &Service) {
+        let slots = slots(self.plan.view(), &service.id);
+        for slot in slots.values() {
+            let out = |t: &&std::sync::Arc<Task>| {
+                let node = t.node_id.as_ref();
+                t.status.state.is_terminal() || node.is_some_and(|id| !may_keep(self.plan.view().node(id)))
+            };
+            let gone: Vec<_> = slot.wanted().filter(out).cloned().collect();
+            for task in gone {
+                self.replace(service, slot, &task);
+            }
+        }
+    }
+
+    fn replace(&mut self, service: &Service, slot: &Slot, old: &Task) {
+        self.desire(&old.id, TaskState::Shutdown);
+        // A global service's place is its node: without the node there is no place.
+        let has_place = match &slot.key {
+            SlotKey::Slot(_) => true,
+            SlotKey::Node(id) => may_keep(self.plan.view().node(id)),
+        };
+        let taken = slot.live().any(|t| t.id != old.id && !on_lost_node(self.plan.view(), t));
+        if !has_place || taken || !self.should_restart(service, slot, old) {
+            return;
+        }
+        let policy = policy(service);
+        let how = if old.status.state.is_terminal() {
+            let delay = policy.delay.unwrap_or(DEFAULT_RESTART_DELAY);
+            if delay.is_zero() {
+                How { restart: true, ..How::at_once() }
+            } else {
+                let start_after = self.plan.now().plus(delay);
+                How { restart: true, start_after: Some(start_after), ..How::after(&old.id) }
+            }
+        } else if on_lost_node(self.plan.view(), old) {
+            How::at_once()
+        } else {
+            How::after(&old.id)
+        };
+        self.create(service, &slot.key, how);
+    }
+
+    fn should_restart(&self, service: &Service, slot: &Slot, old: &Task) -> bool {
+        let policy = policy(service);
+        // Lost or displaced is not ended. And another template: the old one's end says nothing about the new one.
+        if !old.status.state.is_terminal() || old.spec_version != service.spec_version {
+            return true;
+        }
+        let wanted = match policy.condition {
+            RestartCondition::Any => true,
+            RestartCondition::OnFailure => old.status.state != TaskState::Complete,
+            RestartCondition::None => false,
+        };
+        wanted && self.has_attempts(service, slot, old, &policy)
+    }
+
+    fn has_attempts(&self, service: &Service, slot: &Slot, old: &Task, policy: &RestartPolicy) -> bool {
+        if policy.max_attempts == 0 {
+            return true;
+        }
+        let record = match self.plan.view().restarts(&service.id, &slot.key) {
+            Some(record) if record.spec_version == service.spec_version => record,
+            Some(_) | None => return true,
+        };
+        if policy.window.is_zero() {
+            return record.total < policy.max_attempts;
+        }
+        // Counted back from its end, not from now: whoever asks later gets the same answer.
+        let since = Timestamp(old.status.at.0.saturating_sub(Timestamp::ZERO.plus(policy.window).0));
+        let recent = record.recent.iter().filter(|at| **at >= since).count();
+        u64::try_from(recent).unwrap_or(u64::MAX) < policy.max_attempts
+    }
+
+    /// Starts tasks made ready before: their delay is over, and the one before them is out of the way.
+    pub(super) fn start_due(&mut self, service: &Service) {
+        let tasks: Vec<_> = self.plan.view().tasks_of_service(&service.id).cloned().collect();
+        for task in tasks.iter().filter(|t| t.desired_state == TaskState::Ready && t.is_live()) {
+            let wait = waits_until(self.plan.view(), task);
+            match wait {
+                Some(at) if at > self.plan.now() => self.plan.wake(at),
+                Some(_) | None => self.desire(&task.id, TaskState::Running),
+            }
+        }
+    }
+}
+
+fn policy(service: &Service) -> RestartPolicy {
+    service.spec.task.restart.unwrap_or_default()
+}
+
+/// Until when a task that is made ready must wait; `None` if for nothing.
+fn waits_until(view: &View, task: &Task) -> Option<Timestamp> {
+    let old = task.replaces.as_ref().and_then(|id| view.task(id));
+    let stopping = old.filter(|old| !is_over(view, old)).map(|_| task.meta.created_at.plus(OLD_TASK_TIMEOUT));
+    stopping.max(task.start_after)
+}

@@ -1,0 +1,89 @@
+//! What a task asks of a node, and the first thing a node lacks, in swarmkit's order of filters.
+
+use std::collections::BTreeSet;
+
+use skep_model::ServiceId;
+use skep_model::node::{Availability, Node, NodeState};
+use skep_model::service::{PortConfig, Protocol, PublishMode};
+use skep_model::task::{Platform, Resources, TaskSpec};
+
+use super::constraint::{Constraint, normal_architecture, parse};
+use super::ledger::Load;
+
+/// Why a node will not do, in the order in which filters are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Refusal {
+    NotReady,
+    Resources,
+    Constraint,
+    Platform,
+    HostPort,
+    MaxReplicas,
+}
+
+/// What one task of a template asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Demand {
+    pub(super) reserved: Resources,
+    constraints: Vec<Constraint>,
+    platforms: Vec<Platform>,
+    pub(super) host_ports: BTreeSet<(Protocol, u16)>,
+    max_replicas: u64,
+    pub(super) preferences: Vec<String>,
+}
+
+impl Demand {
+    pub(super) fn of(spec: &TaskSpec, ports: &[PortConfig]) -> Result<Self, String> {
+        let placement = spec.placement.clone().unwrap_or_default();
+        let constraints = placement.constraints.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            reserved: spec.resources.as_ref().and_then(|r| r.reservations).unwrap_or_default(),
+            constraints,
+            platforms: placement.platforms,
+            host_ports: host_ports(ports),
+            max_replicas: placement.max_replicas,
+            preferences: placement.preferences,
+        })
+    }
+
+    /// The filters that ask only what the node is.
+    pub(super) fn fits_node(&self, node: &Node) -> bool {
+        self.constraints.iter().all(|c| c.holds(node)) && self.runs_on(node)
+    }
+
+    pub(super) fn refusal(&self, load: &Load, service: &ServiceId) -> Option<Refusal> {
+        let node = &load.node;
+        if node.status.state != NodeState::Ready || node.spec.availability != Availability::Active {
+            Some(Refusal::NotReady)
+        } else if self.reserved.nano_cpus > load.free_nano_cpus || self.reserved.memory_bytes > load.free_memory_bytes {
+            Some(Refusal::Resources)
+        } else if !self.constraints.iter().all(|c| c.holds(node)) {
+            Some(Refusal::Constraint)
+        } else if !self.runs_on(node) {
+            Some(Refusal::Platform)
+        } else if self.host_ports.iter().any(|port| load.host_ports.contains(port)) {
+            Some(Refusal::HostPort)
+        } else if self.max_replicas > 0 && load.of_service(service) >= self.max_replicas {
+            Some(Refusal::MaxReplicas)
+        } else {
+            None
+        }
+    }
+
+    /// An empty field of a platform is any.
+    fn runs_on(&self, node: &Node) -> bool {
+        let description = &node.description;
+        let fits = |p: &Platform| {
+            (p.os.is_empty() || p.os.eq_ignore_ascii_case(&description.os))
+                && (p.architecture.is_empty()
+                    || normal_architecture(&p.architecture) == normal_architecture(&description.architecture))
+        };
+        self.platforms.is_empty() || self.platforms.iter().any(fits)
+    }
+}
+
+/// Ports the task takes on its host.
+pub(super) fn host_ports(ports: &[PortConfig]) -> BTreeSet<(Protocol, u16)> {
+    let taken = ports.iter().filter(|p| p.mode == PublishMode::Host && p.published_port != 0);
+    taken.map(|p| (p.protocol, p.published_port)).collect()
+}
