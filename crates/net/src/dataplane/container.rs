@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use skep_model::plan::HostPlan;
 use skep_model::{ContainerId, NetworkId};
 
-use crate::balance::Balancers;
+use crate::balance::{Balancers, Changed};
 use crate::conntrack::Conntrack;
 use crate::ingress::rules::SourceMode;
 use crate::ingress::task::{self, NodeMacs};
@@ -50,7 +50,7 @@ struct Mesh {
 pub(super) struct Outcome {
     pub(super) changes: usize,
     pub(super) failures: Vec<String>,
-    dropped: BTreeSet<Ipv4Addr>,
+    balancers: Changed,
 }
 
 impl Container {
@@ -81,8 +81,11 @@ impl Container {
             .flat_map(|overlay| overlay.balancers.iter())
             .map(|(vip, backends)| (*vip, backends))
             .collect();
-        let dropped = self.balancers.update(&mut self.wanted, &wanted);
-        outcome.dropped = dropped.into_iter().flat_map(|(_, backends)| backends).collect();
+        outcome.balancers = self.balancers.update(&mut self.wanted, &wanted);
+        if self.applied.is_none() {
+            // Nobody has tried these addresses in vain yet, or an earlier daemon has seen to it.
+            outcome.balancers.added.clear();
+        }
         let mesh = self.mesh_of(plan, mode);
         if mesh != self.mesh {
             match self.update_mesh(mesh.clone()) {
@@ -103,7 +106,7 @@ impl Container {
     /// New datagrams of clients that used a backend which takes no more connections go elsewhere; and everything of
     /// endpoints that are `gone` is forgotten.
     pub(super) fn forget_connections(&self, outcome: &Outcome, gone: &BTreeSet<Ipv4Addr>) -> Option<String> {
-        forget_connections(&self.namespace, &outcome.dropped, gone)
+        forget_connections(&self.namespace, &outcome.balancers, gone)
     }
 
     fn mesh_of(&self, plan: &HostPlan, mode: SourceMode) -> Option<Mesh> {
@@ -162,20 +165,23 @@ impl Container {
     }
 }
 
-/// Deletes tracked connections: of `gone` endpoints all, of `dropped` ones those of UDP.
+/// Deletes tracked connections: of `gone` endpoints all, of dropped backends those of UDP, and those that went to a VIP
+/// before it was one.
 pub(super) fn forget_connections(
     namespace: &Namespace,
-    dropped: &BTreeSet<Ipv4Addr>,
+    changed: &Changed,
     gone: &BTreeSet<Ipv4Addr>,
 ) -> Option<String> {
-    if dropped.is_empty() && gone.is_empty() {
+    if *changed == Changed::default() && gone.is_empty() {
         return None;
     }
     let forgotten = Conntrack::open(namespace.fd()).and_then(|conntrack| {
         conntrack.forget(|connection| {
             let backend = connection.reply_source;
-            let balanced = connection.original_destination != backend;
-            balanced && (gone.contains(&backend) || (connection.protocol == UDP && dropped.contains(&backend)))
+            if connection.original_destination == backend {
+                return changed.added.contains(&backend);
+            }
+            gone.contains(&backend) || (connection.protocol == UDP && changed.dropped.contains(&backend))
         })
     });
     forgotten.err().map(|error| format!("failed to forget connections of removed backends: {error}"))

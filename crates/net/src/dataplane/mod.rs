@@ -28,6 +28,7 @@ use skep_model::network::mac_of;
 use skep_model::plan::{HostPlan, IngressPlan};
 use skep_model::{ContainerId, NetworkId};
 
+use crate::balance::Changed;
 use crate::ingress::rules::SourceMode;
 use crate::ingress::task::NodeMacs;
 use crate::ingress::{self, Mesh};
@@ -300,7 +301,8 @@ impl State {
             report.add((update.changes, update.failures));
             let nobody = BTreeSet::new();
             let dead = gone.get(&id).unwrap_or(&nobody);
-            report.failures.extend(container::forget_connections(host, &update.dropped, dead));
+            let changed = Changed { dropped: update.dropped, ..Changed::default() };
+            report.failures.extend(container::forget_connections(host, &changed, dead));
         }
     }
 
@@ -382,7 +384,7 @@ impl State {
         let clients = self.containers.values().filter(|container| container.connections.contains_key(network_id));
         let host = self.mesh.iter().filter(|(id, _)| id == network_id).map(|_| &self.config.host);
         for namespace in clients.map(|container| &container.namespace).chain(host) {
-            if let Some(failure) = container::forget_connections(namespace, &BTreeSet::new(), &dead) {
+            if let Some(failure) = container::forget_connections(namespace, &Changed::default(), &dead) {
                 tracing::warn!(%failure, "clients of a removed container may hang");
             }
         }

@@ -8,6 +8,7 @@
 //! chain postrouting { type nat hook postrouting priority 100;
 //!     oifname ing ct status dnat fib saddr type local masquerade          # 127.0.0.1 means nothing to a task
 //!     oifname ing ct status dnat meta l4proto tcp snat to :1024-22527 }   # keeps the client's address
+//! chain refuse { type filter hook input priority 0; meta l4proto udp th dport @published-udp goto rejected }   # no backend
 //! chain guard { type filter hook prerouting priority -150; iifname ing ct state new drop }
 //! ```
 
@@ -19,7 +20,7 @@ use skep_model::plan::Backend;
 use skep_model::service::Protocol;
 
 use super::Ports;
-use crate::balance::refuse;
+use crate::balance::{REJECTED, rejected};
 use crate::nft::expr::{Compare, Expr, FibOf, MetaKey, Reg};
 use crate::nft::{Chain, ChainType, DataType, Element, Hook, HookPoint, Rule, Set, Table, Verdict};
 
@@ -72,7 +73,18 @@ impl MeshRules {
         self.prepared = Some((mode, share));
         for protocol in PROTOCOLS {
             table.sets.entry(map_name(protocol)).or_insert_with(|| Set::map(DataType::PORT, DataType::VERDICT));
+            table.sets.entry(published(protocol)).or_insert_with(|| Set::set(DataType::PORT));
         }
+        let refuse = PROTOCOLS.iter().map(|protocol| {
+            Rule::new()
+                .l4proto(protocol_number(*protocol))
+                .destination_port_in(&published(*protocol))
+                .verdict(Verdict::Goto(REJECTED.to_owned()))
+        });
+        // What was not given to a task and would go to a process of this host has no backend.
+        let hook = Hook::new(ChainType::Filter, HookPoint::Input, 0);
+        table.chain("refuse", Chain::base(hook, refuse.collect()));
+        table.chain(REJECTED, rejected());
         let dispatch: Vec<Rule> = PROTOCOLS
             .iter()
             .map(|protocol| {
@@ -97,9 +109,8 @@ impl MeshRules {
         self.entries.retain(|(protocol, port), (backends, _)| {
             let keep = wanted.contains_key(&(*protocol, *port));
             if !keep {
-                let map = table.sets.get_mut(&map_name(*protocol)).expect("the table was prepared");
-                map.elements.remove(port.to_be_bytes().as_slice());
-                table.chains.remove(&chain_name(*protocol, *port));
+                elements(table, &published(*protocol)).remove(port.to_be_bytes().as_slice());
+                put(table, *protocol, *port, &[], 0);
                 dropped.extend(backends.iter().map(|backend| backend.address));
             }
             keep
@@ -111,12 +122,12 @@ impl MeshRules {
                     dropped.extend(old.iter().filter(|old| !backends.contains(old)).map(|backend| backend.address));
                     rotation + 1
                 }
-                None => usize::from(*port),
+                None => {
+                    elements(table, &published(*protocol)).insert(port.to_be_bytes().to_vec(), Element::Present);
+                    usize::from(*port)
+                }
             };
-            let name = chain_name(*protocol, *port);
-            let map = table.sets.get_mut(&map_name(*protocol)).expect("the table was prepared");
-            map.elements.insert(port.to_be_bytes().to_vec(), Element::Verdict(Verdict::Goto(name.clone())));
-            table.chains.insert(name, Arc::new(Chain::regular(port_rules(backends, rotation))));
+            put(table, *protocol, *port, backends, rotation);
             self.entries.insert((*protocol, *port), (backends.clone(), rotation));
         }
         dropped
@@ -127,6 +138,26 @@ fn map_name(protocol: Protocol) -> String {
     format!("ports-{protocol}")
 }
 
+fn published(protocol: Protocol) -> String {
+    format!("published-{protocol}")
+}
+
+fn elements<'t>(table: &'t mut Table, set: &str) -> &'t mut BTreeMap<Vec<u8>, Element> {
+    &mut table.sets.get_mut(set).expect("the table was prepared").elements
+}
+
+fn put(table: &mut Table, protocol: Protocol, port: u16, backends: &[Backend], rotation: usize) {
+    let name = chain_name(protocol, port);
+    let key = port.to_be_bytes().to_vec();
+    if backends.is_empty() {
+        elements(table, &map_name(protocol)).remove(&key);
+        table.chains.remove(&name);
+    } else {
+        elements(table, &map_name(protocol)).insert(key, Element::Verdict(Verdict::Goto(name.clone())));
+        table.chains.insert(name, Arc::new(Chain::regular(port_rules(backends, rotation))));
+    }
+}
+
 fn chain_name(protocol: Protocol, port: u16) -> String {
     format!("{protocol}-{port}")
 }
@@ -134,7 +165,7 @@ fn chain_name(protocol: Protocol, port: u16) -> String {
 fn port_rules(backends: &[Backend], rotation: usize) -> Vec<Rule> {
     let mut order: Vec<(Ipv4Addr, u16)> = backends.iter().map(|backend| (backend.address, backend.port)).collect();
     match order.as_slice() {
-        [] => refuse(),
+        [] => Vec::new(),
         [(address, port)] => vec![Rule::new().dnat_port(*address, *port)],
         several => {
             let by = rotation % several.len();

@@ -202,6 +202,16 @@ impl Rule {
         self.equals(Expr::Ct { key: CtKey::Direction, original: false, to: R }, vec![1])
     }
 
+    /// `ip daddr @<set>`
+    pub fn destination_in(self, set: &str) -> Self {
+        self.with([daddr(), Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
+    }
+
+    /// `th dport @<set>`
+    pub fn destination_port_in(self, set: &str) -> Self {
+        self.with([dport(), Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
+    }
+
     /// `ip daddr vmap @<map>`
     pub fn destination_vmap(self, map: &str) -> Self {
         self.with([daddr(), Expr::Lookup { set: SetRef::Named(map.to_owned()), from: R, to: None, vmap: true }])

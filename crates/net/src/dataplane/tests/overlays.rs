@@ -55,9 +55,9 @@ fn containers_reach_each_other_and_services_across_hosts() {
     world.apply(&a, &plan_a);
     world.apply(&b, &plan_b);
     for client in &tasks {
-        client.namespace.run(|| { let _ = std::process::Command::new("sh").args(["-c", "nft list ruleset; (tcpdump -c 10 -nni any & sleep 0.5; busybox nc -w 1 10.0.1.2 80; wait) 2>&1 | head -30"]).status(); }).unwrap();
         assert_eq!(ask(&client.namespace, on_overlay(2), 80).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-        assert_eq!(ask_udp(&client.namespace, on_overlay(2), 80).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        // A datagram that is refused on its way out fails in `send` itself.
+        assert_eq!(ask_udp(&client.namespace, on_overlay(2), 80).unwrap_err().kind(), ErrorKind::PermissionDenied);
     }
 }
 
