@@ -358,3 +358,49 @@ pub fn busybox_tar() -> Vec<u8> {
 pub fn first_column(table: &str) -> Vec<&str> {
     table.lines().skip(1).filter_map(|l| l.split_whitespace().next()).collect()
 }
+
+/// Debian's docker-registry on host 1, port 5000; ended with the value.
+pub struct Registry {
+    child: std::process::Child,
+    _folder: tempfile::TempDir,
+    storage: PathBuf,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Registry {
+    pub fn start(lab: &Lab) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = folder.path().join("storage");
+        let config = folder.path().join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \":5000\"}}\n",
+            storage.display()
+        );
+        std::fs::write(&config, text).expect("a file");
+        // In the host's network namespace only, so that the process is this test's own child and ends with it.
+        let namespace = format!("/run/netns/skep-{}-node1", lab.name());
+        let child = Command::new("nsenter")
+            .arg(format!("--net={namespace}"))
+            .args(["docker-registry", "serve"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("nsenter runs");
+        let registry = Self { child, _folder: folder, storage };
+        eventually(SOON, "the registry answers", || lab.curl(&format!("http://{}:5000/v2/", lab.address(1))).code == 0);
+        registry
+    }
+
+    /// Where it keeps its blobs.
+    pub fn storage(&self) -> &Path {
+        &self.storage
+    }
+}

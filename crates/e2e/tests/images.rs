@@ -1,48 +1,8 @@
 //! Images: import, load, save, tag, history, remove; push and pull through a real registry on one of the hosts.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use skep_e2e::{Lab, SOON, busybox_tar, eventually};
-
-/// Debian's docker-registry on host 1, port 5000; ended with the value.
-struct Registry {
-    child: Child,
-    _folder: tempfile::TempDir,
-    storage: std::path::PathBuf,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn registry(lab: &Lab) -> Registry {
-    let folder = tempfile::tempdir().expect("a folder");
-    let storage = folder.path().join("storage");
-    let config = folder.path().join("config.yml");
-    let text = format!(
-        "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \":5000\"}}\n",
-        storage.display()
-    );
-    std::fs::write(&config, text).expect("a file");
-    // In the host's network namespace only, so that the process is this test's own child and ends with it.
-    let namespace = format!("/run/netns/skep-{}-node1", lab.name());
-    let child = Command::new("nsenter")
-        .arg(format!("--net={namespace}"))
-        .args(["docker-registry", "serve"])
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nsenter runs");
-    let registry = Registry { child, _folder: folder, storage };
-    eventually(SOON, "the registry answers", || lab.curl(&format!("http://{}:5000/v2/", lab.address(1))).code == 0);
-    registry
-}
+use skep_e2e::{Lab, Registry, busybox_tar};
 
 #[test]
 fn local_images_come_go_and_are_described() {
@@ -92,7 +52,7 @@ fn local_images_come_go_and_are_described() {
 #[test]
 fn images_go_through_a_registry_to_every_host() {
     let lab = Lab::up(&["--workers", "2", "--no-swarm", "--", "--insecure-registry", "node1:5000"]);
-    let registry = registry(&lab);
+    let registry = Registry::start(&lab);
     lab.docker_with_input(
         1,
         &["import", "--change", "CMD [\"echo\", \"pulled\"]", "-", "example/echo:latest"],
@@ -127,7 +87,7 @@ fn images_go_through_a_registry_to_every_host() {
 
     // A layer that is not what its digest says: refused, and nothing is left of it.
     lab.docker(2, "rmi -f node1:5000/example/echo:latest").ok();
-    corrupt_largest_blob(&registry.storage);
+    corrupt_largest_blob(registry.storage());
     lab.docker(2, "pull node1:5000/example/echo:latest").fails("");
     assert_eq!(lab.docker_words(2, &["images", "-q", "--filter", "reference=node1:5000/*/*"]).ok(), "");
 }
