@@ -20,7 +20,11 @@ const DELETE: u16 = 2;
 /// `CTA_*`.
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const TUPLE_IP: u16 = 1;
 const ID: u16 = 12;
+const FILTER: u16 = 25;
+/// `CTA_FILTER_F_CTA_IP_SRC`
+const FILTER_IP_SOURCE: u32 = 1;
 const AF_INET: u8 = 2;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -47,11 +51,23 @@ impl Conntrack {
         Ok(Self { socket: open_in(netns.as_fd())? })
     }
 
-    /// Deletes the IPv4 connections that `gone` picks; returns how many.
-    pub fn forget(&self, gone: impl Fn(&Connection) -> bool) -> io::Result<usize> {
+    /// Deletes the IPv4 connections answered by `backend` that `gone` picks; returns how many.
+    pub fn forget(&self, backend: Ipv4Addr, gone: impl Fn(&Connection) -> bool) -> io::Result<usize> {
         let mut writer = Writer::default();
         writer.begin_in(SUBSYSTEM, GET, NLM_F_DUMP, AF_INET);
+        // The kernel picks by source of the reply direction; one too old for that sends all.
+        writer.nested(TUPLE_REPLY, |writer| {
+            writer.nested(TUPLE_IP, |writer| {
+                writer.attribute(1, &backend.octets());
+                writer.attribute(2, &[0; 4]);
+            });
+        });
+        writer.nested(FILTER, |writer| {
+            writer.attribute(1, &0_u32.to_ne_bytes());
+            writer.attribute(2, &FILTER_IP_SOURCE.to_ne_bytes());
+        });
         writer.end();
+        let gone = |connection: &Connection| connection.reply_source == backend && gone(connection);
         self.socket.send(&writer.bytes, 0)?;
         let mut keys = Vec::new();
         let mut buffer = vec![0_u8; 1 << 16];

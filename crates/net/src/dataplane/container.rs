@@ -1,8 +1,10 @@
 //! One container's share of the data plane: its places on overlays, its balancers, its way back into the mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use skep_model::plan::HostPlan;
 use skep_model::{ContainerId, NetworkId};
 
@@ -30,6 +32,8 @@ pub(super) struct Container {
     egress: Option<Table>,
     /// What the way back was last made for.
     mesh: Option<Mesh>,
+    /// Where answers to datagrams of the mesh are sent from; not known before the container has a default route.
+    way_out: Option<Ipv4Addr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,7 @@ pub(super) struct Connection {
 struct Mesh {
     ifname: String,
     gateway: Ipv4Addr,
+    subnet: Ipv4Net,
     nodes: NodeMacs,
 }
 
@@ -68,6 +73,7 @@ impl Container {
             applied: None,
             egress: None,
             mesh: None,
+            way_out: None,
         })
     }
 
@@ -96,6 +102,7 @@ impl Container {
                 Err(failure) => outcome.failures.push(failure),
             }
         }
+        outcome.failures.extend(self.update_way_out());
         match self.commit() {
             Ok(changes) => outcome.changes += changes,
             Err(error) => outcome.failures.push(super::chain_of(&error)),
@@ -113,8 +120,21 @@ impl Container {
         let ingress = plan.ingress.as_ref().filter(|_| mode == SourceMode::Preserve)?;
         let network = ingress.network_id.as_ref()?;
         let connection = self.connections.get(network)?;
-        let gateway = plan.overlays.get(network).and_then(|overlay| overlay.gateway)?;
-        Some(Mesh { ifname: connection.ifname.clone(), gateway, nodes: super::node_macs(ingress) })
+        let overlay = plan.overlays.get(network)?;
+        let (gateway, subnet) = (overlay.gateway?, overlay.subnet?);
+        Some(Mesh { ifname: connection.ifname.clone(), gateway, subnet, nodes: super::node_macs(ingress) })
+    }
+
+    fn update_way_out(&mut self) -> Option<String> {
+        let mesh = self.mesh.as_ref().filter(|_| self.way_out.is_none())?;
+        match task::way_out(&self.namespace) {
+            Ok(way_out) => {
+                self.way_out = way_out;
+                task::receive_datagrams_at(&mut self.wanted, &mesh.ifname, mesh.subnet, way_out);
+                None
+            }
+            Err(error) => Some(format!("failed to find a container's default route: {error}")),
+        }
     }
 
     fn update_mesh(&mut self, mesh: Option<Mesh>) -> Result<usize, String> {
@@ -122,9 +142,11 @@ impl Container {
             // The interface went, and with it what hung on it; the marks do no harm without their rule.
             task::unmark_connections(&mut self.wanted);
             self.egress = None;
+            self.way_out = None;
             return Ok(0);
         };
-        let Mesh { ifname, gateway, nodes } = mesh;
+        let Mesh { ifname, gateway, nodes, .. } = mesh;
+        self.way_out = None;
         task::mark_connections(&mut self.wanted, &ifname, &nodes);
         let mut changes = 0;
         if self.mesh.as_ref().is_none_or(|old| old.ifname != ifname || old.gateway != gateway) {
@@ -175,14 +197,18 @@ pub(super) fn forget_connections(
     if *changed == Changed::default() && gone.is_empty() {
         return None;
     }
-    let forgotten = Conntrack::open(namespace.fd()).and_then(|conntrack| {
-        conntrack.forget(|connection| {
-            let backend = connection.reply_source;
-            if connection.original_destination == backend {
-                return changed.added.contains(&backend);
-            }
-            gone.contains(&backend) || (connection.protocol == UDP && changed.dropped.contains(&backend))
-        })
-    });
+    let suspects: BTreeSet<Ipv4Addr> = gone.iter().chain(&changed.dropped).chain(&changed.added).copied().collect();
+    let forget = |conntrack: Conntrack| -> io::Result<()> {
+        for backend in suspects {
+            conntrack.forget(backend, |connection| {
+                if connection.original_destination == backend {
+                    return changed.added.contains(&backend);
+                }
+                gone.contains(&backend) || connection.protocol == UDP
+            })?;
+        }
+        Ok(())
+    };
+    let forgotten = Conntrack::open(namespace.fd()).and_then(forget);
     forgotten.err().map(|error| format!("failed to forget connections of removed backends: {error}"))
 }

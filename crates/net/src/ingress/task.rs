@@ -3,17 +3,22 @@
 //! ```text
 //! table ip: chain mesh-in  { iifname eth1 ct state new ct mark set ether saddr map @mesh-nodes; iifname eth1 meta mark set ct mark }
 //!           chain mesh-out { type route hook output; ct direction reply ct mark & bit != 0 meta mark set ct mark }
+//!           chain mesh-udp { ct mark & bit != 0 meta l4proto udp ip saddr != <subnet> dnat to <address of the way out> }
 //! ip rule fwmark bit/bit lookup 100;  table 100: default via <gateway>, whose MAC no host has
 //! table netdev: chain egress { ether daddr <gateway's MAC> ether daddr set meta mark map @mesh-macs }
 //! ```
 //!
 //! The client's address says nothing about the host that has the connection in its tables; the MAC of the first packet
 //! does. It is kept as the connection's mark, and written as destination MAC over that of a gateway that does not exist.
+//!
+//! A UDP server that is bound to no address answers from the one that its default route suggests, before any mark is
+//! known. So its datagrams are translated to come in at that address; the answer is translated back.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use skep_model::network::mac_of;
 
 use crate::link::{Entry, Namespace, Route};
@@ -27,6 +32,7 @@ const RULE_PRIORITY: u32 = 100;
 const R: Reg = Reg(0);
 const NODES: &str = "mesh-nodes";
 const MACS: &str = "mesh-macs";
+const UDP_CHAIN: &str = "mesh-udp";
 
 /// Mesh index of every host -> MAC of its leg.
 pub type NodeMacs = BTreeMap<u16, [u8; 6]>;
@@ -52,16 +58,40 @@ pub fn mark_connections(table: &mut Table, ifname: &str, nodes: &NodeMacs) {
         ]),
         Rule::new().input(ifname).with([load_connection_mark.clone(), set_packet_mark.clone()]),
     ];
-    let outgoing = vec![Rule::new().direction_reply().with([
-        load_connection_mark.clone(),
-        Expr::Bitwise { from: R, to: R, mask: MARK_BIT.to_ne_bytes().to_vec(), xor: vec![0; 4] },
-        Expr::Cmp { from: R, compare: Compare::NotEqual, value: vec![0; 4] },
-        load_connection_mark,
-        set_packet_mark,
-    ])];
+    let outgoing =
+        vec![Rule::new().direction_reply().with(marked()).with([load_connection_mark, set_packet_mark])];
     let hook = |chain_type, point| Hook::new(chain_type, point, -150);
     table.chain("mesh-in", Chain::base(hook(ChainType::Filter, HookPoint::Prerouting), incoming));
     table.chain("mesh-out", Chain::base(hook(ChainType::Route, HookPoint::Output), outgoing));
+}
+
+/// Makes datagrams from outside `subnet` come in at the address that answers to them will be sent from.
+pub fn receive_datagrams_at(table: &mut Table, ifname: &str, subnet: Ipv4Net, way_out: Option<Ipv4Addr>) {
+    let Some(way_out) = way_out else {
+        table.chains.remove(UDP_CHAIN);
+        return;
+    };
+    let rule = Rule::new().input(ifname).l4proto(17).source_outside(subnet).with(marked()).dnat(way_out);
+    table.chain(UDP_CHAIN, Chain::base(Hook::new(ChainType::Nat, HookPoint::Prerouting, -100), vec![rule]));
+}
+
+/// The address of the link that the default route leads through.
+pub fn way_out(namespace: &Namespace) -> io::Result<Option<Ipv4Addr>> {
+    let links = namespace.links();
+    let routes = links.routes()?;
+    let Some(link) = routes.iter().find(|route| route.destination.prefix_len() == 0).and_then(|route| route.link) else {
+        return Ok(None);
+    };
+    Ok(links.addresses()?.iter().find(|(index, _)| *index == link).map(|(_, address)| address.addr()))
+}
+
+/// `ct mark & bit != 0`
+fn marked() -> [Expr; 3] {
+    [
+        Expr::Ct { key: CtKey::Mark, original: false, to: R },
+        Expr::Bitwise { from: R, to: R, mask: MARK_BIT.to_ne_bytes().to_vec(), xor: vec![0; 4] },
+        Expr::Cmp { from: R, compare: Compare::NotEqual, value: vec![0; 4] },
+    ]
 }
 
 /// Takes the marking out again.
@@ -69,6 +99,7 @@ pub fn unmark_connections(table: &mut Table) {
     table.sets.remove(NODES);
     table.chains.remove("mesh-in");
     table.chains.remove("mesh-out");
+    table.chains.remove(UDP_CHAIN);
 }
 
 /// The table that gives marked packets the MAC of their host.

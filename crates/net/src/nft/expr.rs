@@ -164,6 +164,15 @@ impl Rule {
         self.equals(load, address.octets().to_vec())
     }
 
+    /// `ip saddr != <subnet>`
+    pub fn source_outside(self, subnet: ipnet::Ipv4Net) -> Self {
+        self.with([
+            Expr::Payload { base: PayloadBase::Network, offset: 12, length: 4, to: R },
+            Expr::Bitwise { from: R, to: R, mask: subnet.netmask().octets().to_vec(), xor: vec![0; 4] },
+            Expr::Cmp { from: R, compare: Compare::NotEqual, value: subnet.network().octets().to_vec() },
+        ])
+    }
+
     /// `ip daddr <address>`
     pub fn destination(self, address: Ipv4Addr) -> Self {
         self.equals(daddr(), address.octets().to_vec())

@@ -33,7 +33,10 @@ fn no_connection_fails_while_backends_are_swapped() {
                     for _ in 0..CONNECTS {
                         let start = Instant::now();
                         let address = std::net::SocketAddr::from((on_overlay(2), 80));
-                        if std::net::TcpStream::connect_timeout(&address, PATIENCE).is_err() {
+                        // Waits for the answer, so that no server's queue of connections overflows.
+                        let answer = std::net::TcpStream::connect_timeout(&address, PATIENCE)
+                            .and_then(|mut stream| read_line(&mut stream));
+                        if answer.is_err() {
                             failures.fetch_add(1, Ordering::Relaxed);
                             break;
                         }
