@@ -9,7 +9,8 @@ use skep_store::{Batch, Change, Store, View};
 
 pub(crate) struct Plan {
     scratch: Store,
-    changes: Vec<Change>,
+    /// `None` where a change was moved or undone.
+    changes: Vec<Option<Change>>,
     /// Where in `changes` a task of this plan is made.
     made: BTreeMap<TaskId, usize>,
     now: Timestamp,
@@ -48,42 +49,62 @@ impl Plan {
             Ok(_) => {}
             Err(_) => return false,
         }
-        let Some(change) = batch.changes.into_iter().next() else { return true };
+        if let Some(change) = batch.changes.into_iter().next() {
+            self.record(change);
+        }
+        true
+    }
+
+    /// Keeps a change that was tried, or folds it into the making of the task it is about.
+    fn record(&mut self, change: Change) {
         match change {
             Change::CreateTask(task) => {
                 self.made.insert(task.id.clone(), self.changes.len());
-                self.changes.push(Change::CreateTask(task));
+                self.changes.push(Some(Change::CreateTask(task)));
             }
-            Change::AllocateTask { task_id, networks } => match self.made_here(&task_id) {
-                Some(task) => {
-                    task.networks = networks;
-                    task.state = TaskState::Pending;
-                    task.message = "pending task scheduling".into();
+            Change::AllocateTask { task_id, networks } => {
+                // To the end: the addresses may have been freed by what was planned since the task was made.
+                match self.made.get(&task_id).and_then(|at| self.changes.get_mut(*at)).and_then(Option::take) {
+                    Some(Change::CreateTask(mut task)) => {
+                        task.networks = networks;
+                        task.state = TaskState::Pending;
+                        task.message = "pending task scheduling".into();
+                        self.record(Change::CreateTask(task));
+                    }
+                    Some(_) | None => self.changes.push(Some(Change::AllocateTask { task_id, networks })),
                 }
-                None => self.changes.push(Change::AllocateTask { task_id, networks }),
-            },
+            }
             Change::AssignTask { task_id, node_id } => match self.made_here(&task_id) {
                 Some(task) => {
                     task.node_id = Some(node_id);
                     task.state = TaskState::Assigned;
                     task.message = "scheduler assigned task to node".into();
                 }
-                None => self.changes.push(Change::AssignTask { task_id, node_id }),
+                None => self.changes.push(Some(Change::AssignTask { task_id, node_id })),
             },
-            other => self.changes.push(other),
+            Change::SetTaskDesired { task_id, desired_state } => match self.made_here(&task_id) {
+                Some(task) => task.desired_state = task.desired_state.max(desired_state),
+                None => self.changes.push(Some(Change::SetTaskDesired { task_id, desired_state })),
+            },
+            Change::RemoveTask { task_id } => match self.made.remove(&task_id) {
+                Some(at) => {
+                    self.changes.get_mut(at).map(Option::take);
+                }
+                None => self.changes.push(Some(Change::RemoveTask { task_id })),
+            },
+            other => self.changes.push(Some(other)),
         }
-        true
     }
 
     fn made_here(&mut self, id: &TaskId) -> Option<&mut skep_store::NewTask> {
         match self.changes.get_mut(*self.made.get(id)?) {
-            Some(Change::CreateTask(task)) => Some(task),
-            _ => None,
+            Some(Some(Change::CreateTask(task))) => Some(task),
+            Some(_) | None => None,
         }
     }
 
     pub(crate) fn into_changes(self) -> Vec<Change> {
-        self.changes
+        self.changes.into_iter().flatten().collect()
     }
 }
 

@@ -50,6 +50,10 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     fn service(&mut self, service: &Service) {
+        // First, because a rollback changes the template all else goes by: the rest is for the next look.
+        if self.update_failed(service) {
+            return;
+        }
         match service.spec.mode {
             Mode::Replicated { replicas } => {
                 self.restart(service);

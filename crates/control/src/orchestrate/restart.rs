@@ -26,7 +26,11 @@ impl Desk<'_> {
             };
             let gone: Vec<_> = slot.wanted().filter(out).cloned().collect();
             for task in gone {
-                self.replace(service, slot, &task);
+                match task.start_after {
+                    // Rejected before its delay was over: the next try is not before that.
+                    Some(at) if at > self.plan.now() && task.status.state.is_terminal() => self.plan.wake(at),
+                    Some(_) | None => self.replace(service, slot, &task),
+                }
             }
         }
     }

@@ -47,9 +47,6 @@ impl Desk<'_> {
         let Some(service) = self.plan.view().service(&service.id).cloned() else { return };
         let Some(update) = service.update_status.clone() else { return };
         let config = config(&service, update.state);
-        if self.failed(&service, &update, &config, slots.len()) {
-            return;
-        }
         let now = self.plan.now();
         let mut busy = 0;
         let mut last_done = update.started_at;
@@ -112,7 +109,16 @@ impl Desk<'_> {
     }
 
     /// Whether too many slots failed with the new template, in which case what the spec asks for is done about it.
-    fn failed(&mut self, service: &Service, update: &UpdateStatus, config: &UpdateConfig, total: usize) -> bool {
+    pub(super) fn update_failed(&mut self, service: &Service) -> bool {
+        let Some(update) = &service.update_status else { return false };
+        match update.state {
+            UpdateState::Updating | UpdateState::RollbackStarted => {}
+            UpdateState::Paused
+            | UpdateState::Completed
+            | UpdateState::RollbackPaused
+            | UpdateState::RollbackCompleted => return false,
+        }
+        let config = config(service, update.state);
         let all = slots(self.plan.view(), &service.id);
         let monitor = config.monitor.unwrap_or(DEFAULT_UPDATE_MONITOR);
         let failures: Vec<Arc<Task>> = all
@@ -120,7 +126,7 @@ impl Desk<'_> {
             .filter_map(|slot| slot.tasks.iter().find(|t| is_failure(service, update, t, monitor)).cloned())
             .collect();
         let Some(first) = failures.first() else { return false };
-        let ratio = failures.len() as f32 / total.max(all.len()).max(1) as f32;
+        let ratio = failures.len() as f32 / all.len().max(1) as f32;
         if ratio <= config.max_failure_ratio {
             return false;
         }
