@@ -209,3 +209,52 @@ async fn copy_output<W: AsyncWrite + Unpin>(mut output: OutputStream, writer: &m
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use skep_engine::container::OutputChunk;
+
+    use super::*;
+
+    fn output(pieces: Vec<(StdStream, &'static [u8])>) -> OutputStream {
+        let pieces = pieces.into_iter().map(|(stream, data)| Ok(OutputChunk { stream, data: Bytes::from_static(data) }));
+        stream::iter(pieces).boxed()
+    }
+
+    async fn read_all(mut client: tokio::io::DuplexStream) -> Vec<u8> {
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        got
+    }
+
+    #[tokio::test]
+    async fn output_is_framed_and_the_end_is_told() {
+        let (client, server) = tokio::io::duplex(1024);
+        let stop = CancellationToken::new();
+        let pieces = output(vec![(StdStream::Stdout, b"out"), (StdStream::Stderr, b"err")]);
+        let (got, detached) = tokio::join!(read_all(client), pump(server, None, pieces, Framing::Multiplexed, None, &stop));
+        assert_eq!(got, b"\x01\0\0\0\0\0\0\x03out\x02\0\0\0\0\0\0\x03err");
+        assert!(!detached);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_ends_its_input_still_gets_the_output() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let stop = CancellationToken::new();
+        client.shutdown().await.unwrap();
+        let pieces = output(vec![(StdStream::Stdout, b"late")]);
+        let (got, _) = tokio::join!(read_all(client), pump(server, None, pieces, Framing::Raw, None, &stop));
+        assert_eq!(got, b"late");
+    }
+
+    #[tokio::test]
+    async fn stopping_the_server_ends_a_quiet_stream() {
+        let (client, server) = tokio::io::duplex(1024);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let quiet: OutputStream = stream::pending().boxed();
+        let (got, _) = tokio::join!(read_all(client), pump(server, None, quiet, Framing::Raw, None, &stop));
+        assert!(got.is_empty());
+    }
+}
