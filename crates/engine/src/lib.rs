@@ -19,6 +19,11 @@ pub mod image;
 pub mod supervisor;
 pub mod volume;
 
+mod cgroup;
+mod logs;
+mod rootfs;
+mod seccomp;
+mod spec;
 mod sys;
 
 pub use config::{EngineConfig, SandboxDriver};

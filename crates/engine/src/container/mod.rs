@@ -405,3 +405,8 @@ pub type StatsStream = BoxStream<'static, Stats>;
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 mod stdio;
+mod handle;
+pub(crate) mod names;
+
+pub(crate) use handle::{Container, Life, RunIo, load, locked, save};
+pub(crate) use stdio::{Hub, StdinSlot, StdinState, asynchronous, read_chunk, resize};

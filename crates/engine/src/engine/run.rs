@@ -1,0 +1,259 @@
+//! A container's run, from the moment its process lives to what is done after its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::Interest;
+
+use super::{Engine, blocking};
+use crate::container::*;
+use crate::error::Result;
+use crate::supervisor::client::{Connection, Launched, ProcessStdio};
+use crate::supervisor::protocol::Exit;
+use crate::sys::clock;
+
+/// Output may still be in the pipes when the process has ended; a stray child in a shared pid namespace may hold them open.
+const DRAIN: Duration = Duration::from_secs(2);
+/// moby `restartmanager`: first wait, longest wait, and a run of what length makes it start over.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+const GOOD_RUN: Duration = Duration::from_secs(10);
+
+impl Engine {
+    pub(super) async fn begin_run(&self, container: &Arc<Container>, launched: Launched) -> Result<()> {
+        let now = clock::now();
+        let record = container.update(|r| {
+            r.state = ContainerState {
+                status: Status::Running,
+                pid: launched.pid,
+                started_at: now,
+                finished_at: r.state.finished_at,
+                health: super::health::initial(&r.config),
+                ..ContainerState::default()
+            };
+        })?;
+        self.attach_run(container, launched.stdio);
+        container.live(|life| {
+            life.alive = true;
+            life.restarting = false;
+            life.error.clear();
+        });
+        self.emit(&record, "start", &[]);
+        self.watch_run(container)
+    }
+
+    /// Waits for the end of the run in a task of its own, and probes its health.
+    pub(super) fn watch_run(&self, container: &Arc<Container>) -> Result<()> {
+        let connection = self.connection()?;
+        let token = container.renew_token();
+        self.spawn_health(container, token);
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                exit = connection.exited(container.id.as_str(), "") => {
+                    // An error is a lost connection: the next one tells how the run goes on.
+                    if let Ok(exit) = exit {
+                        engine.end_run(&container, &connection, exit).await;
+                    }
+                }
+                () = engine.inner.closing.cancelled() => {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Starts reading a run's output.
+    pub(super) fn attach_run(&self, container: &Arc<Container>, stdio: ProcessStdio) {
+        let mut run = RunIo::default();
+        if let Some(pty) = stdio.pty {
+            let reading = pty.try_clone().and_then(|fd| asynchronous(fd, Interest::READABLE));
+            let writing = pty.try_clone().and_then(|fd| asynchronous(fd, Interest::WRITABLE));
+            if let Ok(pipe) = reading {
+                run.pumps.push(self.spawn_pump(container, pipe, StdStream::Stdout));
+            }
+            match writing {
+                Ok(pipe) if container.record().config.open_stdin => container.stdin.set(StdinState::Open(Arc::new(pipe))),
+                _ => container.stdin.set(StdinState::Closed),
+            }
+            run.pty = Some(Arc::new(pty));
+        } else {
+            for (fd, stream) in [(stdio.stdout, StdStream::Stdout), (stdio.stderr, StdStream::Stderr)] {
+                if let Some(Ok(pipe)) = fd.map(|fd| asynchronous(fd, Interest::READABLE)) {
+                    run.pumps.push(self.spawn_pump(container, pipe, stream));
+                }
+            }
+            match stdio.stdin.map(|fd| asynchronous(fd, Interest::WRITABLE)) {
+                Some(Ok(pipe)) => container.stdin.set(StdinState::Open(Arc::new(pipe))),
+                _ => container.stdin.set(StdinState::Closed),
+            }
+        }
+        *locked(&container.run) = run;
+    }
+
+    fn spawn_pump(
+        &self,
+        container: &Arc<Container>,
+        pipe: tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>,
+        stream: StdStream,
+    ) -> tokio::task::JoinHandle<()> {
+        let container = Arc::clone(container);
+        let closing = self.inner.closing.clone();
+        self.inner.tasks.spawn(async move {
+            let pump = async {
+                while let Some(copy) = read_chunk(&pipe, |data| log_output(&container, stream, data)).await {
+                    if let Some(data) = copy {
+                        container.hub.publish(stream, data).await;
+                    }
+                }
+                if let Some(log) = &mut *locked(&container.log) {
+                    let _ = log.finish(stream, clock::now());
+                }
+                container.log_grown.send_modify(|n| *n += 1);
+            };
+            tokio::select! {
+                () = pump => {}
+                () = closing.cancelled() => {}
+            }
+        })
+    }
+
+    /// The process is gone.
+    pub(super) async fn end_run(&self, container: &Arc<Container>, connection: &Connection, exit: Exit) {
+        container.cancel_token();
+        container.stdin.set(StdinState::Closed);
+        if container.record().host_config.pid_mode == "host" {
+            let cgroup = self.cgroup(&container.id);
+            let _ = blocking(move || Ok(cgroup.kill_all())).await;
+        }
+        let pumps = std::mem::take(&mut locked(&container.run).pumps);
+        let drained = async {
+            for pump in pumps {
+                let _ = pump.await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, drained).await;
+        *locked(&container.run) = RunIo::default();
+        *locked(&container.log) = None;
+        let oom = self.cgroup(&container.id).oom_kills() > 0;
+        if oom {
+            self.emit(&container.record(), "oom", &[]);
+        }
+        self.clean_up(container).await;
+        self.end_execs(&container.id);
+        let again = self.settle(container, exit, oom);
+        // Only now: were we killed before this, the next daemon would be told of the end again.
+        let _ = connection.forget(container.id.as_str(), "").await;
+        container.stdin.set(StdinState::Waiting);
+        container.hub.end();
+        container.live(|life| {
+            life.alive = false;
+            life.restarting = again.is_some();
+            life.exits += 1;
+            life.exit_code = exit.code;
+        });
+        match again {
+            Some(wait) => self.restart_after(container, wait),
+            None if container.record().host_config.auto_remove && !self.inner.closing.is_cancelled() => {
+                self.remove_later(container);
+            }
+            None => {}
+        }
+    }
+
+    /// Writes the end down and decides whether the policy starts it again, and after how long.
+    fn settle(&self, container: &Container, exit: Exit, oom: bool) -> Option<Duration> {
+        let before = container.record();
+        let ran = skep_model::Timestamp(exit.at).since(before.state.started_at);
+        let again = wants_restart(&before, exit.code, false) && !self.inner.closing.is_cancelled();
+        let count = if ran >= GOOD_RUN { 0 } else { before.restart_count };
+        let wait = FIRST_BACKOFF.saturating_mul(1 << count.min(20)).min(LONGEST_BACKOFF);
+        let updated = container.update(|r| {
+            r.sandbox = None;
+            r.state.status = if again { Status::Restarting } else { Status::Exited };
+            r.state.pid = 0;
+            r.state.exit_code = exit.code;
+            r.state.oom_killed = oom;
+            r.state.finished_at = skep_model::Timestamp(exit.at);
+            if again {
+                r.restart_count += 1;
+            }
+        });
+        if let Err(error) = updated {
+            tracing::warn!(container.id = %container.id, %error, "the end of a container could not be written down");
+        }
+        let duration = ran.as_secs().to_string();
+        let extra = [("exitCode", exit.code.to_string()), ("execDuration", duration)];
+        self.emit(&container.record(), "die", &extra);
+        again.then_some(wait)
+    }
+
+    pub(super) fn restart_after(&self, container: &Arc<Container>, wait: Duration) {
+        let token = container.renew_token();
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = token.cancelled() => return,
+                () = engine.inner.closing.cancelled() => return,
+            }
+            let _operation = container.operation.lock().await;
+            if container.record().state.status != Status::Restarting {
+                return;
+            }
+            if let Err(error) = engine.start_locked(&container).await {
+                tracing::warn!(container.id = %container.id, %error, "restart failed");
+            }
+        });
+    }
+
+    /// Takes away everything of a run that is outside the process: each step goes on if another fails.
+    pub(super) async fn clean_up(&self, container: &Arc<Container>) {
+        let record = container.record();
+        for mount in record.mounts.iter().filter(|m| m.kind == "volume") {
+            if let Err(error) = self.inner.volumes.unmount(&mount.name, record.id.as_str()).await {
+                tracing::debug!(%error, volume = mount.name, "volume not unmounted");
+            }
+        }
+        let merged = container.dir.join("merged");
+        let bundle = self.bundle(&record.id);
+        let state = crate::supervisor::state_root(&self.inner.config.exec_root).join(record.id.as_str());
+        let cgroup = self.cgroup(&record.id);
+        let local = blocking(move || {
+            crate::rootfs::unmount(&merged);
+            crate::rootfs::unmount(&bundle.join("secrets"));
+            let _ = std::fs::remove_dir_all(bundle);
+            let _ = std::fs::remove_dir_all(state);
+            cgroup.remove();
+            Ok(())
+        });
+        let (_, sandbox) = tokio::join!(local, self.inner.sandboxes.teardown(&record.id));
+        if let Err(error) = sandbox {
+            tracing::warn!(container.id = %record.id, %error, "sandbox not torn down");
+        }
+    }
+}
+
+/// Writes output to the log, and copies it if someone is attached.
+fn log_output(container: &Container, stream: StdStream, data: &[u8]) -> Option<bytes::Bytes> {
+    if let Some(log) = &mut *locked(&container.log)
+        && let Err(error) = log.write(stream, data, clock::now())
+    {
+        tracing::warn!(container.id = %container.id, %error, "container log not written");
+    }
+    container.log_grown.send_modify(|n| *n += 1);
+    (!container.hub.is_empty()).then(|| bytes::Bytes::copy_from_slice(data))
+}
+
+/// moby `restartmanager.ShouldRestart`; `at_start` is the start of the daemon.
+pub(super) fn wants_restart(record: &ContainerRecord, exit_code: i32, at_start: bool) -> bool {
+    let policy = &record.host_config.restart_policy;
+    match policy.name.as_str() {
+        "always" => at_start || !record.manually_stopped,
+        "unless-stopped" => !record.manually_stopped,
+        "on-failure" => {
+            let left = policy.maximum_retry_count == 0 || i64::from(record.restart_count) < policy.maximum_retry_count;
+            exit_code != 0 && left && !record.manually_stopped
+        }
+        _ => false,
+    }
+}

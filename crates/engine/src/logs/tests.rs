@@ -1,0 +1,110 @@
+use std::path::PathBuf;
+
+use skep_model::Timestamp;
+
+use super::*;
+use crate::container::{LogsRequest, StdStream};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("skep-log-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+    fn log(&self) -> PathBuf {
+        self.0.join("x-json.log")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+const ENDLESS: Rotation = Rotation { max_bytes: None, max_files: 1 };
+
+fn all() -> LogsRequest {
+    LogsRequest { stdout: true, stderr: true, ..LogsRequest::default() }
+}
+
+fn texts(path: &std::path::Path, request: &LogsRequest) -> Vec<String> {
+    read(path, request).unwrap().0.iter().map(|r| String::from_utf8_lossy(&r.data).into_owned()).collect()
+}
+
+#[test]
+fn the_format_is_dockers() {
+    let folder = Folder::new("format");
+    let mut writer = LogWriter::open(&folder.log(), ENDLESS).unwrap();
+    writer.write(StdStream::Stdout, b"hel", Timestamp(1)).unwrap();
+    writer.write(StdStream::Stderr, b"\"quoted\"\n", Timestamp(1_500_000_000_120_000_000)).unwrap();
+    writer.write(StdStream::Stdout, b"lo\nend", Timestamp(1_500_000_000_000_000_000)).unwrap();
+    writer.finish(StdStream::Stdout, Timestamp(1_500_000_000_000_000_000)).unwrap();
+    let text = std::fs::read_to_string(folder.log()).unwrap();
+    assert_eq!(
+        text,
+        "{\"log\":\"\\\"quoted\\\"\\n\",\"stream\":\"stderr\",\"time\":\"2017-07-14T02:40:00.12Z\"}\n\
+         {\"log\":\"hello\\n\",\"stream\":\"stdout\",\"time\":\"2017-07-14T02:40:00Z\"}\n\
+         {\"log\":\"end\",\"stream\":\"stdout\",\"time\":\"2017-07-14T02:40:00Z\"}\n"
+    );
+    assert_eq!(texts(&folder.log(), &all()), ["\"quoted\"\n", "hello\n", "end"]);
+    assert_eq!(texts(&folder.log(), &LogsRequest { stderr: false, ..all() }), ["hello\n", "end"]);
+    assert_eq!(texts(&folder.log(), &LogsRequest { tail: Some(1), ..all() }), ["end"]);
+    assert_eq!(texts(&folder.log(), &LogsRequest { tail: Some(0), ..all() }), [""; 0]);
+    let since = Some(Timestamp(1_500_000_000_100_000_000));
+    assert_eq!(texts(&folder.log(), &LogsRequest { since, ..all() }), ["\"quoted\"\n"]);
+}
+
+#[test]
+fn half_a_line_survives_the_writer() {
+    let folder = Folder::new("half");
+    LogWriter::open(&folder.log(), ENDLESS).unwrap().write(StdStream::Stdout, b"one ", Timestamp(1)).unwrap();
+    LogWriter::open(&folder.log(), ENDLESS).unwrap().write(StdStream::Stdout, b"line\n", Timestamp(2)).unwrap();
+    assert_eq!(texts(&folder.log(), &all()), ["one line\n"]);
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "the half line's file is gone");
+}
+
+#[test]
+fn long_lines_are_split_and_put_together_again() {
+    let folder = Folder::new("long");
+    let mut writer = LogWriter::open(&folder.log(), ENDLESS).unwrap();
+    let line = "ü".repeat(40_000) + "\n";
+    for chunk in line.as_bytes().chunks(7_001) {
+        writer.write(StdStream::Stdout, chunk, Timestamp(1)).unwrap();
+    }
+    let got = texts(&folder.log(), &all());
+    assert_eq!(got.concat(), line);
+    assert!(got.len() == 5 && got.iter().all(|t| t.len() <= MAX_LINE), "{}", got.len());
+}
+
+#[test]
+fn rotation_keeps_so_many_files_and_the_reader_follows() {
+    let folder = Folder::new("rotation");
+    let rotation = Rotation { max_bytes: Some(400), max_files: 3 };
+    let mut writer = LogWriter::open(&folder.log(), rotation).unwrap();
+    let (_, mut reader) = read(&folder.log(), &all()).unwrap();
+    let mut followed = Vec::new();
+    for n in 0..40 {
+        writer.write(StdStream::Stdout, format!("line {n}\n").as_bytes(), Timestamp(n)).unwrap();
+        while reader.next(&mut followed).unwrap() {}
+    }
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 3);
+    assert_eq!(followed.len(), 40);
+    let kept = texts(&folder.log(), &all());
+    assert!(kept.len() < 40 && kept.last().unwrap() == "line 39\n");
+    let tail = texts(&folder.log(), &LogsRequest { tail: Some(8), ..all() });
+    assert_eq!(tail, (32..40).map(|n| format!("line {n}\n")).collect::<Vec<_>>());
+}
+
+#[test]
+fn options_are_checked() {
+    let options = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let check = |driver, pairs: &[(&str, &str)]| rotation(driver, &options(pairs));
+    assert_eq!(check("json-file", &[("max-size", "10m"), ("max-file", "3")]).unwrap().unwrap().max_bytes, Some(10 << 20));
+    assert_eq!(check("none", &[]).unwrap(), None);
+    assert!(check("json-file", &[("max-file", "3")]).is_err());
+    assert!(check("json-file", &[("nonsense", "3")]).is_err());
+    assert_eq!(check("fluentd", &[]).unwrap_err().to_string(), "logger: no log driver named 'fluentd' is registered");
+}

@@ -1,0 +1,167 @@
+//! Appends to a container's log, rotating it.
+//!
+//! Writes go to the page cache and are not synced: a crash of the daemon loses nothing, a crash of the host may lose what a
+//! crash of Docker's host would.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use skep_model::Timestamp;
+
+use super::{Line, MAX_LINE, Rotation};
+use crate::container::StdStream;
+
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    rotation: Rotation,
+    stdout: Pending,
+    stderr: Pending,
+    /// Reused for every record.
+    scratch: Vec<u8>,
+}
+
+/// The beginning of a line whose end has not come. Kept in a file beside the log too, for a daemon that is killed: what
+/// was read from the pipe is nowhere else.
+#[derive(Debug)]
+struct Pending {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    saved: bool,
+}
+
+impl Pending {
+    fn open(path: PathBuf) -> Self {
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        Self { saved: !bytes.is_empty(), path, bytes }
+    }
+
+    fn save(&mut self) {
+        if !self.bytes.is_empty() {
+            self.saved = std::fs::write(&self.path, &self.bytes).is_ok();
+        } else if self.saved {
+            let _ = std::fs::remove_file(&self.path);
+            self.saved = false;
+        }
+    }
+}
+
+impl LogWriter {
+    pub(crate) fn open(path: &Path, rotation: Rotation) -> std::io::Result<Self> {
+        let file = append(path)?;
+        let size = file.metadata()?.len();
+        let pending = |stream: &str| Pending::open(path.with_extension(format!("{stream}.partial")));
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            size,
+            rotation,
+            stdout: pending("stdout"),
+            stderr: pending("stderr"),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// Takes output as it came from the pipe, and writes the lines that are complete.
+    pub(crate) fn write(&mut self, stream: StdStream, data: &[u8], now: Timestamp) -> std::io::Result<()> {
+        let mut pending = std::mem::take(&mut self.pending(stream).bytes);
+        let mut rest = data;
+        let mut batch = std::mem::take(&mut self.scratch);
+        let mut result = Ok(());
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            let (line, after) = rest.split_at(end + 1);
+            rest = after;
+            if pending.is_empty() {
+                record(&mut batch, stream, line, now);
+            } else {
+                pending.extend_from_slice(line);
+                record(&mut batch, stream, &pending, now);
+                pending.clear();
+            }
+        }
+        pending.extend_from_slice(rest);
+        while pending.len() >= MAX_LINE {
+            let cut = character_boundary(&pending, MAX_LINE);
+            record(&mut batch, stream, &pending[..cut], now);
+            pending.drain(..cut);
+        }
+        if !batch.is_empty() {
+            result = self.append(&batch);
+            batch.clear();
+        }
+        batch.shrink_to(4 * MAX_LINE);
+        self.scratch = batch;
+        let kept = self.pending(stream);
+        kept.bytes = pending;
+        kept.save();
+        result
+    }
+
+    /// The stream has ended: what is left is a line without an end.
+    pub(crate) fn finish(&mut self, stream: StdStream, now: Timestamp) -> std::io::Result<()> {
+        let pending = std::mem::take(&mut self.pending(stream).bytes);
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Vec::new();
+        record(&mut batch, stream, &pending, now);
+        let result = self.append(&batch);
+        self.pending(stream).save();
+        result
+    }
+
+    fn pending(&mut self, stream: StdStream) -> &mut Pending {
+        if stream == StdStream::Stderr { &mut self.stderr } else { &mut self.stdout }
+    }
+
+    fn append(&mut self, batch: &[u8]) -> std::io::Result<()> {
+        // Between records only, and as moby: when the file has reached its size.
+        if self.rotation.max_bytes.is_some_and(|max| self.size >= max) {
+            self.rotate()?;
+        }
+        self.file.write_all(batch)?;
+        self.size += batch.len() as u64;
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> std::io::Result<()> {
+        let numbered = |n: usize| {
+            let mut name = self.path.clone().into_os_string();
+            name.push(format!(".{n}"));
+            PathBuf::from(name)
+        };
+        for n in (1..self.rotation.max_files.saturating_sub(1)).rev() {
+            let _ = std::fs::rename(numbered(n), numbered(n + 1));
+        }
+        if self.rotation.max_files > 1 {
+            std::fs::rename(&self.path, numbered(1))?;
+        } else {
+            std::fs::remove_file(&self.path)?;
+        }
+        self.file = append(&self.path)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn append(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path)
+}
+
+/// Not in the middle of a UTF-8 character, if there is one to be cut.
+fn character_boundary(bytes: &[u8], limit: usize) -> usize {
+    (limit.saturating_sub(3)..=limit).rev().find(|cut| bytes.get(*cut).is_none_or(|b| b & 0xc0 != 0x80)).unwrap_or(limit)
+}
+
+fn record(batch: &mut Vec<u8>, stream: StdStream, line: &[u8], now: Timestamp) {
+    let stream = if stream == StdStream::Stderr { "stderr" } else { "stdout" };
+    // Bytes that are not UTF-8 become replacement characters, as in Go's JSON.
+    let line = Line { log: String::from_utf8_lossy(line), stream: stream.into(), time: now.to_string().into() };
+    if serde_json::to_writer(&mut *batch, &line).is_ok() {
+        batch.push(b'\n');
+    }
+}
