@@ -103,7 +103,6 @@ pub(super) struct DispatcherTask {
 
 struct Session {
     id: SessionId,
-    role: Role,
     down: mpsc::Sender<Result<Envelope, Status>>,
     sent: AssignmentSet,
     facts: Facts,
@@ -111,7 +110,8 @@ struct Session {
     /// Nothing sent yet, or the node lost count.
     needs_all: bool,
     managers: Vec<RemoteManager>,
-    role_told: Option<Role>,
+    /// The role it has, or was last told to take.
+    role: Role,
 }
 
 /// How punctual a node has been.
@@ -304,14 +304,13 @@ impl State {
         let _ = down.try_send(Ok(pack(&Down::Welcome(welcome))));
         let session = Session {
             id: id.clone(),
-            role: identity.role,
             down,
             sent: AssignmentSet::default(),
             facts: Facts::default(),
             sequence: 0,
             needs_all: true,
             managers,
-            role_told: None,
+            role: identity.role,
         };
         tracing::info!(node.id = %node_id, session.id = %id, "session opened");
         self.sessions.insert(node_id.clone(), session);
@@ -435,8 +434,8 @@ impl Session {
         if self.managers != managers && self.send(&Down::Managers(managers.to_vec())) {
             self.managers = managers.to_vec();
         }
-        if wanted != self.role && self.role_told != Some(wanted) && self.send(&Down::Role(wanted)) {
-            self.role_told = Some(wanted);
+        if wanted != self.role && self.send(&Down::Role(wanted)) {
+            self.role = wanted;
         }
     }
 

@@ -102,6 +102,7 @@ impl Manager {
                 return;
             }
         }
+        self.hand_over().await;
         self.cancel.cancel();
         self.tasks.close();
         // Open streams of peers may take their time; what matters is on disk.
@@ -117,6 +118,24 @@ impl Manager {
 
     pub(crate) fn consensus(&self) -> &Consensus {
         &self.consensus
+    }
+
+    /// A leader that goes names its successor, so that nobody has to find out by waiting.
+    async fn hand_over(&self) {
+        if !self.consensus.leadership().borrow().is_leader {
+            return;
+        }
+        let members = self.consensus.members();
+        let successor = members
+            .iter()
+            .filter(|m| m.role == skep_consensus::MemberRole::Voter && m.peer.raft_id != self.consensus.raft_id())
+            .max_by_key(|m| m.matched_index);
+        if let Some(successor) = successor {
+            let handed = self.consensus.transfer_leader(successor.peer.raft_id);
+            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), handed).await {
+                tracing::debug!(%error, "leadership was not handed over");
+            }
+        }
     }
 
     pub(crate) fn tls(&self) -> &LiveTls {

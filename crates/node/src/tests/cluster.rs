@@ -107,6 +107,7 @@ pub(super) fn service(name: &str, replicas: u64) -> ServiceSpec {
 #[track_caller]
 pub(super) fn eventually<'a>(what: &'a str, seconds: u64, mut holds: impl FnMut() -> bool + 'a) -> impl Future<Output = ()> + 'a {
     let place = std::panic::Location::caller();
+    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
     async move {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         while !holds() {

@@ -112,6 +112,10 @@ async fn each_call_asks_who_is_calling() {
 async fn a_worker_leaves_and_may_be_removed() {
     let hosts = cluster(1).await;
     let id = hosts[1].node.info().node_id.unwrap();
+    eventually("the node is ready", 3, || {
+        hosts[0].node.node_inspect(id.as_str()).unwrap().status.state == NodeState::Ready
+    })
+    .await;
     let busy = hosts[0].node.node_remove(id.as_str(), false).await.unwrap_err();
     assert!(busy.to_string().contains("is not down and can't be removed"), "{busy}");
     hosts[1].node.swarm_leave(false).await.unwrap();

@@ -113,9 +113,13 @@ async fn a_drained_node_is_emptied() {
     let manager = &hosts[0].node;
     manager.service_create(service("web", 4)).await.unwrap();
     eventually("4 tasks run", 10, || running(manager).len() == 4).await;
-    let node = manager.node_inspect("node2").unwrap();
-    let spec = skep_model::node::NodeSpec { availability: Availability::Drain, ..node.spec };
-    manager.node_update("node2", node.meta.version, spec).await.unwrap();
+    loop {
+        let node = manager.node_inspect("node2").unwrap();
+        let spec = skep_model::node::NodeSpec { availability: Availability::Drain, ..node.spec };
+        if manager.node_update("node2", node.meta.version, spec).await.is_ok() {
+            break;
+        }
+    }
     eventually("all on the other", 10, || hosts[1].fake.running().is_empty() && hosts[0].fake.running().len() == 4).await;
 }
 
@@ -165,10 +169,14 @@ async fn a_follower_forwards_writes_and_takes_over() {
 async fn a_worker_is_promoted_and_demoted() {
     let hosts = cluster(1).await;
     let manager = &hosts[0].node;
-    let set_role = async |role| {
+    let set_role = async |role| loop {
         let node = manager.node_inspect("node2").unwrap();
         let spec = skep_model::node::NodeSpec { role, ..node.spec };
-        manager.node_update("node2", node.meta.version, spec).await.unwrap();
+        // The node's own news move its version, too; clients try again.
+        match manager.node_update("node2", node.meta.version, spec).await {
+            Err(error) if error.to_string().contains("update out of sequence") => {}
+            done => return done.unwrap(),
+        }
     };
     set_role(Role::Manager).await;
     eventually("node2 is a manager", 15, || {
@@ -183,4 +191,20 @@ async fn a_worker_is_promoted_and_demoted() {
         node.manager.is_none() && node.role == Role::Worker && node.status.state == NodeState::Ready
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_replicas_take_a_fraction_of_a_second() {
+    let hosts = cluster(2).await;
+    let manager = &hosts[0].node;
+    eventually("all nodes are ready", 5, || {
+        manager.node_list().unwrap().iter().all(|n| n.status.state == NodeState::Ready)
+    })
+    .await;
+    let asked = Instant::now();
+    manager.service_create(service("web", 50)).await.unwrap();
+    eventually("50 tasks run", 10, || running(manager).len() == 50).await;
+    println!("50 replicas after {:?}", asked.elapsed());
+    // Swarm's own delays alone are longer; a loaded machine gets some slack.
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
 }
