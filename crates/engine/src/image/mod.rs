@@ -61,6 +61,7 @@ pub(crate) use filter::Filter;
 pub use id::{DiffId, Digest, ImageId, InvalidDigest};
 pub use progress::{Progress, ProgressDetail, ProgressSender};
 pub use store::ImageStore;
+pub(crate) use store::now;
 pub use types::{
     ByteStream, CommitOptions, ContainerUse, Distribution, Filters, HistoryItem, ImageDetails, ImagePruneReport,
     ImageStoreConfig, ImageSummary, ImageUsage, ImportOptions, MAX_CONCURRENT_DOWNLOADS, MAX_CONCURRENT_UPLOADS,
