@@ -1,7 +1,8 @@
 //! The rules that balance a service's virtual address (VIP) over its tasks, inside the client container's own namespace.
 //!
 //! ```text
-//! chain output { type nat hook output priority -100; ip daddr vmap @vips }
+//! chain output { type nat hook output priority -100; ip daddr @balanced add @used { ip daddr . meta l4proto }
+//!                                                    ip daddr vmap @vips }
 //! map vips { 10.0.1.2 : goto vip-10.0.1.2, … }
 //! chain vip-10.0.1.2 { dnat to numgen inc mod 2 map { 0 : 10.0.1.12, 1 : 10.0.1.21 }; dnat to 10.0.1.21 }
 //! chain refuse { type filter hook output priority 0; ip daddr @balanced goto rejected }
@@ -20,13 +21,20 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::nft::expr::RejectWith;
-use crate::nft::{Chain, ChainType, DataType, Element, Hook, HookPoint, Rule, Set, Table, Verdict};
+use crate::nft::{
+    Chain, ChainType, DataType, Element, Family, Hook, HookPoint, NftError, NftSocket, Rule, Set, Table, Verdict,
+};
 
 const VIPS: &str = "vips";
 const BALANCED: &str = "balanced";
+/// Filled by the kernel: which VIPs this container has connected to, by which protocol. It saves looking through all
+/// connections of the machine for those of a backend that this container never had.
+const USED: &str = "used";
+const USED_SIZE: u32 = 65_536;
 /// The chain that refuses.
 pub(crate) const REJECTED: &str = "rejected";
 const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 /// Where destination NAT happens.
 const PRIORITY_DSTNAT: i32 = -100;
 
@@ -34,6 +42,10 @@ const PRIORITY_DSTNAT: i32 = -100;
 #[derive(Clone, Debug)]
 pub struct Balancers {
     entries: BTreeMap<Ipv4Addr, Entry>,
+    /// Backends that take no more connections, and of which VIPs they were: they may still have some.
+    past: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>,
+    /// What [`USED`] had in tables before this one.
+    used_before: BTreeSet<Use>,
     /// So that containers that start together do not all send their first connection to the same task.
     seed: usize,
 }
@@ -48,15 +60,17 @@ struct Entry {
 
 impl Balancers {
     pub fn new(seed: usize) -> Self {
-        Self { entries: BTreeMap::new(), seed }
+        Self { entries: BTreeMap::new(), past: BTreeMap::new(), used_before: BTreeSet::new(), seed }
     }
 
     /// Puts the base chain and the map into a fresh table.
     pub fn prepare(table: &mut Table) {
         table.sets.insert(VIPS.to_owned(), Set::map(DataType::IPV4, DataType::VERDICT));
         let hook = Hook::new(ChainType::Nat, HookPoint::Output, PRIORITY_DSTNAT);
-        table.chain("output", Chain::base(hook, vec![Rule::new().destination_vmap(VIPS)]));
+        let note = Rule::new().destination_in(BALANCED).add_destination_and_protocol(USED);
+        table.chain("output", Chain::base(hook, vec![note, Rule::new().destination_vmap(VIPS)]));
         table.sets.insert(BALANCED.to_owned(), Set::set(DataType::IPV4));
+        table.sets.insert(USED.to_owned(), Set { dynamic: Some(USED_SIZE), ..Set::set(DataType::IPV4_PROTOCOL) });
         let hook = Hook::new(ChainType::Filter, HookPoint::Output, 0);
         let refuse = Rule::new().destination_in(BALANCED).verdict(Verdict::Goto(REJECTED.to_owned()));
         table.chain("refuse", Chain::base(hook, vec![refuse]));
@@ -71,7 +85,7 @@ impl Balancers {
             if !keep {
                 elements(table, BALANCED).remove(vip.octets().as_slice());
                 put(table, *vip, &[], 0);
-                changed.dropped.extend(std::mem::take(&mut entry.backends));
+                changed.dropped.extend(entry.backends.iter().map(|backend| (*vip, *backend)));
             }
             keep
         });
@@ -79,7 +93,8 @@ impl Balancers {
             let rotation = match self.entries.get(vip) {
                 Some(entry) if entry.backends == **backends => continue,
                 Some(entry) => {
-                    changed.dropped.extend(entry.backends.iter().filter(|old| !backends.contains(old)));
+                    let gone = entry.backends.iter().filter(|old| !backends.contains(old));
+                    changed.dropped.extend(gone.map(|backend| (*vip, *backend)));
                     entry.rotation + 1
                 }
                 None => {
@@ -91,8 +106,65 @@ impl Balancers {
             put(table, *vip, backends, rotation);
             self.entries.insert(*vip, Entry { backends: (*backends).clone(), rotation });
         }
+        for (vip, backend) in &changed.dropped {
+            self.past.entry(*backend).or_default().insert(*vip);
+        }
         changed
     }
+
+    /// Reads what the container has used, from a table in its namespace.
+    pub fn used(nft: &mut NftSocket, table: &str) -> Result<BTreeSet<Use>, NftError> {
+        let keys = nft.elements(Family::Ip, table, USED)?;
+        Ok(keys
+            .iter()
+            .filter_map(|key| match key.as_slice() {
+                [a, b, c, d, protocol, ..] => Some((Ipv4Addr::new(*a, *b, *c, *d), *protocol)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Remembers what an earlier table said.
+    pub fn used_before(&mut self, used: BTreeSet<Use>) {
+        self.used_before.extend(used);
+    }
+
+    /// Whether `changed` and `gone` may concern any connection at all; if not, [`Self::forget`] has nothing to say.
+    pub fn concerned(&self, changed: &Changed, gone: &BTreeSet<Ipv4Addr>) -> bool {
+        *changed != Changed::default() || gone.iter().any(|address| self.past.contains_key(address))
+    }
+
+    /// Which connections of this container to forget, given what it has `used`.
+    pub fn forget(&mut self, changed: &Changed, gone: &BTreeSet<Ipv4Addr>, mut used: BTreeSet<Use>) -> Forget {
+        used.extend(&self.used_before);
+        let mut forget = Forget { untranslated: changed.added.clone(), ..Forget::default() };
+        for (vip, backend) in &changed.dropped {
+            if used.contains(&(*vip, UDP)) {
+                forget.datagrams.insert(*backend);
+            }
+        }
+        for address in gone {
+            let vips = self.past.remove(address).unwrap_or_default();
+            if used.iter().any(|(vip, _)| vips.contains(vip)) {
+                forget.all.insert(*address);
+            }
+        }
+        forget
+    }
+}
+
+/// A VIP and the protocol it was used by.
+pub type Use = (Ipv4Addr, u8);
+
+/// Tracked connections to forget, by who answers them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forget {
+    /// Backends that are dead.
+    pub all: BTreeSet<Ipv4Addr>,
+    /// Backends that drain: a stream may end in its own time, the next datagram goes elsewhere.
+    pub datagrams: BTreeSet<Ipv4Addr>,
+    /// Addresses to which something was sent before they were balanced, and which conntrack would leave so.
+    pub untranslated: BTreeSet<Ipv4Addr>,
 }
 
 /// What an update did that tracked connections should hear of.
@@ -100,8 +172,8 @@ impl Balancers {
 pub struct Changed {
     /// VIPs that were no VIPs before.
     pub added: BTreeSet<Ipv4Addr>,
-    /// Backends that take no more connections of some VIP.
-    pub dropped: BTreeSet<Ipv4Addr>,
+    /// VIP and backend that takes no more connections of it.
+    pub dropped: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
 }
 
 fn elements<'t>(table: &'t mut Table, set: &str) -> &'t mut BTreeMap<Vec<u8>, Element> {
@@ -148,7 +220,7 @@ pub(crate) fn rejected() -> Chain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nft::{Family, Ownership};
+    use crate::nft::Ownership;
 
     fn address(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 1, last)
@@ -172,7 +244,7 @@ mod tests {
         assert_eq!(crate::nft::difference(Some(&before), &table).messages(), 0);
 
         let changed = update(&mut balancers, &mut table, &[(2, &[11, 13, 14]), (3, &[21])]);
-        assert_eq!(changed, Changed { added: [].into(), dropped: [address(12)].into() });
+        assert_eq!(changed, Changed { added: [].into(), dropped: [(address(2), address(12))].into() });
         assert!(Arc::ptr_eq(&before.chains["vip-10.0.1.3"], &table.chains["vip-10.0.1.3"]));
         assert_eq!(
             table.chains["vip-10.0.1.2"].rules,
@@ -186,5 +258,25 @@ mod tests {
         assert!(!table.chains.contains_key("vip-10.0.1.2") && !table.chains.contains_key("vip-10.0.1.3"));
         assert!(table.sets[VIPS].elements.is_empty());
         assert_eq!(table.sets[BALANCED].elements.len(), 1);
+    }
+
+    #[test]
+    fn only_what_was_used_is_forgotten() {
+        let mut table = Table::new(Family::Ip, "t", Ownership::Shared);
+        Balancers::prepare(&mut table);
+        let mut balancers = Balancers::new(0);
+        update(&mut balancers, &mut table, &[(2, &[11, 12])]);
+        let changed = update(&mut balancers, &mut table, &[(2, &[11])]);
+        let (nobody, dead) = (BTreeSet::new(), BTreeSet::from([address(12)]));
+        assert_eq!(balancers.forget(&changed, &nobody, [(address(2), TCP)].into()), Forget::default());
+        let datagrams = balancers.forget(&changed, &nobody, [(address(2), UDP)].into());
+        assert_eq!(datagrams, Forget { datagrams: dead.clone(), ..Forget::default() });
+
+        let nothing = Changed::default();
+        assert!(!balancers.concerned(&nothing, &[address(11)].into()));
+        assert!(balancers.concerned(&nothing, &dead));
+        let all = balancers.forget(&nothing, &dead, [(address(2), TCP)].into());
+        assert_eq!(all, Forget { all: dead.clone(), ..Forget::default() });
+        assert!(!balancers.concerned(&nothing, &dead));
     }
 }

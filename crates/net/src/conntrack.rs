@@ -4,6 +4,7 @@
 //! free, and what makes a dead backend sticky: a TCP client keeps sending into the void, and a UDP client with a fixed
 //! source port never leaves. Once the entry is deleted, the next packet is balanced anew (UDP) or reset (TCP).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -51,23 +52,26 @@ impl Conntrack {
         Ok(Self { socket: open_in(netns.as_fd())? })
     }
 
-    /// Deletes the IPv4 connections answered by `backend` that `gone` picks; returns how many.
-    pub fn forget(&self, backend: Ipv4Addr, gone: impl Fn(&Connection) -> bool) -> io::Result<usize> {
+    /// Deletes the IPv4 connections answered by one of `backends` that `gone` picks; returns how many. The kernel walks the
+    /// whole machine's table for it, which takes milliseconds.
+    pub fn forget(&self, backends: &BTreeSet<Ipv4Addr>, gone: impl Fn(&Connection) -> bool) -> io::Result<usize> {
         let mut writer = Writer::default();
         writer.begin_in(SUBSYSTEM, GET, NLM_F_DUMP, AF_INET);
-        // The kernel picks by source of the reply direction; one too old for that sends all.
-        writer.nested(TUPLE_REPLY, |writer| {
-            writer.nested(TUPLE_IP, |writer| {
-                writer.attribute(1, &backend.octets());
-                writer.attribute(2, &[0; 4]);
+        if let (1, Some(backend)) = (backends.len(), backends.first()) {
+            // The kernel picks by source of the reply direction; one too old for that sends all.
+            writer.nested(TUPLE_REPLY, |writer| {
+                writer.nested(TUPLE_IP, |writer| {
+                    writer.attribute(1, &backend.octets());
+                    writer.attribute(2, &[0; 4]);
+                });
             });
-        });
-        writer.nested(FILTER, |writer| {
-            writer.attribute(1, &0_u32.to_ne_bytes());
-            writer.attribute(2, &FILTER_IP_SOURCE.to_ne_bytes());
-        });
+            writer.nested(FILTER, |writer| {
+                writer.attribute(1, &0_u32.to_ne_bytes());
+                writer.attribute(2, &FILTER_IP_SOURCE.to_ne_bytes());
+            });
+        }
         writer.end();
-        let gone = |connection: &Connection| connection.reply_source == backend && gone(connection);
+        let gone = |connection: &Connection| backends.contains(&connection.reply_source) && gone(connection);
         self.socket.send(&writer.bytes, 0)?;
         let mut keys = Vec::new();
         let mut buffer = vec![0_u8; 1 << 16];

@@ -1,14 +1,13 @@
 //! One container's share of the data plane: its places on overlays, its balancers, its way back into the mesh.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use skep_model::plan::HostPlan;
 use skep_model::{ContainerId, NetworkId};
 
-use crate::balance::{Balancers, Changed};
+use crate::balance::{Balancers, Changed, Forget, UDP};
 use crate::conntrack::Conntrack;
 use crate::ingress::rules::SourceMode;
 use crate::ingress::task::{self, NodeMacs};
@@ -18,7 +17,6 @@ use crate::nft::{Family, NftError, NftSocket, Ownership, Table};
 
 const TABLE_PREFIX: &str = "skep-lb-";
 const EGRESS_PREFIX: &str = "skep-mesh-";
-const UDP: u8 = 17;
 
 /// A container that is on at least one overlay.
 #[derive(Debug)]
@@ -55,7 +53,7 @@ struct Mesh {
 pub(super) struct Outcome {
     pub(super) changes: usize,
     pub(super) failures: Vec<String>,
-    balancers: Changed,
+    pub(super) balancers: Changed,
 }
 
 impl Container {
@@ -63,12 +61,18 @@ impl Container {
         let mut nft = NftSocket::open(namespace.fd())?;
         let mut wanted = Table::new(Family::Ip, fresh_name(&mut nft, Family::Ip, TABLE_PREFIX)?, Ownership::Ours);
         Balancers::prepare(&mut wanted);
+        let mut used = BTreeSet::new();
+        for earlier in nft.tables(Family::Ip, TABLE_PREFIX)? {
+            used.extend(Balancers::used(&mut nft, &earlier)?);
+        }
         let seed = id.as_str().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+        let mut balancers = Balancers::new(seed);
+        balancers.used_before(used);
         Ok(Self {
             namespace,
             connections: BTreeMap::new(),
             nft,
-            balancers: Balancers::new(seed),
+            balancers,
             wanted,
             applied: None,
             egress: None,
@@ -112,8 +116,15 @@ impl Container {
 
     /// New datagrams of clients that used a backend which takes no more connections go elsewhere; and everything of
     /// endpoints that are `gone` is forgotten.
-    pub(super) fn forget_connections(&self, outcome: &Outcome, gone: &BTreeSet<Ipv4Addr>) -> Option<String> {
-        forget_connections(&self.namespace, &outcome.balancers, gone)
+    pub(super) fn forget_connections(&mut self, changed: &Changed, gone: &BTreeSet<Ipv4Addr>) -> Option<String> {
+        if !self.balancers.concerned(changed, gone) {
+            return None;
+        }
+        let forget = match Balancers::used(&mut self.nft, &self.wanted.name) {
+            Ok(used) => self.balancers.forget(changed, gone, used),
+            Err(error) => return Some(super::chain_of(&error)),
+        };
+        forget_connections(&self.namespace, &forget)
     }
 
     fn mesh_of(&self, plan: &HostPlan, mode: SourceMode) -> Option<Mesh> {
@@ -187,28 +198,21 @@ impl Container {
     }
 }
 
-/// Deletes tracked connections: of `gone` endpoints all, of dropped backends those of UDP, and those that went to a VIP
-/// before it was one.
-pub(super) fn forget_connections(
-    namespace: &Namespace,
-    changed: &Changed,
-    gone: &BTreeSet<Ipv4Addr>,
-) -> Option<String> {
-    if *changed == Changed::default() && gone.is_empty() {
+/// Deletes tracked connections.
+pub(super) fn forget_connections(namespace: &Namespace, forget: &Forget) -> Option<String> {
+    let Forget { all, datagrams, untranslated } = forget;
+    let backends: BTreeSet<Ipv4Addr> = all.iter().chain(datagrams).chain(untranslated).copied().collect();
+    if backends.is_empty() {
         return None;
     }
-    let suspects: BTreeSet<Ipv4Addr> = gone.iter().chain(&changed.dropped).chain(&changed.added).copied().collect();
-    let forget = |conntrack: Conntrack| -> io::Result<()> {
-        for backend in suspects {
-            conntrack.forget(backend, |connection| {
-                if connection.original_destination == backend {
-                    return changed.added.contains(&backend);
-                }
-                gone.contains(&backend) || connection.protocol == UDP
-            })?;
-        }
-        Ok(())
-    };
-    let forgotten = Conntrack::open(namespace.fd()).and_then(forget);
+    let forgotten = Conntrack::open(namespace.fd()).and_then(|conntrack| {
+        conntrack.forget(&backends, |connection| {
+            let backend = connection.reply_source;
+            if connection.original_destination == backend {
+                return untranslated.contains(&backend);
+            }
+            all.contains(&backend) || (connection.protocol == UDP && datagrams.contains(&backend))
+        })
+    });
     forgotten.err().map(|error| format!("failed to forget connections of removed backends: {error}"))
 }

@@ -28,7 +28,7 @@ use skep_model::network::mac_of;
 use skep_model::plan::{HostPlan, IngressPlan};
 use skep_model::{ContainerId, NetworkId};
 
-use crate::balance::Changed;
+use crate::balance::{Changed, Forget};
 use crate::ingress::rules::SourceMode;
 use crate::ingress::task::NodeMacs;
 use crate::ingress::{self, Mesh};
@@ -196,9 +196,10 @@ impl State {
         }
         self.put_overlays(&mut report);
         let gone = self.gone_since(&before);
-        self.update_containers(&gone, &mut report);
-        self.update_mesh(&gone, &mut report);
+        let changed = self.update_containers(&mut report);
+        let datagrams = self.update_mesh(&mut report);
         self.prune_overlays(&mut report);
+        self.forget_connections(&changed, datagrams, &gone, &mut report);
         for failure in &report.failures {
             tracing::warn!(%failure, "the host's network is not as planned");
         }
@@ -269,25 +270,45 @@ impl State {
         gone
     }
 
-    fn update_containers(&mut self, gone: &BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>, report: &mut ApplyReport) {
-        for container in self.containers.values_mut() {
+    fn update_containers(&mut self, report: &mut ApplyReport) -> BTreeMap<ContainerId, Changed> {
+        let mut changed = BTreeMap::new();
+        for (id, container) in &mut self.containers {
             let outcome = container.update(&self.plan, self.config.source_mode);
-            let dead = container.connections.keys().filter_map(|id| gone.get(id)).flatten().copied().collect();
-            report.failures.extend(container.forget_connections(&outcome, &dead));
-            report.changes += outcome.changes;
-            report.failures.extend(outcome.failures);
+            report.add((outcome.changes, outcome.failures));
+            changed.insert(id.clone(), outcome.balancers);
         }
+        changed
     }
 
-    fn update_mesh(&mut self, gone: &BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>, report: &mut ApplyReport) {
+    /// After all rules are in force: looking through connections is slow beside writing rules.
+    fn forget_connections(
+        &mut self,
+        changed: &BTreeMap<ContainerId, Changed>,
+        datagrams: BTreeSet<Ipv4Addr>,
+        gone: &BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>,
+        report: &mut ApplyReport,
+    ) {
+        for (id, container) in &mut self.containers {
+            let dead = container.connections.keys().filter_map(|id| gone.get(id)).flatten().copied().collect();
+            let nothing = Changed::default();
+            let changed = changed.get(id).unwrap_or(&nothing);
+            report.failures.extend(container.forget_connections(changed, &dead));
+        }
+        let dead = self.mesh.as_ref().and_then(|(id, _)| gone.get(id)).cloned().unwrap_or_default();
+        let forget = Forget { all: dead, datagrams, ..Forget::default() };
+        report.failures.extend(container::forget_connections(&self.config.host, &forget));
+    }
+
+    /// Returns the backends that take no more datagrams.
+    fn update_mesh(&mut self, report: &mut ApplyReport) -> BTreeSet<Ipv4Addr> {
         let wanted = self.plan.ingress.as_ref().and_then(|ingress| ingress.network_id.clone());
         if let Some((id, mesh)) = self.mesh.take_if(|(id, _)| wanted.as_ref() != Some(id)) {
             report.note(mesh.remove(self.overlays.get(&id)), || "remove the mesh".to_owned());
         }
-        let (Some(plan), Some(id)) = (&self.plan.ingress, wanted) else { return };
+        let (Some(plan), Some(id)) = (&self.plan.ingress, wanted) else { return BTreeSet::new() };
         let Some(overlay) = self.overlays.get(&id) else {
             report.failures.push("the mesh has no ingress network".to_owned());
-            return;
+            return BTreeSet::new();
         };
         let host = &self.config.host;
         if self.mesh.is_none() {
@@ -296,14 +317,10 @@ impl State {
                 Err(error) => report.failures.push(chain_of(&error)),
             }
         }
-        if let Some((_, mesh)) = &mut self.mesh {
-            let update = mesh.update(host, overlay, plan, self.config.source_mode);
-            report.add((update.changes, update.failures));
-            let nobody = BTreeSet::new();
-            let dead = gone.get(&id).unwrap_or(&nobody);
-            let changed = Changed { dropped: update.dropped, ..Changed::default() };
-            report.failures.extend(container::forget_connections(host, &changed, dead));
-        }
+        let Some((_, mesh)) = &mut self.mesh else { return BTreeSet::new() };
+        let update = mesh.update(host, overlay, plan, self.config.source_mode);
+        report.add((update.changes, update.failures));
+        update.dropped
     }
 
     fn prune_overlays(&mut self, report: &mut ApplyReport) {
@@ -380,13 +397,17 @@ impl State {
         if self.plan.overlays.get(network_id).is_some_and(|plan| plan.remote.contains_key(&address)) {
             return Ok(());
         }
+        // A dead endpoint's balancers may or may not know yet; its clients are let go when they do, and here if they did.
         let dead = BTreeSet::from([address]);
-        let clients = self.containers.values().filter(|container| container.connections.contains_key(network_id));
-        let host = self.mesh.iter().filter(|(id, _)| id == network_id).map(|_| &self.config.host);
-        for namespace in clients.map(|container| &container.namespace).chain(host) {
-            if let Some(failure) = container::forget_connections(namespace, &Changed::default(), &dead) {
-                tracing::warn!(%failure, "clients of a removed container may hang");
-            }
+        let clients = self.containers.values_mut().filter(|container| container.connections.contains_key(network_id));
+        let mut failures: Vec<_> =
+            clients.filter_map(|container| container.forget_connections(&Changed::default(), &dead)).collect();
+        if self.mesh.as_ref().is_some_and(|(id, _)| id == network_id) {
+            let forget = Forget { all: dead, ..Forget::default() };
+            failures.extend(container::forget_connections(&self.config.host, &forget));
+        }
+        for failure in failures {
+            tracing::warn!(%failure, "clients of a removed container may hang");
         }
         Ok(())
     }

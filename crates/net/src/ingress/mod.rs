@@ -48,7 +48,7 @@ pub struct Mesh {
 pub struct MeshUpdate {
     pub changes: usize,
     pub failures: Vec<String>,
-    /// Backends that take no more connections.
+    /// Backends that take no more datagrams.
     pub dropped: BTreeSet<Ipv4Addr>,
 }
 

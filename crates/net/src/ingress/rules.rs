@@ -103,7 +103,7 @@ impl MeshRules {
         table.chain("guard", Chain::base(Hook::new(ChainType::Filter, HookPoint::Prerouting, -150), guard));
     }
 
-    /// Makes the port chains those of `wanted`. Returns the backends that some port no longer uses.
+    /// Makes the port chains those of `wanted`. Returns the backends that some UDP port no longer uses.
     pub fn update(&mut self, table: &mut Table, wanted: &Ports) -> BTreeSet<Ipv4Addr> {
         let mut dropped = BTreeSet::new();
         self.entries.retain(|(protocol, port), (backends, _)| {
@@ -111,7 +111,7 @@ impl MeshRules {
             if !keep {
                 elements(table, &published(*protocol)).remove(port.to_be_bytes().as_slice());
                 put(table, *protocol, *port, &[], 0);
-                dropped.extend(backends.iter().map(|backend| backend.address));
+                dropped.extend(backends.iter().filter(|_| *protocol == Protocol::Udp).map(|backend| backend.address));
             }
             keep
         });
@@ -119,7 +119,8 @@ impl MeshRules {
             let rotation = match self.entries.get(&(*protocol, *port)) {
                 Some((old, _)) if old == backends => continue,
                 Some((old, rotation)) => {
-                    dropped.extend(old.iter().filter(|old| !backends.contains(old)).map(|backend| backend.address));
+                    let gone = old.iter().filter(|old| *protocol == Protocol::Udp && !backends.contains(old));
+                    dropped.extend(gone.map(|backend| backend.address));
                     rotation + 1
                 }
                 None => {

@@ -22,6 +22,7 @@ pub(super) mod message {
     pub(crate) const NEW_SET: u16 = 9;
     pub(crate) const DELETE_SET: u16 = 11;
     pub(crate) const NEW_ELEMENT: u16 = 12;
+    pub(crate) const GET_ELEMENT: u16 = 13;
     pub(crate) const DELETE_ELEMENT: u16 = 14;
 }
 use message::{
@@ -34,6 +35,7 @@ const OWNER_PERSIST: u32 = 2 | 4;
 const SET_ANONYMOUS: u32 = 1;
 const SET_CONSTANT: u32 = 2;
 const SET_MAP: u32 = 8;
+const SET_EVAL: u32 = 0x20;
 const LIST_ELEMENT: u16 = 1;
 /// An attribute holds 64 KiB; an element of ours takes up to about a hundred bytes.
 const ELEMENTS_PER_MESSAGE: usize = 400;
@@ -85,7 +87,7 @@ pub fn removal(family: Family, name: &str) -> Batch {
 /// Whether the parts that cannot be changed in place agree.
 fn same_shape(old: &Table, new: &Table) -> bool {
     let hooks = |table: &Table, name: &str| table.chains.get(name).map(|chain| chain.hook.clone());
-    let types = |table: &Table, name: &str| table.sets.get(name).map(|set| (set.key, set.data));
+    let types = |table: &Table, name: &str| table.sets.get(name).map(|set| (set.key, set.data, set.dynamic));
     old.ownership == new.ownership
         && old.chains.keys().all(|name| !new.chains.contains_key(name) || hooks(old, name) == hooks(new, name))
         && old.sets.keys().all(|name| !new.sets.contains_key(name) || types(old, name) == types(new, name))
@@ -206,12 +208,18 @@ impl Encoder<'_> {
         if set.data.is_some() {
             flags |= SET_MAP;
         }
+        if set.dynamic.is_some() {
+            flags |= SET_EVAL;
+        }
         self.writer.number(3, flags);
         self.writer.number(4, set.key.id);
         self.writer.number(5, set.key.length);
         if let Some(data) = set.data {
             self.writer.number(6, data.id);
             self.writer.number(7, data.length);
+        }
+        if let Some(size) = set.dynamic {
+            self.writer.nested(9, |writer| writer.number(1, size));
         }
         self.writer.number(10, id);
         self.writer.attribute(13, &byte_orders(set));
@@ -400,6 +408,11 @@ fn write_expression(writer: &mut Writer, expression: &Expr, set_ids: &mut impl I
                 None => {}
             }
         }
+        Expr::Add { set, from } => {
+            writer.text(1, set);
+            writer.number(3, 0); // NFT_DYNSET_OP_ADD
+            writer.number(4, register(*from));
+        }
         Expr::Nat { kind, address, port } => {
             writer.number(1, *kind as u32);
             writer.number(2, 2); // NFPROTO_IPV4
@@ -447,6 +460,7 @@ fn name_of(expression: &Expr) -> &'static str {
         Expr::Cmp { .. } => "cmp",
         Expr::Immediate { .. } | Expr::Verdict(_) => "immediate",
         Expr::Lookup { .. } => "lookup",
+        Expr::Add { .. } => "dynset",
         Expr::Nat { .. } => "nat",
         Expr::Masquerade { .. } => "masq",
         Expr::NumgenInc { .. } => "numgen",

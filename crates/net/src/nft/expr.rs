@@ -101,6 +101,8 @@ pub enum Expr {
     Verdict(Verdict),
     /// Without `to` in a plain set: goes on if found. With `to` in a map: loads. `vmap` in a verdict map: jumps.
     Lookup { set: SetRef, from: Reg, to: Option<Reg>, vmap: bool },
+    /// Puts the key into a dynamic set.
+    Add { set: String, from: Reg },
     /// Address and port ranges from registers; a maximum without use is left out.
     Nat { kind: NatKind, address: Option<Reg>, port: Option<(Reg, Option<Reg>)> },
     Masquerade { port: Option<(Reg, Option<Reg>)> },
@@ -214,6 +216,15 @@ impl Rule {
     /// `ip daddr @<set>`
     pub fn destination_in(self, set: &str) -> Self {
         self.with([daddr(), Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
+    }
+
+    /// `add @<set> { ip daddr . meta l4proto }`
+    pub fn add_destination_and_protocol(self, set: &str) -> Self {
+        self.with([
+            daddr(),
+            Expr::Meta { key: MetaKey::L4Proto, to: Reg(1) },
+            Expr::Add { set: set.to_owned(), from: R },
+        ])
     }
 
     /// `th dport @<set>`

@@ -136,6 +136,8 @@ impl DataType {
     pub const MARK: Self = Self { id: 19, length: 4, host_order: true };
     /// `ipv4_addr . inet_service`, each padded to four bytes.
     pub const IPV4_PORT: Self = Self { id: (7 << 6) | 13, length: 8, host_order: false };
+    /// `ipv4_addr . inet_proto`, each padded to four bytes.
+    pub const IPV4_PROTOCOL: Self = Self { id: (7 << 6) | 12, length: 8, host_order: false };
     /// Goto or jump (`NFT_DATA_VERDICT`).
     pub const VERDICT: Self = Self { id: 0xffff_ff00, length: 0, host_order: false };
 }
@@ -145,16 +147,18 @@ impl DataType {
 pub struct Set {
     pub key: DataType,
     pub data: Option<DataType>,
+    /// Filled by rules ([`Expr::Add`]) up to so many elements; those are the kernel's business and not in `elements`.
+    pub dynamic: Option<u32>,
     pub elements: BTreeMap<Vec<u8>, Element>,
 }
 
 impl Set {
     pub fn map(key: DataType, data: DataType) -> Self {
-        Self { key, data: Some(data), elements: BTreeMap::new() }
+        Self { key, data: Some(data), dynamic: None, elements: BTreeMap::new() }
     }
 
     pub fn set(key: DataType) -> Self {
-        Self { key, data: None, elements: BTreeMap::new() }
+        Self { key, data: None, dynamic: None, elements: BTreeMap::new() }
     }
 }
 

@@ -135,6 +135,33 @@ impl NftSocket {
         Ok(names)
     }
 
+    /// The keys in a set now; empty when there is no such set.
+    pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Vec<u8>>, NftError> {
+        let mut writer = Writer::default();
+        writer.begin(message::GET_ELEMENT, NLM_F_DUMP, family as u8);
+        writer.text(1, table);
+        writer.text(2, set);
+        writer.end();
+        self.socket.send(&writer.bytes, 0).map_err(NftError::Transport)?;
+        let mut keys = Vec::new();
+        self.receive(|message| {
+            if message.kind == NLMSG_DONE || message.kind == NLMSG_ERROR {
+                return true;
+            }
+            if let Some(body) = message.body.get(PREAMBLE - wire::HEADER..) {
+                for (_, list) in inside(body, 3) {
+                    for (_, element) in wire::attributes(list) {
+                        for (_, key) in inside(element, 1) {
+                            keys.extend(inside(key, 1).map(|(_, value)| value.to_vec()));
+                        }
+                    }
+                }
+            }
+            false
+        })?;
+        Ok(keys)
+    }
+
     fn make_room(&mut self, length: usize) {
         if length > self.send_buffer {
             // Refusal shows as EMSGSIZE of the send that follows.
@@ -168,6 +195,11 @@ impl AsRawFd for NftSocket {
     fn as_raw_fd(&self) -> i32 {
         self.socket.as_raw_fd()
     }
+}
+
+/// The attributes of one kind.
+fn inside(body: &[u8], wanted: u16) -> impl Iterator<Item = (u16, &[u8])> {
+    wire::attributes(body).filter(move |(kind, _)| *kind == wanted)
 }
 
 fn flags_unknown(error: &NftError) -> bool {
