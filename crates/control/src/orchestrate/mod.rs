@@ -50,10 +50,10 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     fn service(&mut self, service: &Service) {
-        // First, because a rollback changes the template all else goes by: the rest is for the next look.
-        if self.update_failed(service) {
-            return;
-        }
+        // First, because a rollback changes the template all else goes by.
+        self.check_update(service);
+        let Some(service) = self.plan.view().service(&service.id).cloned() else { return };
+        let service = &*service;
         match service.spec.mode {
             Mode::Replicated { replicas } => {
                 self.restart(service);

@@ -25,7 +25,8 @@ impl Desk<'_> {
                 t.status.state.is_terminal() || node.is_some_and(|id| !may_keep(self.plan.view().node(id)))
             };
             let gone: Vec<_> = slot.wanted().filter(out).cloned().collect();
-            for task in gone {
+            // The newest first: what took the place of one needs no other.
+            for task in gone.into_iter().rev() {
                 match task.start_after {
                     // Rejected before its delay was over: the next try is not before that.
                     Some(at) if at > self.plan.now() && task.status.state.is_terminal() => self.plan.wake(at),
@@ -42,7 +43,10 @@ impl Desk<'_> {
             SlotKey::Slot(_) => true,
             SlotKey::Node(id) => may_keep(self.plan.view().node(id)),
         };
-        let taken = slot.live().any(|t| t.id != old.id && !on_lost_node(self.plan.view(), t));
+        let view = self.plan.view();
+        let taken = view
+            .tasks_of_slot(&service.id, &slot.key)
+            .any(|t| t.id != old.id && t.is_live() && t.node_id.as_ref().is_none_or(|id| may_keep(view.node(id))));
         if !has_place || taken || !self.should_restart(service, slot, old) {
             return;
         }

@@ -82,13 +82,13 @@ impl Desk<'_> {
         self.plan.push(Change::SetUpdateStatus { service_id: service.id.clone(), status: Some(status) });
     }
 
-    /// Where a new task already runs, the old one of its slot has done its duty.
+    /// Where a new task runs, the others of its slot have done their duty.
     fn retire_old(&mut self, service: &Service, slots: &[&Slot]) {
         for slot in slots {
-            let current = |t: &&Arc<Task>| t.spec_version == service.spec_version;
-            if slot.live().filter(current).any(|t| t.status.state == TaskState::Running) {
-                let old: Vec<_> = slot.live().filter(|t| !current(t)).map(|t| t.id.clone()).collect();
-                old.iter().for_each(|id| self.desire(id, TaskState::Shutdown));
+            let runs = |t: &&Arc<Task>| t.spec_version == service.spec_version && t.status.state == TaskState::Running;
+            if let Some(kept) = slot.live().filter(runs).last() {
+                let others: Vec<_> = slot.live().filter(|t| t.id != kept.id).map(|t| t.id.clone()).collect();
+                others.iter().for_each(|id| self.desire(id, TaskState::Shutdown));
             }
         }
     }
@@ -108,38 +108,36 @@ impl Desk<'_> {
         }
     }
 
-    /// Whether too many slots failed with the new template, in which case what the spec asks for is done about it.
-    pub(super) fn update_failed(&mut self, service: &Service) -> bool {
-        let Some(update) = &service.update_status else { return false };
-        match update.state {
-            UpdateState::Updating | UpdateState::RollbackStarted => {}
+    /// If too many slots failed with the new template, does about it what the spec asks for.
+    pub(super) fn check_update(&mut self, service: &Service) {
+        let Some(update) = &service.update_status else { return };
+        let rolling_back = match update.state {
+            UpdateState::Updating => false,
+            UpdateState::RollbackStarted => true,
             UpdateState::Paused
             | UpdateState::Completed
             | UpdateState::RollbackPaused
-            | UpdateState::RollbackCompleted => return false,
-        }
+            | UpdateState::RollbackCompleted => return,
+        };
         let config = config(service, update.state);
-        let all = slots(self.plan.view(), &service.id);
         let monitor = config.monitor.unwrap_or(DEFAULT_UPDATE_MONITOR);
-        let failures: Vec<Arc<Task>> = all
+        let all = slots(self.plan.view(), &service.id);
+        let failures: Vec<&Arc<Task>> = all
             .values()
-            .filter_map(|slot| slot.tasks.iter().find(|t| is_failure(service, update, t, monitor)).cloned())
+            .filter_map(|slot| slot.tasks.iter().find(|t| is_failure(service, update, t, monitor)))
             .collect();
-        let Some(first) = failures.first() else { return false };
-        let ratio = failures.len() as f32 / all.len().max(1) as f32;
-        if ratio <= config.max_failure_ratio {
-            return false;
+        let Some(first) = failures.first() else { return };
+        if failures.len() as f32 / all.len().max(1) as f32 <= config.max_failure_ratio {
+            return;
         }
-        let now = self.plan.now();
-        let rolling_back = update.state == UpdateState::RollbackStarted;
         let what = format!("due to failure or early termination of task {}", first.id);
         match config.failure_action {
-            FailureAction::Continue => false,
+            FailureAction::Continue => {}
             // Never a rollback of a rollback.
             FailureAction::Rollback if !rolling_back && service.previous_spec.is_some() => {
-                let status = status(UpdateState::RollbackStarted, now, &format!("update rolled back {what}"));
+                let message = format!("update rolled back {what}");
+                let status = status(UpdateState::RollbackStarted, self.plan.now(), &message);
                 self.plan.push(Change::RollbackService { service_id: service.id.clone(), status });
-                true
             }
             FailureAction::Pause | FailureAction::Rollback => {
                 let (state, word) = if rolling_back {
@@ -149,7 +147,6 @@ impl Desk<'_> {
                 };
                 let message = format!("{word} paused {what}");
                 self.set_status(service, UpdateStatus { state, message, completed_at: None, ..update.clone() });
-                true
             }
         }
     }
