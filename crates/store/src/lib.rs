@@ -20,6 +20,9 @@ pub mod codec;
 pub mod event;
 mod refused;
 
+#[cfg(test)]
+mod tests;
+
 pub use address::{AddressOwner, Addresses};
 pub use change::{Batch, Change, Guard, NewTask, ObjectKey};
 pub use codec::CodecError;
