@@ -66,10 +66,10 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
         },
         mtu: stored.mtu(),
     })?;
-    if !stored.icc() {
-        let near = host.links().index(port.host_end)?;
-        host.links().set_bridge_port(near, false, true)?;
-    }
+    // Hairpin: where the host passes bridged frames through its firewall (bridge-nf-call-iptables, the kernel's default), a
+    // container that reaches itself by a published port is sent back out of the port it came in by.
+    let near = host.links().index(port.host_end)?;
+    host.links().set_bridge_port(near, true, !stored.icc())?;
     let index = inside.links().index(port.name)?;
     inside.links().set_up(index)?;
     inside.links().add_address(index, port.address)

@@ -139,8 +139,8 @@ impl Host {
             return;
         }
         let udp = rules::protocol_number(Protocol::Udp);
-        let forgotten = Conntrack::open(self.namespace.fd())
-            .and_then(|conntrack| conntrack.forget(|c| c.protocol == udp && gone.contains(&c.reply_source)));
+        let forgotten =
+            Conntrack::open(self.namespace.fd()).and_then(|conntrack| conntrack.forget(&gone, |c| c.protocol == udp));
         if let Err(error) = forgotten {
             tracing::warn!(%error, "tracked UDP connections of a removed container were not forgotten");
         }

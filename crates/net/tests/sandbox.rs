@@ -1,0 +1,228 @@
+//! Sandboxes on bridge networks, against the real kernel. Needs root.
+
+mod host;
+
+use hickory_proto::op::ResponseCode;
+use host::*;
+use skep_model::sandbox::{LocalNetworkSpec, NetworkMode};
+use skep_model::service::Protocol;
+use skep_net::ErrorKind;
+
+fn user_network(name: &str) -> LocalNetworkSpec {
+    LocalNetworkSpec { name: name.to_owned(), ..LocalNetworkSpec::default() }
+}
+
+#[test]
+fn containers_find_and_reach_each_other_and_the_world() {
+    Host::run("reach", async |host| {
+        let net = host.net().await;
+        let names: Vec<String> = net.networks().into_iter().map(|network| network.spec.name).collect();
+        assert_eq!(names, ["bridge", "host", "none"]);
+        net.create_network(user_network("app")).await.unwrap();
+        let mut web = request(1, "web", &["app"]);
+        web.endpoints[0].aliases = vec!["www".to_owned()];
+        let started = std::time::Instant::now();
+        let web = net.setup_sandbox(&web).await.unwrap();
+        eprintln!("setup: {:?}", started.elapsed());
+        let started = std::time::Instant::now();
+        let db = net.setup_sandbox(&request(2, "db", &["app"])).await.unwrap();
+        eprintln!("second setup: {:?}", started.elapsed());
+        let (inside_web, inside_db) = (netns(&web), netns(&db));
+        let address = web.endpoints[0].address.addr();
+        assert_eq!(address.to_string(), "172.18.0.2");
+        assert!(web.hosts_file.ends_with("172.18.0.2\th1\n"), "{}", web.hosts_file);
+        assert!(web.resolv_conf.contains("nameserver 127.0.0.11\nsearch example.org\noptions ndots:0\n"));
+
+        for name in ["web", "WWW", "web.app", "h1", id(1).short()] {
+            assert_eq!(lookup(&inside_db, name), (ResponseCode::NoError, vec![address]), "{name}");
+        }
+        assert_eq!(lookup_tcp(&inside_db, "web"), 1);
+        let _server = Server::tcp(&inside_web, 80);
+        assert_eq!(tcp(&inside_db, address, 80).as_deref(), Some("172.18.0.3"));
+
+        let _world = Server::tcp(&host.outside, 8000);
+        assert_eq!(tcp(&inside_db, OUTSIDE, 8000).as_deref(), Some("203.0.113.1"), "masqueraded");
+        let _dns = Server::dns(&host.outside);
+        assert_eq!(lookup(&inside_db, "example.com"), (ResponseCode::NoError, vec![[192, 0, 2, 7].into()]));
+        assert_eq!(lookup(&inside_db, "nobody.example"), (ResponseCode::NXDomain, vec![]));
+
+        let again = net.setup_sandbox(&request(1, "web", &["app"])).await.unwrap();
+        assert_eq!(again, web);
+        let plain = net.setup_sandbox(&request(3, "plain", &["bridge"])).await.unwrap();
+        assert!(plain.resolv_conf.contains("nameserver 203.0.113.2\n"));
+        assert_eq!(plain.endpoints[0].address.to_string(), "172.17.0.2/16");
+        assert_eq!(tcp_glance(&netns(&plain), address, 80), None, "networks are apart");
+        assert_eq!(tcp(&netns(&plain), OUTSIDE, 8000).as_deref(), Some("203.0.113.1"));
+        net.close().await;
+    });
+}
+
+#[test]
+fn published_ports_lead_in_from_everywhere() {
+    Host::run("publish", async |host| {
+        let net = host.net().await;
+        let mut web = request(1, "web", &["bridge"]);
+        web.publish = vec![
+            port(80, Protocol::Tcp, None, 8080),
+            port(53, Protocol::Udp, None, 5353),
+            port(80, Protocol::Tcp, Some("127.0.0.1"), 9090),
+            port(80, Protocol::Tcp, None, 0),
+        ];
+        let sandbox = net.setup_sandbox(&web).await.unwrap();
+        let random = sandbox.published[3].host_port;
+        let inside = netns(&sandbox);
+        let (_tcp, _udp) = (Server::tcp(&inside, 80), Server::udp(&inside, 53));
+
+        assert_eq!(tcp(&host.outside, HOST, 8080).as_deref(), Some("203.0.113.2"), "the client's address is kept");
+        assert_eq!(tcp(&host.outside, HOST, random).as_deref(), Some("203.0.113.2"));
+        assert_eq!(tcp(&host.namespace, [127, 0, 0, 1], 8080).as_deref(), Some("172.17.0.1"));
+        assert_eq!(tcp(&host.namespace, HOST, 8080).is_some(), true);
+        assert_eq!(tcp(&host.namespace, [127, 0, 0, 1], 9090).as_deref(), Some("172.17.0.1"));
+        assert_eq!(tcp_glance(&host.outside, HOST, 9090), None, "only for the host itself");
+        assert_eq!(udp(&host.outside, HOST, 5353).as_deref(), Some("203.0.113.2"));
+        assert_eq!(udp(&host.namespace, [127, 0, 0, 1], 5353).as_deref(), Some("172.17.0.1"));
+        assert_eq!(tcp(&inside, HOST, 8080).as_deref(), Some("172.17.0.1"), "from the container itself");
+
+        net.create_network(user_network("other")).await.unwrap();
+        let mut second = request(2, "second", &["other"]);
+        let sandbox = net.setup_sandbox(&second).await.unwrap();
+        assert!(tcp(&netns(&sandbox), HOST, 8080).is_some(), "from another network by the published port");
+        assert_eq!(tcp_glance(&netns(&sandbox), [172, 17, 0, 2], 80), None);
+        net.teardown_sandbox(&id(2)).await.unwrap();
+
+        second.publish = vec![port(80, Protocol::Tcp, None, 8080)];
+        let error = net.setup_sandbox(&second).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("driver failed programming external connectivity on endpoint second ("), "{text}");
+        assert!(text.ends_with("): Bind for 0.0.0.0:8080 failed: port is already allocated"), "{text}");
+        assert!(net.network("other").unwrap().endpoints.is_empty(), "what failed left nothing");
+        assert!(!host.path("exec/netns").join(id(2).as_str()).exists());
+
+        net.teardown_sandbox(&id(1)).await.unwrap();
+        assert_eq!(tcp_glance(&host.outside, HOST, 8080), None);
+        net.setup_sandbox(&second).await.unwrap();
+        net.close().await;
+    });
+}
+
+#[test]
+fn internal_networks_are_sealed_and_gateways_follow_connections() {
+    Host::run("internal", async |host| {
+        let net = host.net().await;
+        net.create_network(LocalNetworkSpec { internal: true, ..user_network("inner") }).await.unwrap();
+        net.create_network(user_network("outer")).await.unwrap();
+        let _world = Server::tcp(&host.outside, 8000);
+        let _dns = Server::dns(&host.outside);
+        let sandbox = net.setup_sandbox(&request(1, "c1", &["inner"])).await.unwrap();
+        let inside = netns(&sandbox);
+        assert_eq!(tcp_glance(&inside, OUTSIDE, 8000), None);
+        assert_eq!(lookup(&inside, "example.com"), (ResponseCode::NXDomain, vec![]), "no query leaves the host");
+
+        let info = net.connect(&id(1), &endpoint("outer")).await.unwrap();
+        assert_eq!(info.network_name, "outer");
+        assert_eq!(tcp(&inside, OUTSIDE, 8000).as_deref(), Some("203.0.113.1"));
+        assert_eq!(lookup(&inside, "example.com").1.len(), 1);
+        let error = net.connect(&id(1), &endpoint("outer")).await.unwrap_err();
+        assert_eq!(error.to_string(), "endpoint with name c1 already exists in network outer");
+        assert_eq!(net.sandbox(&id(1)).unwrap().endpoints.len(), 2);
+
+        let error = net.remove_network("outer").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Forbidden);
+        assert!(error.to_string().contains("network outer has active endpoints (name:\"c1\" id:"), "{error}");
+        net.disconnect(&id(1), "outer", false).await.unwrap();
+        assert_eq!(tcp_glance(&inside, OUTSIDE, 8000), None);
+        assert_eq!(net.disconnect(&id(1), "outer", false).await.unwrap_err().kind(), ErrorKind::NotFound);
+        net.disconnect(&id(1), "outer", true).await.unwrap();
+        net.remove_network("outer").await.unwrap();
+        assert_eq!(net.remove_network("outer").await.unwrap_err().to_string(), "network outer not found");
+        net.close().await;
+    });
+}
+
+#[test]
+fn a_restarted_daemon_takes_up_what_is_there_and_removes_what_is_not_wanted() {
+    Host::run("adopt", async |host| {
+        let net = host.net().await;
+        let app = net.create_network(user_network("app")).await.unwrap();
+        let mut web = request(1, "web", &["app"]);
+        web.publish = vec![port(80, Protocol::Tcp, None, 8080), port(81, Protocol::Tcp, None, 0)];
+        let before = net.setup_sandbox(&web).await.unwrap();
+        net.setup_sandbox(&request(2, "stale", &["app"])).await.unwrap();
+        let _server = Server::tcp(&netns(&before), 80);
+        net.close().await;
+        drop(net);
+        // Half made when the daemon ended.
+        skep_net::link::Namespace::create(&host.path("exec/netns").join(id(9).as_str())).unwrap();
+
+        let net = host.net().await;
+        assert!(!host.path("exec/netns").join(id(9).as_str()).exists());
+        assert_eq!(net.network("app").unwrap().id, app.id);
+        net.retain_sandboxes(&[id(1)]).await.unwrap();
+        assert_eq!(net.sandbox(&id(1)), Some(before.clone()));
+        assert_eq!(net.sandbox(&id(2)), None);
+        let endpoints = net.network("app").unwrap().endpoints;
+        assert_eq!(endpoints.keys().collect::<Vec<_>>(), [&id(1)]);
+        assert_eq!(tcp(&host.outside, HOST, 8080).as_deref(), Some("203.0.113.2"));
+        assert_eq!(lookup(&netns(&before), "web").1.len(), 1);
+        let mut clash = request(3, "clash", &["app"]);
+        clash.publish = vec![port(80, Protocol::Tcp, None, 8080)];
+        assert!(net.setup_sandbox(&clash).await.unwrap_err().to_string().ends_with("port is already allocated"));
+        net.close().await;
+    });
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    Host::run("clean", async |host| {
+        let net = host.net().await;
+        net.create_network(user_network("app")).await.unwrap();
+        let links = |host: &Host| {
+            let mut names: Vec<String> =
+                host.namespace.links().list().unwrap().into_iter().map(|link| link.name).collect();
+            names.sort();
+            names
+        };
+        let before = links(&host);
+        for round in 0..3 {
+            for n in 1..=4 {
+                let mut request = request(n, &format!("c{n}"), &["app", "bridge"]);
+                request.publish = vec![port(80, Protocol::Tcp, None, 8000 + u16::from(n))];
+                net.setup_sandbox(&request).await.unwrap();
+            }
+            let started = std::time::Instant::now();
+            for n in 1..=4 {
+                net.teardown_sandbox(&id(n)).await.unwrap();
+                net.teardown_sandbox(&id(n)).await.unwrap();
+            }
+            eprintln!("round {round}: four torn down in {:?}", started.elapsed());
+        }
+        assert_eq!(links(&host), before);
+        assert_eq!(std::fs::read_dir(host.path("exec/netns")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(host.path("exec/net")).unwrap().count(), 0);
+        net.remove_network("app").await.unwrap();
+        assert_eq!(links(&host), ["docker0", "lo", "wan"]);
+        net.close().await;
+    });
+}
+
+#[test]
+fn other_modes_have_their_files() {
+    Host::run("modes", async |host| {
+        let net = host.net().await;
+        let with_mode = |n, mode| skep_model::sandbox::SandboxRequest { mode, ..request(n, "c", &[]) };
+        let on_host = net.setup_sandbox(&with_mode(1, NetworkMode::Host)).await.unwrap();
+        assert_eq!((on_host.netns, on_host.hosts_file.as_str()), (None, "127.0.0.1 localhost\n"));
+        let none = net.setup_sandbox(&with_mode(2, NetworkMode::None)).await.unwrap();
+        assert_eq!(netns(&none).links().list().unwrap().len(), 1);
+        let shared = net.setup_sandbox(&with_mode(3, NetworkMode::Container(id(2)))).await.unwrap();
+        assert_eq!(shared.netns, none.netns);
+        let missing = net.setup_sandbox(&with_mode(4, NetworkMode::Container(id(8)))).await.unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        let error = net.create_network(user_network("host")).await.unwrap_err();
+        assert_eq!(error.to_string(), "operation is not permitted on predefined host network ");
+        for n in 1..=3 {
+            net.teardown_sandbox(&id(n)).await.unwrap();
+        }
+        net.close().await;
+    });
+}
