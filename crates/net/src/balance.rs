@@ -69,8 +69,8 @@ impl Balancers {
         let hook = Hook::new(ChainType::Nat, HookPoint::Output, PRIORITY_DSTNAT);
         let note = Rule::new().destination_in(BALANCED).add_destination_and_protocol(USED);
         table.chain("output", Chain::base(hook, vec![note, Rule::new().destination_vmap(VIPS)]));
-        table.sets.insert(BALANCED.to_owned(), Set::set(DataType::IPV4));
-        table.sets.insert(USED.to_owned(), Set { dynamic: Some(USED_SIZE), ..Set::set(DataType::IPV4_PROTOCOL) });
+        table.sets.insert(BALANCED.to_owned(), Set::plain(DataType::IPV4));
+        table.sets.insert(USED.to_owned(), Set { dynamic: Some(USED_SIZE), ..Set::plain(DataType::IPV4_PROTOCOL) });
         let hook = Hook::new(ChainType::Filter, HookPoint::Output, 0);
         let refuse = Rule::new().destination_in(BALANCED).verdict(Verdict::Goto(REJECTED.to_owned()));
         table.chain("refuse", Chain::base(hook, vec![refuse]));
@@ -248,10 +248,7 @@ mod tests {
         assert!(Arc::ptr_eq(&before.chains["vip-10.0.1.3"], &table.chains["vip-10.0.1.3"]));
         assert_eq!(
             table.chains["vip-10.0.1.2"].rules,
-            vec![
-                Rule::new().dnat_round_robin(&[address(13), address(14), address(11)]),
-                Rule::new().dnat(address(14))
-            ]
+            vec![Rule::new().dnat_round_robin(&[address(13), address(14), address(11)]), Rule::new().dnat(address(14))]
         );
 
         assert_eq!(update(&mut balancers, &mut table, &[(2, &[])]).dropped.len(), 4);

@@ -168,7 +168,9 @@ impl Container {
         }
         let name = match &self.egress {
             Some(table) => table.name.clone(),
-            None => fresh_name(&mut self.nft, Family::Netdev, EGRESS_PREFIX).map_err(|error| super::chain_of(&error))?,
+            None => {
+                fresh_name(&mut self.nft, Family::Netdev, EGRESS_PREFIX).map_err(|error| super::chain_of(&error))?
+            }
         };
         let egress = task::egress_table(&name, &ifname, gateway, &nodes);
         let apply = |nft: &mut NftSocket, old: Option<&Table>| -> Result<usize, NftError> {

@@ -122,6 +122,7 @@ impl Dataplane {
             config,
             plan: HostPlan::default(),
             fresh: true,
+            probed: false,
             settled: false,
             overlays: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -175,6 +176,8 @@ struct State {
     plan: HostPlan,
     /// Nothing of an earlier daemon has been looked at yet.
     fresh: bool,
+    /// Whether the source mode is one that this kernel can do.
+    probed: bool,
     /// The plan is in place without failures.
     settled: bool,
     overlays: BTreeMap<NetworkId, Overlay>,
@@ -196,6 +199,7 @@ impl State {
         }
         self.put_overlays(&mut report);
         let gone = self.gone_since(&before);
+        self.probe();
         let changed = self.update_containers(&mut report);
         let datagrams = self.update_mesh(&mut report);
         self.prune_overlays(&mut report);
@@ -242,6 +246,20 @@ impl State {
             if let Some(overlay) = self.overlays.get_mut(id) {
                 report.add(overlay.put_remote(&plan.remote));
             }
+        }
+    }
+
+    /// Before the first mesh: falls back to what every kernel can do.
+    fn probe(&mut self) {
+        let network = self.plan.ingress.as_ref().and_then(|ingress| ingress.network_id.as_ref());
+        let Some(overlay) = network.and_then(|id| self.overlays.get(id)).filter(|_| !self.probed) else { return };
+        self.probed = true;
+        if self.config.source_mode == SourceMode::Preserve
+            && let Err(error) = overlay.probe_way_back()
+        {
+            let reason = chain_of(error.as_ref());
+            tracing::warn!(reason, "this kernel cannot keep the addresses of published services' clients");
+            self.config.source_mode = SourceMode::Masquerade;
         }
     }
 
@@ -388,7 +406,10 @@ impl State {
             let action = format!("remove the balancers of network {network_id}");
             return Err(DataplaneError::Kernel { action, source: io::Error::other(failure) });
         }
-        result.map_err(|source| DataplaneError::Kernel { action: format!("disconnect from network {network_id}"), source })
+        result.map_err(|source| DataplaneError::Kernel {
+            action: format!("disconnect from network {network_id}"),
+            source,
+        })
     }
 
     fn detach(&mut self, container_id: &ContainerId, network_id: &NetworkId, address: Ipv4Addr) -> io::Result<()> {

@@ -138,12 +138,7 @@ pub(crate) fn fresh_name(nft: &mut NftSocket, family: Family, prefix: &str) -> R
 }
 
 /// Removes the tables with this prefix but for `keep`.
-pub(crate) fn remove_others(
-    nft: &mut NftSocket,
-    family: Family,
-    prefix: &str,
-    keep: &str,
-) -> Result<usize, NftError> {
+pub(crate) fn remove_others(nft: &mut NftSocket, family: Family, prefix: &str, keep: &str) -> Result<usize, NftError> {
     let mut removed = 0;
     for name in nft.tables(family, prefix)? {
         if name != keep {

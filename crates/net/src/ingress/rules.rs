@@ -73,7 +73,7 @@ impl MeshRules {
         self.prepared = Some((mode, share));
         for protocol in PROTOCOLS {
             table.sets.entry(map_name(protocol)).or_insert_with(|| Set::map(DataType::PORT, DataType::VERDICT));
-            table.sets.entry(published(protocol)).or_insert_with(|| Set::set(DataType::PORT));
+            table.sets.entry(published(protocol)).or_insert_with(|| Set::plain(DataType::PORT));
         }
         let refuse = PROTOCOLS.iter().map(|protocol| {
             Rule::new()

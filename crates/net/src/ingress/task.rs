@@ -23,7 +23,9 @@ use skep_model::network::mac_of;
 
 use crate::link::{Entry, Namespace, Route};
 use crate::nft::expr::{Compare, CtKey, Expr, MetaKey, PayloadBase, Reg, SetRef};
-use crate::nft::{Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Rule, Set, Table};
+use crate::nft::{
+    Chain, ChainType, DataType, Element, Family, Hook, HookPoint, NftSocket, Ownership, Rule, Set, Table, removal,
+};
 
 /// Set in every mark of ours; the host's mesh index is in the lower half.
 const MARK_BIT: u32 = 0x1_0000;
@@ -58,8 +60,7 @@ pub fn mark_connections(table: &mut Table, ifname: &str, nodes: &NodeMacs) {
         ]),
         Rule::new().input(ifname).with([load_connection_mark.clone(), set_packet_mark.clone()]),
     ];
-    let outgoing =
-        vec![Rule::new().direction_reply().with(marked()).with([load_connection_mark, set_packet_mark])];
+    let outgoing = vec![Rule::new().direction_reply().with(marked()).with([load_connection_mark, set_packet_mark])];
     let hook = |chain_type, point| Hook::new(chain_type, point, -150);
     table.chain("mesh-in", Chain::base(hook(ChainType::Filter, HookPoint::Prerouting), incoming));
     table.chain("mesh-out", Chain::base(hook(ChainType::Route, HookPoint::Output), outgoing));
@@ -79,7 +80,8 @@ pub fn receive_datagrams_at(table: &mut Table, ifname: &str, subnet: Ipv4Net, wa
 pub fn way_out(namespace: &Namespace) -> io::Result<Option<Ipv4Addr>> {
     let links = namespace.links();
     let routes = links.routes()?;
-    let Some(link) = routes.iter().find(|route| route.destination.prefix_len() == 0).and_then(|route| route.link) else {
+    let Some(link) = routes.iter().find(|route| route.destination.prefix_len() == 0).and_then(|route| route.link)
+    else {
         return Ok(None);
     };
     Ok(links.addresses()?.iter().find(|(index, _)| *index == link).map(|(_, address)| address.addr()))
@@ -119,6 +121,23 @@ pub fn egress_table(name: &str, ifname: &str, gateway: Ipv4Addr, nodes: &NodeMac
     ]);
     table.chain("egress", Chain::base(Hook::egress(ifname), vec![rule]));
     table
+}
+
+/// Whether this kernel has what the way back needs, tried out in a namespace of ours on one of its links.
+pub fn probe(namespace: &Namespace, link: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let nodes = NodeMacs::from([(0, [2, 0, 0, 0, 0, 0])]);
+    let mut marks = Table::new(Family::Ip, "skep-probe", Ownership::Shared);
+    mark_connections(&mut marks, link, &nodes);
+    let egress =
+        Table { ownership: Ownership::Shared, ..egress_table("skep-probe", link, Ipv4Addr::LOCALHOST, &nodes) };
+    let mut nft = NftSocket::open(namespace.fd())?;
+    for table in [&marks, &egress] {
+        nft.apply(None, table)?;
+        nft.send(&removal(table.family, &table.name))?;
+    }
+    namespace.links().add_mark_rule(MARK_BIT, MARK_BIT, ROUTE_TABLE, RULE_PRIORITY)?;
+    namespace.links().delete_mark_rule(MARK_BIT, MARK_BIT, ROUTE_TABLE, RULE_PRIORITY)?;
+    Ok(())
 }
 
 /// Routes marked packets to the gateway that does not exist, and lets clients' addresses in. Idempotent.

@@ -1,7 +1,8 @@
 //! The difference of two tables as one transaction.
 //!
 //! The order within a transaction is the kernel's demand: a name must exist before it is used, and must be unused before
-//! it goes. So: table, new sets, new chains, rules, elements added, elements removed, chains and sets removed.
+//! it goes. So: table, new sets, new chains, rules, elements removed and added, chains
+//! removed, sets removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -149,6 +150,10 @@ impl Encoder<'_> {
             let before = old.sets.get(name).map_or(&none, |set| &set.elements);
             self.elements(name, before, &set.elements);
         }
+        // Emptied first, since its elements hold the chains they lead to.
+        for (name, set) in old.sets.iter().filter(|(name, _)| !new.sets.contains_key(*name)) {
+            self.elements(name, &set.elements, &none);
+        }
         for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
             self.named(DELETE_CHAIN, 3, name);
         }
@@ -245,11 +250,14 @@ impl Encoder<'_> {
                 }
             });
             self.writer.number(5, 1); // NF_ACCEPT
-            self.writer.text(7, match hook.chain_type {
-                ChainType::Filter => "filter",
-                ChainType::Nat => "nat",
-                ChainType::Route => "route",
-            });
+            self.writer.text(
+                7,
+                match hook.chain_type {
+                    ChainType::Filter => "filter",
+                    ChainType::Nat => "nat",
+                    ChainType::Route => "route",
+                },
+            );
         }
         self.writer.end();
     }

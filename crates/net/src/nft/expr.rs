@@ -85,29 +85,84 @@ pub enum SetRef {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expr {
-    Payload { base: PayloadBase, offset: u32, length: u32, to: Reg },
+    Payload {
+        base: PayloadBase,
+        offset: u32,
+        length: u32,
+        to: Reg,
+    },
     /// Writes packet bytes; only where no checksum covers them.
-    PayloadSet { base: PayloadBase, offset: u32, length: u32, from: Reg },
-    Meta { key: MetaKey, to: Reg },
-    MetaSet { key: MetaKey, from: Reg },
+    PayloadSet {
+        base: PayloadBase,
+        offset: u32,
+        length: u32,
+        from: Reg,
+    },
+    Meta {
+        key: MetaKey,
+        to: Reg,
+    },
+    MetaSet {
+        key: MetaKey,
+        from: Reg,
+    },
     /// `original` reads the first direction's tuple, for keys that have one per direction.
-    Ct { key: CtKey, original: bool, to: Reg },
-    CtSet { key: CtKey, from: Reg },
+    Ct {
+        key: CtKey,
+        original: bool,
+        to: Reg,
+    },
+    CtSet {
+        key: CtKey,
+        from: Reg,
+    },
     /// The address type (`RTN_LOCAL` …) of an address.
-    FibType { of: FibOf, to: Reg },
-    Bitwise { from: Reg, to: Reg, mask: Vec<u8>, xor: Vec<u8> },
-    Cmp { from: Reg, compare: Compare, value: Vec<u8> },
-    Immediate { to: Reg, value: Vec<u8> },
+    FibType {
+        of: FibOf,
+        to: Reg,
+    },
+    Bitwise {
+        from: Reg,
+        to: Reg,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
+    Cmp {
+        from: Reg,
+        compare: Compare,
+        value: Vec<u8>,
+    },
+    Immediate {
+        to: Reg,
+        value: Vec<u8>,
+    },
     Verdict(Verdict),
     /// Without `to` in a plain set: goes on if found. With `to` in a map: loads. `vmap` in a verdict map: jumps.
-    Lookup { set: SetRef, from: Reg, to: Option<Reg>, vmap: bool },
+    Lookup {
+        set: SetRef,
+        from: Reg,
+        to: Option<Reg>,
+        vmap: bool,
+    },
     /// Puts the key into a dynamic set.
-    Add { set: String, from: Reg },
+    Add {
+        set: String,
+        from: Reg,
+    },
     /// Address and port ranges from registers; a maximum without use is left out.
-    Nat { kind: NatKind, address: Option<Reg>, port: Option<(Reg, Option<Reg>)> },
-    Masquerade { port: Option<(Reg, Option<Reg>)> },
+    Nat {
+        kind: NatKind,
+        address: Option<Reg>,
+        port: Option<(Reg, Option<Reg>)>,
+    },
+    Masquerade {
+        port: Option<(Reg, Option<Reg>)>,
+    },
     /// `numgen inc mod n`: counts per rule, in CPU byte order.
-    NumgenInc { modulus: u32, to: Reg },
+    NumgenInc {
+        modulus: u32,
+        to: Reg,
+    },
     Reject(RejectWith),
     Counter,
 }

@@ -10,9 +10,9 @@
 pub mod encode;
 pub mod expr;
 pub mod socket;
-pub(crate) mod wire;
 #[cfg(test)]
 mod tests;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl Set {
         Self { key, data: Some(data), dynamic: None, elements: BTreeMap::new() }
     }
 
-    pub fn set(key: DataType) -> Self {
+    pub fn plain(key: DataType) -> Self {
         Self { key, data: None, dynamic: None, elements: BTreeMap::new() }
     }
 }

@@ -48,10 +48,7 @@ fn example() -> Table {
     table.chain("output", base(ChainType::Nat, HookPoint::Output, vec![Rule::new().destination_vmap("vips")]));
     table.chain(
         "web",
-        Chain::regular(vec![
-            Rule::new().dnat_round_robin(&[address(12), address(21)]),
-            Rule::new().dnat(address(12)),
-        ]),
+        Chain::regular(vec![Rule::new().dnat_round_robin(&[address(12), address(21)]), Rule::new().dnat(address(12))]),
     );
     table.chain(
         "port",
@@ -147,6 +144,13 @@ fn a_table_in_place_takes_no_message_and_a_changed_chain_takes_few() {
     third.chains.remove("web");
     socket.apply(Some(&new), &third).unwrap();
     assert!(!list(&netns).contains("web"));
+
+    let mut empty = Table::new(Family::Ip, "example", Ownership::Shared);
+    socket.apply(Some(&third), &empty).unwrap();
+    socket.apply(Some(&empty), &old).unwrap();
+    empty.chain("output", base(ChainType::Nat, HookPoint::Output, Vec::new()));
+    socket.apply(Some(&old), &empty).unwrap();
+    assert!(!list(&netns).contains("map") && list(&netns).contains("chain output"));
     socket.send(&removal(Family::Ip, "example")).unwrap();
     assert_eq!(list(&netns), "");
 }
@@ -196,4 +200,42 @@ fn a_thousand_services_fit_in_one_batch() {
     let start = std::time::Instant::now();
     assert_eq!(socket.apply(Some(&table), &changed).unwrap(), 2);
     eprintln!("1000 services: {first:?}, one change: {:?}", start.elapsed());
+}
+
+/// The kinds of a batch's messages, begin and end of the batch left out.
+fn kinds(batch: &Batch) -> Vec<u16> {
+    let all: Vec<u16> = wire::messages(batch.bytes()).map(|message| message.kind & 0xff).collect();
+    all[1..all.len() - 1].to_vec()
+}
+
+#[test]
+fn a_transaction_makes_before_it_uses_and_lets_go_before_it_removes() {
+    use encode::message as m;
+    let mut old = Table::new(Family::Ip, "t", Ownership::Shared);
+    let mut map = Set::map(DataType::IPV4, DataType::VERDICT);
+    map.elements.insert(address(2).octets().to_vec(), Element::Verdict(Verdict::Goto("web".to_owned())));
+    old.sets.insert("vips".to_owned(), map);
+    old.chain("web", Chain::regular(vec![Rule::new().dnat_round_robin(&[address(12), address(13)])]));
+    assert_eq!(
+        kinds(&difference(None, &old)),
+        [m::NEW_TABLE, m::NEW_SET, m::NEW_CHAIN, m::NEW_SET, m::NEW_ELEMENT, m::NEW_RULE, m::NEW_ELEMENT]
+    );
+    let mut new = Table::new(Family::Ip, "t", Ownership::Shared);
+    new.chain("output", base(ChainType::Nat, HookPoint::Output, Vec::new()));
+    assert_eq!(
+        kinds(&difference(Some(&old), &new)),
+        [m::NEW_CHAIN, m::DELETE_ELEMENT, m::DELETE_CHAIN, m::DELETE_SET]
+    );
+    assert_eq!(difference(Some(&new), &new), Batch::default());
+}
+
+#[test]
+fn the_bytes_of_a_message_are_netlinks() {
+    let batch = removal(Family::Ip, "t");
+    let expected = [
+        [20, 0, 0, 0, 0x10, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10].as_slice(),
+        &[28, 0, 0, 0, 2, 10, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 6, 0, 1, 0, b't', 0, 0, 0],
+        &[20, 0, 0, 0, 0x11, 0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10],
+    ];
+    assert_eq!(batch.bytes(), expected.concat());
 }

@@ -42,7 +42,8 @@ impl Overlay {
         let inside = endpoint.namespace.links();
         let address = self.with_prefix(endpoint.address);
         if let (Some(near), Some(far)) = (links.find(&port)?, inside.find(endpoint.ifname)?) {
-            let fits = near.master == Some(self.bridge) && near.peer == Some(far.index) && far.mac == Some(mac) && far.up;
+            let fits =
+                near.master == Some(self.bridge) && near.peer == Some(far.index) && far.mac == Some(mac) && far.up;
             if fits && inside.addresses()?.contains(&(far.index, address)) {
                 return Ok(0);
             }

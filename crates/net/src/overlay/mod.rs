@@ -169,6 +169,11 @@ impl Overlay {
         self.subnet
     }
 
+    /// Whether the mesh can keep clients' addresses on this kernel.
+    pub fn probe_way_back(&self) -> Result<(), Box<dyn std::error::Error>> {
+        crate::ingress::task::probe(&self.namespace, BRIDGE)
+    }
+
     /// An address of this overlay with the subnet's prefix length.
     pub fn with_prefix(&self, address: Ipv4Addr) -> Ipv4Net {
         Ipv4Net::new(address, self.subnet.prefix_len()).expect("the prefix length of a subnet is at most 32")
@@ -187,7 +192,10 @@ impl Overlay {
 pub fn remove_stale(path: &Path) -> io::Result<()> {
     if let Ok(namespace) = Namespace::open(path) {
         for link in namespace.links().list()? {
-            if link.name.starts_with(VXLAN_PREFIX) || link.name.starts_with(endpoint::PORT_PREFIX) || link.name == BRIDGE {
+            if link.name.starts_with(VXLAN_PREFIX)
+                || link.name.starts_with(endpoint::PORT_PREFIX)
+                || link.name == BRIDGE
+            {
                 namespace.links().delete(&link.name)?;
             }
         }

@@ -123,7 +123,8 @@ fn a_task_cannot_reach_the_hosts_loopback_through_the_leg() {
 fn published_ports_are_held_and_one_that_is_taken_is_told() {
     let world = World::new();
     let host = world.host(1, SourceMode::Preserve);
-    let port_taken = |port: u16| host.namespace.run(|| std::net::TcpListener::bind(("0.0.0.0", port)).is_err()).unwrap();
+    let port_taken =
+        |port: u16| host.namespace.run(|| std::net::TcpListener::bind(("0.0.0.0", port)).is_err()).unwrap();
     let other = host.namespace.run(|| std::net::TcpListener::bind("0.0.0.0:8081").unwrap()).unwrap();
     let mut plan = plan(&[&host], 0, true);
     plan.ingress.as_mut().unwrap().ports = [8080, 8081].map(|port| ((Protocol::Tcp, port), Vec::new())).into();

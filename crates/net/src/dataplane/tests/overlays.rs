@@ -69,10 +69,7 @@ fn clients_of_a_backend_that_is_gone_are_let_go() {
     world.apply(&a, &plan_a);
     world.apply(&b, &plan_b);
     let tasks = [world.task(&a, 11), world.task(&b, 12), world.task(&a, 13)];
-    let _servers = [
-        Server::start(&tasks[1].namespace, 80, "second"),
-        Server::start(&tasks[2].namespace, 80, "third"),
-    ];
+    let _servers = [Server::start(&tasks[1].namespace, 80, "second"), Server::start(&tasks[2].namespace, 80, "third")];
     let client = &tasks[0].namespace;
     let mut stream = open(client, on_overlay(2), 80).unwrap();
     assert!(read_line(&mut stream).unwrap().starts_with("second"));

@@ -169,7 +169,8 @@ impl World {
         host.namespace.links().set_up(outer_index).unwrap();
         namespace.links().set_up(inner_index).unwrap();
         namespace.links().add_route(&Route::default_via(outer, inner_index)).unwrap();
-        let task = Task { id: ContainerId::from_bits([u128::from(last) << 120, 0]), namespace, address: on_overlay(last) };
+        let task =
+            Task { id: ContainerId::from_bits([u128::from(last) << 120, 0]), namespace, address: on_overlay(last) };
         self.connect(host, &task);
         task
     }
@@ -251,7 +252,7 @@ impl Server {
                 while !stop.load(Ordering::Relaxed) {
                     match listener.accept() {
                         Ok((mut stream, peer)) => {
-                            let _ = write!(stream, "{name} {}\n", peer.ip());
+                            let _ = writeln!(stream, "{name} {}", peer.ip());
                             open.push(stream);
                             if open.len() > 64 {
                                 open.remove(0);
