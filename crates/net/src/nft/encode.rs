@@ -1,8 +1,7 @@
 //! The difference of two tables as one transaction.
 //!
 //! The order within a transaction is the kernel's demand: a name must exist before it is used, and must be unused before
-//! it goes. So: table, new sets, new chains, rules, elements removed and added, chains
-//! removed, sets removed.
+//! it goes. So: table, new sets, new chains, rules, elements removed and added, chains removed, sets removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

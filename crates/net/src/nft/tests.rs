@@ -222,10 +222,7 @@ fn a_transaction_makes_before_it_uses_and_lets_go_before_it_removes() {
     );
     let mut new = Table::new(Family::Ip, "t", Ownership::Shared);
     new.chain("output", base(ChainType::Nat, HookPoint::Output, Vec::new()));
-    assert_eq!(
-        kinds(&difference(Some(&old), &new)),
-        [m::NEW_CHAIN, m::DELETE_ELEMENT, m::DELETE_CHAIN, m::DELETE_SET]
-    );
+    assert_eq!(kinds(&difference(Some(&old), &new)), [m::NEW_CHAIN, m::DELETE_ELEMENT, m::DELETE_CHAIN, m::DELETE_SET]);
     assert_eq!(difference(Some(&new), &new), Batch::default());
 }
 
