@@ -61,9 +61,9 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat_period: Duration::from_millis(100),
-            node_timeout: Duration::from_millis(800),
-            node_timeout_max: Duration::from_millis(2_500),
-            leader_grace: Duration::from_secs(3),
+            node_timeout: Duration::from_millis(1_000),
+            node_timeout_max: Duration::from_millis(3_000),
+            leader_grace: Duration::from_secs(5),
         }
     }
 }

@@ -300,24 +300,13 @@ impl Member {
 
     /// Says goodbye, takes this host's tasks away and stops.
     pub(crate) async fn leave(&self) {
+        if let Some(manager) = self.manager() {
+            manager.hand_over().await;
+        }
         let managers = self.managers.borrow().clone();
         let alone = self.manager().is_some_and(|m| m.consensus().members().len() <= 1);
         if !alone {
-            let goodbye = async {
-                for remote in &managers {
-                    let Ok(connection) = Connection::lazy(&remote.addr, &self.tls) else { continue };
-                    if self.manager().is_some() {
-                        let mut request = tonic::Request::new(pack(&()));
-                        request.set_timeout(Duration::from_secs(5));
-                        let _ = connection.control().leave_raft(request).await;
-                    }
-                    let mut request = tonic::Request::new(pack(&()));
-                    request.set_timeout(Duration::from_secs(2));
-                    if connection.dispatcher().leave(request).await.is_ok() {
-                        return;
-                    }
-                }
-            };
+            let goodbye = self.goodbye(&managers);
             let _ = tokio::time::timeout(Duration::from_secs(8), goodbye).await;
         }
         self.stop().await;
@@ -327,6 +316,28 @@ impl Member {
             }
         }
         self.executor.apply(&skep_model::plan::HostPlan::default()).await;
+    }
+
+    /// Out of consensus first, then out of sight; whoever leads takes it, and a new leader may need a moment.
+    async fn goodbye(&self, managers: &[RemoteManager]) {
+        let request = |seconds| {
+            let mut request = tonic::Request::new(pack(&()));
+            request.set_timeout(Duration::from_secs(seconds));
+            request
+        };
+        let mut manages = self.manager().is_some();
+        loop {
+            for remote in managers {
+                let Ok(connection) = Connection::lazy(&remote.addr, &self.tls) else { continue };
+                if manages && connection.control().leave_raft(request(5)).await.is_ok() {
+                    manages = false;
+                }
+                if !manages && connection.dispatcher().leave(request(2)).await.is_ok() {
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     #[cfg(test)]

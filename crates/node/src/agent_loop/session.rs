@@ -28,9 +28,12 @@ use crate::transport::{Connection, LiveTls, pack, unpack};
 /// Header in which a manager that does not lead names the one that does.
 pub(crate) const LEADER_HEADER: &str = "skep-leader";
 
-const OPEN_DEADLINE: Duration = Duration::from_secs(3);
+/// A manager that has not answered by then is probably dead, and this node would be taken for dead next.
+const OPEN_DEADLINE: Duration = Duration::from_millis(1_500);
+/// A leader that could not be reached is not tried again on a follower's word for so long: it has not noticed yet.
+const DISTRUST: Duration = Duration::from_secs(2);
 /// A leader silent for so long is given up.
-const SILENCE: Duration = Duration::from_millis(2_000);
+const SILENCE: Duration = Duration::from_millis(1_500);
 /// swarmkit's session backoff starts at 100 ms; ours ends sooner, since a node without a session is taken for dead.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_LAST: Duration = Duration::from_secs(1);
@@ -73,6 +76,7 @@ impl Session {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut backoff = BACKOFF_FIRST;
         let mut next: Option<String> = None;
+        let mut failed: Option<(String, Instant)> = None;
         let mut turn = 0usize;
         loop {
             let address = next.take().or_else(|| {
@@ -90,16 +94,23 @@ impl Session {
             };
             self.connected.send_replace(false);
             match ended {
-                Ended::Elsewhere(Some(leader)) if leader != address => {
+                Ended::Elsewhere(Some(leader))
+                    if leader != address
+                        && !failed.as_ref().is_some_and(|(dead, at)| *dead == leader && at.elapsed() < DISTRUST) =>
+                {
                     next = Some(leader);
                     continue;
                 }
                 Ended::Elsewhere(_) => backoff = BACKOFF_FIRST,
                 Ended::Broken(reason) => {
+                    failed = Some((address.clone(), Instant::now()));
                     tracing::info!(manager = address, reason, "session ended");
                     backoff = BACKOFF_FIRST;
                 }
-                Ended::Refused(reason) => tracing::debug!(manager = address, reason, "no session"),
+                Ended::Refused(reason) => {
+                    failed = Some((address.clone(), Instant::now()));
+                    tracing::debug!(manager = address, reason, "no session");
+                }
             }
             let pause = backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0);
             tokio::select! { () = cancel.cancelled() => return, () = tokio::time::sleep(pause) => {} }

@@ -121,7 +121,7 @@ impl Manager {
     }
 
     /// A leader that goes names its successor, so that nobody has to find out by waiting.
-    async fn hand_over(&self) {
+    pub(crate) async fn hand_over(&self) {
         if !self.consensus.leadership().borrow().is_leader {
             return;
         }

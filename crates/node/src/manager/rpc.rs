@@ -8,7 +8,7 @@ use skep_consensus::{Consensus, Peer, ProposeError};
 use skep_control::membership;
 use skep_model::NodeId;
 use skep_model::node::{ManagerInfo, Role};
-use skep_store::{Batch, Change};
+use skep_store::{Batch, Change, View};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -85,14 +85,12 @@ fn status_of(error: &NodeError) -> Status {
 }
 
 impl Rpc {
-    /// Makes the node and decides its role: by token for a new one, by its object for one that renews.
-    async fn admit(
-        &self,
-        manager: &Manager,
+    /// Who a certificate is for, and what makes the node if it is new: its role is the token's, or its object's when it renews.
+    fn admit(
+        view: &View,
         peer: Option<crate::ca::Identity>,
         request: &IssueRequest,
-    ) -> Result<(NodeId, Role), Status> {
-        let view = manager.view();
+    ) -> Result<(NodeId, Role, Option<Change>), Status> {
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
         let Some(token) = &request.token else {
             let identity = peer.ok_or_else(|| Status::unauthenticated("a join token or a certificate is required"))?;
@@ -102,15 +100,13 @@ impl Rpc {
             let node = view
                 .node(&identity.node_id)
                 .ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
-            return Ok((node.id.clone(), super::role_due(node)));
+            return Ok((node.id.clone(), super::role_due(node), None));
         };
         let role = JoinToken::role_granted(token, &cluster.join_tokens)
             .ok_or_else(|| status_of(&NodeError::InvalidToken))?;
         let node_id = NodeId::from_bits(rand::random());
-        let admitted = membership::admit(&view, &node_id, role, request.availability, &request.hostname, now());
-        let batch = Batch::new(now(), admitted.into_iter().collect());
-        manager.propose(batch).await.map_err(|error| status_of(&error))?;
-        Ok((node_id, role))
+        let admitted = membership::admit(view, &node_id, role, request.availability, &request.hostname, now());
+        Ok((node_id, role, admitted))
     }
 }
 
@@ -126,14 +122,17 @@ impl Ca for Rpc {
         let manager = self.manager()?;
         let peer = peer_of(&request)?;
         let request: IssueRequest = unpack(request.get_ref())?;
-        let (node_id, role) = self.admit(&manager, peer.identity, &request).await?;
         let view = manager.view();
+        let (node_id, role, admitted) = Self::admit(&view, peer.identity, &request)?;
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
         let signed = Signer::from_root(&cluster.root_ca)
             .and_then(|signer| {
                 signer.sign(&request.request_pem, &node_id, role, &cluster.id, cluster.spec.node_cert_expiry)
             })
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if let Some(change) = admitted {
+            manager.propose(Batch::new(now(), vec![change])).await.map_err(|error| status_of(&error))?;
+        }
         tracing::info!(node.id = %node_id, peer = %peer.address, ?role, "certificate issued");
         Ok(Response::new(pack(&IssueReply {
             node_id,

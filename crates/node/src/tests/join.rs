@@ -63,7 +63,8 @@ async fn refusals_use_dockers_words() {
     // Nobody there.
     let nobody = Host::new("nobody").await;
     let error = stranger.node.swarm_join(stranger.join_request(&nobody, &token)).await.unwrap_err();
-    assert!(error.to_string().contains("rpc error: code = Unavailable"), "{error}");
+    assert!(error.to_string().contains("rpc error: code = Unavailable desc = connection error"), "{error}");
+    assert!(error.to_string().ends_with(": connect: connection refused\""), "{error}");
 
     let error = hosts[0].node.swarm_init(InitRequest::default()).await.unwrap_err();
     assert!(error.to_string().starts_with("This node is already part of a swarm."), "{error}");

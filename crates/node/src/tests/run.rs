@@ -8,7 +8,7 @@ use skep_model::node::{Availability, NodeState, Role};
 use skep_model::service::Mode;
 
 use super::cluster::{Host, cluster, eventually, running, service};
-use crate::{LogRequest, ServiceUpdate};
+use crate::{EventAction, EventKind, LogRequest, ServiceUpdate};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_run_spread_over_all_hosts() {
@@ -23,8 +23,11 @@ async fn replicas_run_spread_over_all_hosts() {
     }
     assert_eq!(per_node.values().copied().collect::<Vec<_>>(), [2, 2, 2]);
     assert_eq!(hosts[1].fake.running().len(), 2);
-    let event = events.recv().await.unwrap();
-    assert_eq!(event.attributes["name"], "web");
+    let mut seen = events.recv().await.unwrap();
+    while seen.kind != EventKind::Service {
+        seen = events.recv().await.unwrap();
+    }
+    assert_eq!((seen.action, seen.attributes["name"].as_str()), (EventAction::Create, "web"));
 
     let taken = manager.service_create(service("web", 1)).await.unwrap_err();
     assert_eq!(
@@ -207,4 +210,25 @@ async fn fifty_replicas_take_a_fraction_of_a_second() {
     println!("50 replicas after {:?}", asked.elapsed());
     // Swarm's own delays alone are longer; a loaded machine gets some slack.
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_may_leave_by_force() {
+    let mut hosts = cluster(0).await;
+    for name in ["node2", "node3"] {
+        let host = Host::new(name).await;
+        host.join_as_manager(&hosts[0]).await;
+        hosts.push(host);
+    }
+    let gone = hosts[0].node.info().node_id.unwrap();
+    hosts[0].node.swarm_leave(true).await.unwrap();
+    let left = &hosts[1].node;
+    eventually("the others have a leader", 5, || left.leader().is_some_and(|id| id != gone)).await;
+    eventually("and know it is gone", 5, || {
+        let node = left.node_inspect(gone.as_str()).unwrap();
+        node.status.state == NodeState::Down && node.manager.is_none()
+    })
+    .await;
+    left.service_create(service("web", 2)).await.unwrap();
+    eventually("2 tasks run", 10, || running(left).len() == 2).await;
 }

@@ -116,7 +116,15 @@ fn root_cause(status: &Status) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    let Some(io) = error.downcast_ref::<io::Error>() else { return error.to_string() };
+    // Go's words.
+    match io.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".into(),
+        io::ErrorKind::TimedOut => "i/o timeout".into(),
+        _ => io.to_string(),
+    }
 }
 
 /// Go's gRPC words for a manager that cannot be dialled; tools look for them.
