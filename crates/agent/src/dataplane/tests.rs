@@ -1,1 +1,131 @@
+use skep_model::Meta;
+use skep_model::assignment::NodeRecord;
+use skep_model::network::{NetworkAllocation, NetworkSpec};
+use skep_model::service::{PortConfig, Protocol};
 
+use super::*;
+
+fn network(id: &str, name: &str, subnet: &str) -> (NetworkId, Network) {
+    let subnet: Ipv4Net = subnet.parse().unwrap();
+    let allocation = NetworkAllocation { vni: 4096, subnet, gateway: subnet.hosts().next().unwrap() };
+    let spec = NetworkSpec { name: name.into(), ingress: name == "ingress", ..NetworkSpec::default() };
+    let network = Network { id: id.parse().unwrap(), meta: Meta::default(), spec, allocation: Some(allocation) };
+    (network.id.clone(), network)
+}
+
+fn address(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+fn node(number: u8) -> (NodeId, NodeRecord) {
+    let record = NodeRecord {
+        vtep: Ipv4Addr::new(192, 168, 0, number),
+        ingress_address: Some(Ipv4Addr::new(10, 0, 0, number)),
+        mesh_index: Some(u16::from(number) - 1),
+    };
+    (format!("n{number}").parse().unwrap(), record)
+}
+
+/// `web` (VIP, published) on `back` and the mesh, `dns` (round robin) on `back`; a task of each on two nodes.
+fn set() -> AssignmentSet {
+    let mut set = AssignmentSet {
+        networks: [network("ing", "ingress", "10.0.0.0/24"), network("back", "back", "10.0.1.0/24")].into(),
+        nodes: [node(1), node(2)].into(),
+        ..AssignmentSet::default()
+    };
+    let ports = vec![PortConfig { target_port: 80, published_port: 8080, ..PortConfig::default() }];
+    let vips = [("ing", "10.0.0.10"), ("back", "10.0.1.10")].map(|(n, a)| (n.parse().unwrap(), address(a)));
+    set.services.insert("web".parse().unwrap(), ServiceRecord { name: "Web".into(), virtual_ips: vips.into(), ports });
+    set.services.insert(
+        "dns".parse().unwrap(),
+        ServiceRecord { name: "dns".into(), virtual_ips: BTreeMap::new(), ports: Vec::new() },
+    );
+    for (service, task, node, on, text, serving) in [
+        ("web", "w1", "n1", "back", "10.0.1.21", true),
+        ("web", "w2", "n2", "back", "10.0.1.22", true),
+        ("web", "w3", "n2", "back", "10.0.1.23", false),
+        ("web", "w1", "n1", "ing", "10.0.0.21", true),
+        ("web", "w2", "n2", "ing", "10.0.0.22", true),
+        ("dns", "d1", "n1", "back", "10.0.1.31", true),
+        ("dns", "d2", "n2", "back", "10.0.1.32", true),
+    ] {
+        let record = EndpointRecord {
+            service_id: service.parse().unwrap(),
+            node_id: node.parse().unwrap(),
+            address: address(text),
+            task_name: format!("{service}.1.{task}"),
+            aliases: if service == "web" { vec!["front".into()] } else { Vec::new() },
+            serving,
+        };
+        set.endpoints.insert((on.parse().unwrap(), task.parse().unwrap()), record);
+    }
+    set
+}
+
+fn of(node: &str) -> HostPlan {
+    plan(&set(), &node.parse().unwrap(), 4789)
+}
+
+#[test]
+fn only_what_serves_is_balanced_to_and_every_host_has_the_same_ring() {
+    let id: NetworkId = "back".parse().unwrap();
+    for node in ["n1", "n2"] {
+        let mut backends = of(node).overlays[&id].balancers[&address("10.0.1.10")].clone();
+        backends.sort_unstable();
+        assert_eq!(backends, [address("10.0.1.21"), address("10.0.1.22")], "{node}");
+    }
+}
+
+#[test]
+fn endpoints_and_legs_elsewhere_are_reached_through_their_host() {
+    let plan = of("n1");
+    let back = &plan.overlays[&"back".parse().unwrap()];
+    let there = Ipv4Addr::new(192, 168, 0, 2);
+    let remote: Vec<_> = back.remote.iter().map(|(a, v)| (a.to_string(), *v)).collect();
+    assert_eq!(
+        remote,
+        [("10.0.1.22".to_owned(), there), ("10.0.1.23".to_owned(), there), ("10.0.1.32".to_owned(), there)]
+    );
+    let ingress = &plan.overlays[&"ing".parse().unwrap()];
+    assert_eq!(ingress.remote.keys().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.2", "10.0.0.22"]);
+    assert_eq!((plan.vtep, plan.members.clone()), (Some(Ipv4Addr::new(192, 168, 0, 1)), vec![there]));
+}
+
+#[test]
+fn names_stand_for_vips_or_tasks() {
+    let plan = of("n1");
+    let zone = &plan.overlays[&"back".parse().unwrap()].zone;
+    let name = |name: &str| zone.names[name].iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(name("web"), ["10.0.1.10"]);
+    assert_eq!(name("front"), ["10.0.1.10"]);
+    assert_eq!(name("tasks.web"), ["10.0.1.21", "10.0.1.22"]);
+    assert_eq!(name("tasks.front"), ["10.0.1.21", "10.0.1.22"]);
+    assert_eq!(name("dns"), ["10.0.1.31", "10.0.1.32"]);
+    assert_eq!(name("web.1.w3"), ["10.0.1.23"], "a task is found by its own name even while it stops");
+    assert_eq!(zone.addresses[&address("10.0.1.10")], ["Web"]);
+    assert_eq!(zone.addresses[&address("10.0.1.21")], ["web.1.w1"]);
+    assert!(plan.overlays[&"ing".parse().unwrap()].zone.names.is_empty());
+}
+
+#[test]
+fn a_published_port_is_held_on_every_host_also_without_a_backend() {
+    let mut set = set();
+    let ingress = plan(&set, &"n2".parse().unwrap(), 4789).ingress.unwrap();
+    let mut backends = ingress.ports[&(Protocol::Tcp, 8080)].clone();
+    backends.sort();
+    assert_eq!(
+        backends.iter().map(|b| (b.address.to_string(), b.port)).collect::<Vec<_>>(),
+        [("10.0.0.21".to_owned(), 80), ("10.0.0.22".to_owned(), 80)]
+    );
+    assert_eq!((ingress.mesh_index, ingress.mesh_size), (1, 2));
+    assert_eq!(ingress.address.unwrap().to_string(), "10.0.0.2/24");
+    assert_eq!(ingress.node_macs[&0], [2, 0x42, 10, 0, 0, 1]);
+    set.endpoints.clear();
+    let ingress = plan(&set, &"n2".parse().unwrap(), 4789).ingress.unwrap();
+    assert_eq!(ingress.ports[&(Protocol::Tcp, 8080)], []);
+}
+
+#[test]
+fn the_same_set_gives_the_same_plan() {
+    assert_eq!(of("n1"), of("n1"));
+}

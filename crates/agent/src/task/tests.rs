@@ -1,1 +1,231 @@
+//! Lives of tasks, written as scripts: events in, effects out.
 
+use std::time::Duration;
+
+use skep_model::Timestamp;
+use skep_model::task::{Task, TaskState};
+
+use super::*;
+use crate::spec::tests::task;
+
+const NOW: Timestamp = Timestamp::from_secs(100);
+
+struct Stage {
+    machine: TaskMachine,
+    now: Timestamp,
+}
+
+fn stage(edit: impl FnOnce(&mut Task)) -> Stage {
+    let mut task = task();
+    edit(&mut task);
+    Stage { machine: TaskMachine::new(task), now: NOW }
+}
+
+fn words(effects: &[Effect]) -> String {
+    let word = |effect: &Effect| match effect {
+        Effect::Observe => "observe".into(),
+        Effect::Pull => "pull".into(),
+        Effect::Create => "create".into(),
+        Effect::Start => "start".into(),
+        Effect::Wait => "wait".into(),
+        Effect::Stop { grace } => format!("stop({})", grace.as_secs()),
+        Effect::Kill => "kill".into(),
+        Effect::Remove => "remove".into(),
+        Effect::Forget => "forget".into(),
+        Effect::Report(status) if status.error.is_empty() => format!("{}:{}", status.state.as_str(), status.message),
+        Effect::Report(status) => format!("{}:{}:{}", status.state.as_str(), status.message, status.error),
+    };
+    effects.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+impl Stage {
+    #[track_caller]
+    fn check(&mut self, event: TaskEvent, expected: &str) -> &mut Self {
+        let mut out = Vec::new();
+        self.machine.handle(event.clone(), self.now, &mut out);
+        assert_eq!(words(&out), expected, "{event:?}");
+        self
+    }
+
+    fn desire(&self, desired_state: TaskState) -> TaskEvent {
+        TaskEvent::Assigned(Box::new(Task { desired_state, ..self.machine.task().clone() }))
+    }
+
+    fn running(&mut self) -> &mut Self {
+        self.check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+            .check(TaskEvent::Pulled(Ok(())), "create")
+            .check(TaskEvent::Created(Ok("c1".into())), "ready:prepared, starting:starting, start")
+            .check(started(false), "running:started")
+    }
+}
+
+fn observed(observation: Observation) -> TaskEvent {
+    TaskEvent::Observed(observation)
+}
+
+fn known(state: ContainerFacts) -> TaskEvent {
+    observed(Observation::Known { container_id: "c1".into(), state })
+}
+
+fn started(has_health_check: bool) -> TaskEvent {
+    TaskEvent::Started(Ok(Started { pid: 7, has_health_check, host_ports: Vec::new() }))
+}
+
+fn exited(code: i64) -> TaskEvent {
+    TaskEvent::Exited(Exit { code, cause: String::new() })
+}
+
+#[test]
+fn from_assigned_to_removed() {
+    let mut stage = stage(|_| {});
+    let mut out = Vec::new();
+    stage.machine.begin(&mut out);
+    assert_eq!(words(&out), "observe");
+    stage.running();
+    let shutdown = stage.desire(TaskState::Shutdown);
+    stage
+        .check(shutdown, "stop(10)")
+        .check(exited(143), "shutdown:shutdown")
+        .check(TaskEvent::Withdrawn, "remove")
+        .check(TaskEvent::Removed(Ok(())), "forget");
+}
+
+#[test]
+fn how_it_ends_is_said_as_docker_says_it() {
+    stage(|_| {}).running().check(exited(0), "complete:finished");
+    stage(|_| {}).running().check(exited(1), "failed:started:task: non-zero exit (1)");
+    let oom = TaskEvent::Exited(Exit { code: 137, cause: "OOM killed".into() });
+    stage(|_| {}).running().check(oom, "failed:started:task: non-zero exit (137): OOM killed");
+    let mut stage = stage(|_| {});
+    stage.running().check(exited(3), "failed:started:task: non-zero exit (3)");
+    let container = stage.machine.task().status.container.clone().unwrap();
+    assert_eq!((container.container_id.as_str(), container.pid, container.exit_code), ("c1", 7, 3));
+}
+
+#[test]
+fn an_image_or_container_that_cannot_be_had_is_a_rejection() {
+    stage(|_| {})
+        .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+        .check(TaskEvent::Pulled(Err("No such image: x:latest".into())), "rejected:preparing:No such image: x:latest");
+    stage(|_| {})
+        .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+        .check(TaskEvent::Pulled(Ok(())), "create")
+        .check(TaskEvent::Created(Err("no space".into())), "rejected:preparing:no space");
+}
+
+#[test]
+fn a_failed_start_is_a_failure() {
+    stage(|_| {})
+        .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+        .check(TaskEvent::Pulled(Ok(())), "create")
+        .check(TaskEvent::Created(Ok("c1".into())), "ready:prepared, starting:starting, start")
+        .check(TaskEvent::Started(Err("exec: not found".into())), "failed:starting:exec: not found");
+}
+
+#[test]
+fn it_waits_ready_until_it_is_wanted() {
+    let mut stage = stage(|t| t.desired_state = TaskState::Ready);
+    stage
+        .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+        .check(TaskEvent::Pulled(Ok(())), "create")
+        .check(TaskEvent::Created(Ok("c1".into())), "ready:prepared");
+    let run = stage.desire(TaskState::Running);
+    stage.check(run, "starting:starting, start");
+}
+
+#[test]
+fn stopped_before_it_started_it_never_starts() {
+    let mut stage = stage(|_| {});
+    stage.check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull");
+    let shutdown = stage.desire(TaskState::Shutdown);
+    stage.check(shutdown, "").check(TaskEvent::Pulled(Ok(())), "shutdown:shutdown");
+}
+
+#[test]
+fn stopped_while_it_starts_it_is_stopped_as_soon_as_it_runs() {
+    let mut stage = stage(|t| t.spec.container.stop_grace_period = Some(Duration::from_secs(3)));
+    stage
+        .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+        .check(TaskEvent::Pulled(Ok(())), "create")
+        .check(TaskEvent::Created(Ok("c1".into())), "ready:prepared, starting:starting, start")
+        .check(TaskEvent::Withdrawn, "")
+        .check(started(false), "running:started, stop(3)")
+        .check(exited(143), "shutdown:shutdown, remove")
+        .check(TaskEvent::Removed(Err("busy".into())), "");
+    stage.now = NOW.plus(RETRY_DELAY);
+    stage.check(TaskEvent::Due, "remove").check(TaskEvent::Removed(Ok(())), "forget");
+}
+
+#[test]
+fn with_a_health_check_it_runs_once_it_is_healthy() {
+    let mut stage = stage(|_| {});
+    stage
+        .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+        .check(TaskEvent::Pulled(Ok(())), "create")
+        .check(TaskEvent::Created(Ok("c1".into())), "ready:prepared, starting:starting, start")
+        .check(started(true), "")
+        .check(TaskEvent::HealthChanged(Health::Healthy), "running:started")
+        .check(TaskEvent::HealthChanged(Health::Unhealthy), "stop(10)")
+        .check(exited(143), "failed:started:task: non-zero exit (143): dockerexec: unhealthy container");
+}
+
+#[test]
+fn a_container_that_does_not_end_is_killed() {
+    let mut stage = stage(|_| {});
+    stage.running().check(TaskEvent::Withdrawn, "stop(10)");
+    assert_eq!(stage.machine.wake_at(), Some(NOW.plus(Duration::from_secs(15))));
+    stage.now = NOW.plus(Duration::from_secs(15));
+    stage.check(TaskEvent::Due, "kill").check(exited(137), "shutdown:shutdown, remove");
+}
+
+fn was(state: TaskState) -> Stage {
+    stage(|t| t.status.state = state)
+}
+
+#[test]
+fn what_runs_is_adopted_without_a_word() {
+    let running = ContainerFacts::Running { pid: 7, health: None, host_ports: Vec::new() };
+    was(TaskState::Running).check(known(running.clone()), "wait");
+    was(TaskState::Starting).check(known(running.clone()), "wait, running:started");
+    let mut stopped = was(TaskState::Running);
+    stopped.machine = TaskMachine::new(Task { desired_state: TaskState::Shutdown, ..stopped.machine.task().clone() });
+    stopped.check(known(running), "wait, stop(10)");
+}
+
+#[test]
+fn what_ended_meanwhile_is_reported() {
+    let exit = |code| known(ContainerFacts::Exited(Exit { code, cause: String::new() }));
+    was(TaskState::Running)
+        .check(exit(2), "failed::task: non-zero exit (2)".replace("failed::", "failed:started:").as_str());
+    was(TaskState::Running).check(exit(0), "complete:finished");
+    was(TaskState::Failed).check(exit(2), "");
+}
+
+#[test]
+fn what_is_gone_is_not_made_again() {
+    was(TaskState::Running).check(observed(Observation::Absent), "failed::No such container: web.3.task1");
+    was(TaskState::Complete).check(observed(Observation::Absent), "").check(TaskEvent::Withdrawn, "remove");
+    was(TaskState::Preparing).check(observed(Observation::Absent), "pull");
+    was(TaskState::Ready).check(known(ContainerFacts::Created), "starting:starting, start");
+}
+
+#[test]
+fn unknown_is_not_absent() {
+    let mut stage = was(TaskState::Running);
+    stage.check(observed(Observation::Unknown), "");
+    stage.now = NOW.plus(RETRY_DELAY);
+    stage.check(TaskEvent::Due, "observe");
+}
+
+#[test]
+fn answers_that_come_late_are_passed_over() {
+    let mut stage = stage(|_| {});
+    stage
+        .running()
+        .check(observed(Observation::Absent), "")
+        .check(TaskEvent::Pulled(Err("late".into())), "")
+        .check(TaskEvent::Created(Ok("c2".into())), "")
+        .check(exited(0), "complete:finished")
+        .check(exited(1), "")
+        .check(started(false), "");
+}

@@ -1,1 +1,108 @@
+//! Subnets, addresses and ports, as small tables.
 
+use ipnet::Ipv4Net;
+use skep_model::network::{Network, NetworkSpec};
+use skep_model::service::{EndpointSpec, PortConfig, Protocol, ServiceSpec};
+use skep_model::{Meta, NetworkId};
+use skep_store::Change;
+
+use crate::tests::World;
+
+fn network(world: &mut World, name: &str, edit: impl FnOnce(&mut NetworkSpec)) -> Option<(String, u32)> {
+    let mut spec = NetworkSpec { name: name.into(), driver: "overlay".into(), ..NetworkSpec::default() };
+    edit(&mut spec);
+    let id: NetworkId = name.parse().unwrap();
+    let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None };
+    world.apply(vec![Change::CreateNetwork(Box::new(network))]);
+    world.settle();
+    let allocation = world.view().network(&id).unwrap().allocation.clone()?;
+    Some((format!("{} {}", allocation.subnet, allocation.gateway), allocation.vni))
+}
+
+fn subnet(text: &str) -> Option<Ipv4Net> {
+    Some(text.parse().unwrap())
+}
+
+#[test]
+fn networks_get_the_next_free_subnet_and_number() {
+    let mut world = World::new(1);
+    assert_eq!(network(&mut world, "a", |_| {}), Some(("10.0.1.0/24 10.0.1.1".into(), 4097)));
+    assert_eq!(
+        network(&mut world, "b", |s| s.subnet = subnet("10.0.2.0/23")),
+        Some(("10.0.2.0/23 10.0.2.1".into(), 4098))
+    );
+    assert_eq!(network(&mut world, "c", |_| {}), Some(("10.0.4.0/24 10.0.4.1".into(), 4099)));
+    let gateway = |s: &mut NetworkSpec| {
+        s.subnet = subnet("172.20.0.0/16");
+        s.gateway = Some([172, 20, 9, 9].into());
+    };
+    assert_eq!(network(&mut world, "d", gateway), Some(("172.20.0.0/16 172.20.9.9".into(), 4100)));
+    assert_eq!(network(&mut world, "e", |s| s.subnet = subnet("172.20.3.0/24")), None, "it overlaps");
+}
+
+#[test]
+fn no_subnet_is_laid_over_a_hosts_own_address() {
+    let mut world = World::new(1);
+    world.settle();
+    // The second host lives where the next subnet would be.
+    let id = crate::tests::node_id("n2");
+    let admitted = crate::membership::admit(
+        world.view(),
+        &id,
+        skep_model::node::Role::Worker,
+        skep_model::node::Availability::Active,
+        "n2",
+        world.now,
+    );
+    world.apply(admitted.into_iter().collect());
+    let description = Default::default();
+    let ready = crate::membership::ready(world.view(), &id, &description, Some([10, 0, 1, 7].into()), world.now);
+    world.apply(ready);
+    assert_eq!(network(&mut world, "a", |_| {}).unwrap().0, "10.0.2.0/24 10.0.2.1");
+}
+
+fn published(protocol: Protocol, ports: &[u16]) -> impl Fn(&mut ServiceSpec) {
+    let port = move |n: &u16| PortConfig { target_port: 80, published_port: *n, protocol, ..PortConfig::default() };
+    let ports: Vec<_> = ports.iter().map(port).collect();
+    move |s| s.endpoint = Some(EndpointSpec { ports: ports.clone(), ..EndpointSpec::default() })
+}
+
+#[test]
+fn ports_are_chosen_from_the_range_and_kept() {
+    let mut world = World::new(1);
+    let given = |world: &World, id| -> Vec<u16> {
+        let service = world.view().service(id).unwrap();
+        service.endpoint.iter().flat_map(|e| &e.ports).map(|p| p.published_port).collect()
+    };
+    let a = world.create("a", published(Protocol::Tcp, &[30001]));
+    let b = world.create("b", published(Protocol::Tcp, &[0, 0]));
+    let c = world.create("c", published(Protocol::Udp, &[0]));
+    world.settle();
+    assert_eq!((given(&world, &a), given(&world, &b)), (vec![30001], vec![30000, 30002]));
+    assert_eq!(given(&world, &c), [30000], "another protocol is another port");
+    world.update(&b, |s| {
+        published(Protocol::Tcp, &[0, 0, 0])(s);
+    });
+    world.settle();
+    assert_eq!(given(&world, &b), [30000, 30002, 30003]);
+}
+
+#[test]
+fn a_vip_goes_with_its_service_and_changes_hands_late() {
+    let mut world = World::new(1);
+    let vip = |world: &World, id: &skep_model::ServiceId| {
+        world.view().service(id).unwrap().endpoint.as_ref().unwrap().virtual_ips[0].ip()
+    };
+    let a = world.create("a", published(Protocol::Tcp, &[0]));
+    world.settle();
+    let first = vip(&world, &a);
+    world.apply(vec![Change::RemoveService { service_id: a.clone() }]);
+    world.settle();
+    let b = world.create("b", published(Protocol::Tcp, &[0]));
+    world.settle();
+    assert!(vip(&world, &b) > first, "not the one just freed");
+    world.update(&b, |s| s.endpoint = None);
+    world.settle();
+    let endpoint = world.view().service(&b).unwrap().endpoint.clone().unwrap();
+    assert!(endpoint.virtual_ips.is_empty() && endpoint.ports.is_empty());
+}

@@ -2,6 +2,8 @@
 
 mod assign;
 mod liveness;
+#[cfg(test)]
+mod tests;
 
 pub use assign::{Affected, Assigner, assignments};
 pub use liveness::Liveness;

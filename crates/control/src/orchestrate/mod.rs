@@ -11,9 +11,6 @@ mod restart;
 mod slot;
 mod update;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeSet;
 
 use skep_model::node::{Availability, Node, NodeState};
