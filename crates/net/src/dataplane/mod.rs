@@ -124,6 +124,7 @@ impl Dataplane {
             fresh: true,
             probed: false,
             settled: false,
+            failures: Vec::new(),
             overlays: BTreeMap::new(),
             containers: BTreeMap::new(),
             mesh: None,
@@ -132,7 +133,8 @@ impl Dataplane {
     }
 
     /// Makes the kernel look like `plan`. Idempotent; the first call after a start adopts what an earlier daemon left and
-    /// is still wanted, and removes the rest.
+    /// is still wanted, and removes the rest; so a first plan must be a whole one, not the empty plan of an agent that has
+    /// not heard from a manager yet.
     pub async fn apply(&self, plan: &HostPlan) -> ApplyReport {
         let plan = plan.clone();
         self.blocking(move |state| state.apply(plan)).await
@@ -180,6 +182,8 @@ struct State {
     probed: bool,
     /// The plan is in place without failures.
     settled: bool,
+    /// Those of the last plan, which were logged.
+    failures: Vec<String>,
     overlays: BTreeMap<NetworkId, Overlay>,
     containers: BTreeMap<ContainerId, Container>,
     mesh: Option<(NetworkId, Mesh)>,
@@ -204,10 +208,11 @@ impl State {
         let datagrams = self.update_mesh(&mut report);
         self.prune_overlays(&mut report);
         self.forget_connections(&changed, datagrams, &gone, &mut report);
-        for failure in &report.failures {
+        for failure in report.failures.iter().filter(|failure| !self.failures.contains(failure)) {
             tracing::warn!(%failure, "the host's network is not as planned");
         }
         self.settled = report.failures.is_empty();
+        self.failures.clone_from(&report.failures);
         report
     }
 

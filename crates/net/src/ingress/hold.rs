@@ -17,7 +17,7 @@ type Port = (Protocol, u16);
 #[derive(Debug, Default)]
 pub struct HeldPorts {
     held: BTreeMap<Port, OwnedFd>,
-    /// Taken by somebody else; tried again whenever the wanted ports change.
+    /// Taken by somebody else; tried again every time.
     taken: BTreeSet<Port>,
     wanted: BTreeSet<Port>,
 }
@@ -26,8 +26,8 @@ impl HeldPorts {
     /// Holds exactly these; returns how many were taken or let go, and words for those that could not be had.
     pub fn hold(&mut self, host: &Namespace, wanted: &BTreeSet<Port>) -> (usize, Vec<String>) {
         let mut failures = Vec::new();
-        if self.wanted == *wanted {
-            return (0, self.taken.iter().map(|port| words(port, "it is in use")).collect());
+        if self.wanted == *wanted && self.taken.is_empty() {
+            return (0, failures);
         }
         let before = self.held.len();
         self.held.retain(|port, _| wanted.contains(port));

@@ -133,6 +133,8 @@ fn published_ports_are_held_and_one_that_is_taken_is_told() {
     assert!(report.failures[0].starts_with("published port 8081/tcp could not be reserved"), "{:?}", report.failures);
     assert!(port_taken(8080));
     drop(other);
+    assert_eq!(world.apply(&host, &plan).changes, 1);
+    assert!(port_taken(8081));
     plan.ingress.as_mut().unwrap().ports.clear();
     world.apply(&host, &plan);
     assert!(!port_taken(8080));
