@@ -10,6 +10,8 @@ use skep_model::network::GWBRIDGE_NETWORK_NAME;
 use skep_model::sandbox::{LocalNetwork, LocalNetworkSpec};
 use skep_model::{ContainerId, NetworkId, Timestamp};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::bridge::{Networks, Stored, default_spec, driver, gwbridge_spec, is_predefined, rules};
 use crate::config::NetConfig;
@@ -43,6 +45,9 @@ pub(crate) struct Host {
     turns: Mutex<BTreeMap<ContainerId, Arc<tokio::sync::Mutex<()>>>>,
     /// One network made or removed at a time.
     pub(crate) network_turn: tokio::sync::Mutex<()>,
+    /// Work that goes on after the call it belongs to.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) closing: CancellationToken,
 }
 
 pub(crate) struct State {
@@ -84,6 +89,8 @@ impl Host {
             state: Mutex::new(State { networks, sandboxes: BTreeMap::new(), ports: Ports::new(), firewall }),
             turns: Mutex::default(),
             network_turn: tokio::sync::Mutex::new(()),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
             config,
         };
         host.make_defaults()?;

@@ -2,8 +2,14 @@
 
 mod host;
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
 use hickory_proto::op::ResponseCode;
 use host::*;
+use skep_model::dns::Zone;
+use skep_model::plan::{HostPlan, OverlayPlan};
 use skep_model::sandbox::{LocalNetworkSpec, NetworkMode};
 use skep_model::service::Protocol;
 use skep_net::ErrorKind;
@@ -196,11 +202,125 @@ fn nothing_is_left_behind() {
             }
             eprintln!("round {round}: four torn down in {:?}", started.elapsed());
         }
-        assert_eq!(links(&host), before);
+        eventually("links are swept up", || links(&host) == before);
         assert_eq!(std::fs::read_dir(host.path("exec/netns")).unwrap().count(), 0);
         assert_eq!(std::fs::read_dir(host.path("exec/net")).unwrap().count(), 0);
         net.remove_network("app").await.unwrap();
         assert_eq!(links(&host), ["docker0", "lo", "wan"]);
+        net.close().await;
+    });
+}
+
+#[test]
+fn an_address_is_reached_at_once_where_it_is_now() {
+    Host::run("reuse", async |host| {
+        let net = host.net().await;
+        net.create_network(user_network("app")).await.unwrap();
+        let client = netns(&net.setup_sandbox(&request(100, "client", &["app"])).await.unwrap());
+        for n in 1..=8 {
+            let web = net.setup_sandbox(&request(n, "web", &["app"])).await.unwrap();
+            assert_eq!(web.endpoints[0].address.to_string(), "172.18.0.3/16");
+            let inside = netns(&web);
+            let _server = Server::tcp(&inside, 80);
+            let started = std::time::Instant::now();
+            assert!(tcp(&client, [172, 18, 0, 3], 80).is_some());
+            assert!(started.elapsed() < Duration::from_millis(500), "no frame went to where the address was");
+            net.teardown_sandbox(&id(n)).await.unwrap();
+        }
+        net.close().await;
+    });
+}
+
+#[test]
+fn many_at_once() {
+    Host::run("many", async |host| {
+        let net = host.net().await;
+        net.create_network(user_network("app")).await.unwrap();
+        let started = std::time::Instant::now();
+        let all = (1..=40).map(|n| {
+            let net = net.clone();
+            async move {
+                let mut request = request(n, &format!("c{n}"), &["app"]);
+                request.publish = vec![port(80, Protocol::Tcp, None, 0)];
+                net.setup_sandbox(&request).await.unwrap()
+            }
+        });
+        let all = futures_util::future::join_all(all).await;
+        eprintln!("40 at once: {:?}", started.elapsed());
+        let addresses: BTreeSet<_> = all.iter().map(|sandbox| sandbox.endpoints[0].address).collect();
+        let ports: BTreeSet<_> = all.iter().map(|sandbox| sandbox.published[0].host_port).collect();
+        assert_eq!((addresses.len(), ports.len()), (40, 40));
+        assert_eq!(lookup(&netns(&all[0]), "c40").1, [all[39].endpoints[0].address.addr()]);
+        let started = std::time::Instant::now();
+        futures_util::future::join_all((1..=40).map(|n| {
+            let net = net.clone();
+            async move { net.teardown_sandbox(&id(n)).await.unwrap() }
+        }))
+        .await;
+        eprintln!("40 torn down: {:?}", started.elapsed());
+        assert!(net.network("app").unwrap().endpoints.is_empty());
+        net.close().await;
+    });
+}
+
+#[test]
+fn tasks_on_overlays_have_names_and_a_way_out() {
+    Host::run("overlay", async |host| {
+        let net = host.net().await;
+        let overlay: skep_model::NetworkId = "w1miys4j65ljo4zuasmvsww89".parse().unwrap();
+        let mut plan = HostPlan { vtep: Some(HOST), vxlan_port: 4789, ..HostPlan::default() };
+        let address = Ipv4Addr::new(10, 0, 1, 3);
+        let zone = Zone {
+            network_name: "front".to_owned(),
+            names: [("web".to_owned(), vec![Ipv4Addr::new(10, 0, 1, 2)])].into(),
+            ..Zone::default()
+        };
+        let front = OverlayPlan {
+            name: "front".to_owned(),
+            vni: 4097,
+            subnet: Some("10.0.1.0/24".parse().unwrap()),
+            gateway: Some(Ipv4Addr::new(10, 0, 1, 1)),
+            mtu: 1450,
+            balancers: [(Ipv4Addr::new(10, 0, 1, 2), vec![address])].into(),
+            zone,
+            ..OverlayPlan::default()
+        };
+        plan.overlays.insert(overlay.clone(), front);
+        let mut task = request(1, "web.1.abc", &[overlay.as_str()]);
+        task.endpoints[0].address = Some(address);
+        task.publish = vec![port(80, Protocol::Tcp, None, 8080)];
+        // The plan may come after the task.
+        let (sandbox, report) = tokio::join!(net.setup_sandbox(&task), async {
+            tokio::task::yield_now().await;
+            net.apply(&plan).await
+        });
+        assert_eq!(report.failures, Vec::<String>::new());
+        let sandbox = sandbox.unwrap();
+        assert_eq!(sandbox.endpoints.len(), 1, "the way out is not shown");
+        assert_eq!(sandbox.endpoints[0].address.to_string(), "10.0.1.3/24");
+        assert_eq!(net.network("docker_gwbridge").unwrap().endpoints.len(), 1);
+        let inside = netns(&sandbox);
+        let _server = Server::tcp(&inside, 80);
+        assert_eq!(lookup(&inside, "web.front").1, [Ipv4Addr::new(10, 0, 1, 2)]);
+        assert_eq!(tcp(&inside, [10, 0, 1, 2], 80).as_deref(), Some("10.0.1.3"), "by the virtual address");
+        assert_eq!(tcp(&host.outside, HOST, 8080).as_deref(), Some("203.0.113.2"), "host-mode port");
+        let world = Server::tcp(&host.outside, 8000);
+        assert_eq!(tcp(&inside, OUTSIDE, 8000).as_deref(), Some("203.0.113.1"));
+
+        net.close().await;
+        drop(net);
+        let net = host.net().await;
+        net.retain_sandboxes(&[id(1)]).await.unwrap();
+        assert_eq!(net.apply(&plan).await.failures, Vec::<String>::new());
+        assert_eq!(net.sandbox(&id(1)), Some(sandbox));
+        assert_eq!(lookup(&inside, "web").1, [Ipv4Addr::new(10, 0, 1, 2)]);
+        assert_eq!(tcp(&inside, [10, 0, 1, 2], 80).as_deref(), Some("10.0.1.3"));
+        assert_eq!(tcp(&inside, OUTSIDE, 8000).as_deref(), Some("203.0.113.1"));
+        assert!(tcp(&host.outside, HOST, 8080).is_some());
+        drop((inside, world, _server));
+        net.teardown_sandbox(&id(1)).await.unwrap();
+        assert_eq!(net.apply(&HostPlan::default()).await.failures, Vec::<String>::new());
+        assert_eq!(std::fs::read_dir(host.path("exec/netns")).unwrap().count(), 0);
         net.close().await;
     });
 }

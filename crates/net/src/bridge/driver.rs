@@ -70,6 +70,7 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
     // container that reaches itself by a published port is sent back out of the port it came in by.
     let near = host.links().index(port.host_end)?;
     host.links().set_bridge_port(near, true, !stored.icc())?;
+    host.links().learn(near, port.mac)?;
     let index = inside.links().index(port.name)?;
     inside.links().set_up(index)?;
     inside.links().add_address(index, port.address)

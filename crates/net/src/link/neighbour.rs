@@ -67,6 +67,20 @@ impl Links {
         Ok(answers)
     }
 
+    /// Tells the bridge of `port` that this MAC is behind it, before the first frame says so: an address that was another
+    /// container's a moment ago is not sent to where that one was.
+    pub fn learn(&self, port: u32, mac: [u8; 6]) -> io::Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = port;
+        // Static: a port without carrier, as this one may still be for a moment, learns nothing else. It moves all the same
+        // when a frame comes from elsewhere, and goes with the port.
+        message.header.state = NeighbourState::Noarp;
+        message.header.flags = NeighbourFlags::Controller;
+        message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+        self.socket.send(Request::replace(RouteNetlinkMessage::NewNeighbour(message)))
+    }
+
     /// The permanent entries of a link, of both kinds.
     pub fn entries(&self, link: u32) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();

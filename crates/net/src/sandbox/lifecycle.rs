@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use skep_model::sandbox::{EndpointInfo, EndpointRequest, NetworkMode, Sandbox, SandboxRequest};
 use skep_model::service::Protocol;
@@ -11,13 +12,16 @@ use super::endpoints::blocking;
 use super::files;
 use super::names::ContainerNames;
 use super::record::{EndpointKind, Record};
-use crate::bridge::{driver, rules};
+use crate::bridge::rules;
 use crate::conntrack::Conntrack;
 use crate::dataplane::Attachment;
 use crate::dns::{Resolver, Sockets};
 use crate::error::{Context, NetError, Result};
 use crate::host::Host;
 use crate::link::Namespace;
+
+/// How long the kernel may take to sweep up a namespace's links.
+const SWEEP_DELAY: Duration = Duration::from_secs(2);
 
 /// A resolver and what it answers from.
 pub(crate) struct RunningResolver {
@@ -93,7 +97,34 @@ impl Host {
             self.dataplane.forget(&container).await;
         }
         let host = Arc::clone(self);
-        blocking(move || host.dismantle_rest(&record)).await
+        let links: Vec<String> =
+            record.endpoints.iter().filter_map(|endpoint| endpoint.host_end().map(str::to_owned)).collect();
+        let result = blocking(move || host.dismantle_rest(&record)).await;
+        self.sweep_later(links);
+        result
+    }
+
+    /// Links go with their namespace, many namespaces in one sweep of the kernel's; deleting each one by itself would take
+    /// tens of milliseconds and keep all other changes waiting. Only where something holds the namespace, it is done here.
+    fn sweep_later(self: &Arc<Self>, links: Vec<String>) {
+        if links.is_empty() {
+            return;
+        }
+        let host = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = host.closing.cancelled() => {}
+                () = tokio::time::sleep(SWEEP_DELAY) => {}
+            }
+            blocking(move || {
+                for link in links {
+                    if let Err(error) = host.namespace.links().delete(&link) {
+                        tracing::warn!(%error, link, "the link of a removed container stays");
+                    }
+                }
+            })
+            .await;
+        });
     }
 
     fn dismantle_rest(&self, record: &Record) -> Result<()> {
@@ -118,12 +149,8 @@ impl Host {
             released
         };
         self.forget_connections(&released);
-        for endpoint in &record.endpoints {
-            if let Some(host_end) = endpoint.host_end() {
-                let what = || format!("remove the link of container {container} on {}", endpoint.info.network_name);
-                note(driver::disconnect(&self.namespace, host_end).context(what));
-                self.refresh_zone(&endpoint.info.network_id);
-            }
+        for endpoint in record.endpoints.iter().filter(|endpoint| !endpoint.is_overlay()) {
+            self.refresh_zone(&endpoint.info.network_id);
         }
         let path = self.netns_path(container);
         note(Namespace::delete(&path).context(|| format!("remove the network namespace {}", path.display())));
@@ -283,6 +310,9 @@ impl Host {
         for running in all.into_values() {
             running.resolver.stop().await;
         }
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
         let mut state = self.state();
         let containers: Vec<ContainerId> = state.sandboxes.keys().cloned().collect();
         for container in containers {

@@ -73,13 +73,7 @@ impl Host {
             .links()
             .add_veth(&Veth {
                 near: VethEnd { name: "wan", namespace: None, mac: None, master: None, up: true },
-                far: VethEnd {
-                    name: "lan",
-                    namespace: Some(outside.fd().as_fd()),
-                    mac: None,
-                    master: None,
-                    up: false,
-                },
+                far: VethEnd { name: "lan", namespace: Some(outside.fd().as_fd()), mac: None, master: None, up: false },
                 mtu: None,
             })
             .unwrap();
@@ -296,4 +290,13 @@ pub fn lookup_tcp(namespace: &Namespace, name: &str) -> usize {
         })
         .unwrap();
     Message::from_vec(&reply).unwrap().answers.len()
+}
+
+/// Waits for what happens in its own time.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within ten seconds");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
