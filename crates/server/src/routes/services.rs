@@ -7,6 +7,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use skep_api::ApiVersion;
 use skep_api::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceStatus, ServiceUpdateResponse};
+use skep_model::reference::Reference;
 use skep_model::secret::SecretBytes;
 use skep_model::service as model;
 use skep_model::service::Mode;
@@ -17,7 +18,7 @@ use skep_store::View;
 use super::swarm::object_version;
 use super::tasks::{LogsOf, task_logs_response};
 use crate::error::{ApiError, Result};
-use crate::extract::{GoJson, Params, registry_auth_text};
+use crate::extract::{GoJson, Params, registry_auth, registry_auth_text};
 use crate::state::ServerState;
 
 pub(crate) fn routes() -> Router<ServerState> {
@@ -86,19 +87,52 @@ fn accepted(body: ServiceSpec, headers: &HeaderMap) -> Result<model::ServiceSpec
     Ok(spec)
 }
 
+/// How long a create waits for a registry to name a digest.
+const REGISTRY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Clients since API 1.30 pin the image's digest themselves, or were told not to; older ones leave it to the daemon.
+const CLIENTS_PIN_SINCE: ApiVersion = ApiVersion::new(1, 30);
+
+/// Pins the image for clients that do not. Gives moby's warning if the registry does not answer.
+async fn pin(state: &ServerState, version: ApiVersion, headers: &HeaderMap, spec: &mut model::ServiceSpec) -> Vec<String> {
+    let image = &mut spec.task.container.image;
+    let Ok(reference) = image.parse::<Reference>() else { return Vec::new() };
+    if version >= CLIENTS_PIN_SINCE || reference.digest.is_some() {
+        return Vec::new();
+    }
+    let auth = registry_auth(headers).ok().flatten();
+    let name = reference.to_string();
+    let asked = state.images().distribution_inspect(&name, auth);
+    match tokio::time::timeout(REGISTRY_TIMEOUT, asked).await {
+        Ok(Ok(found)) => {
+            if let Some(digest) = found.digest {
+                *image = Reference { digest: Some(digest.to_string()), ..reference }.familiar();
+            }
+            Vec::new()
+        }
+        Ok(Err(_)) | Err(_) => vec![format!(
+            "image {image} could not be accessed on a registry to record\nits digest. Each node will access {image} independently,\npossibly leading to different nodes running different\nversions of the image.\n"
+        )],
+    }
+}
+
 async fn create(
     State(state): State<ServerState>,
+    Extension(version): Extension<ApiVersion>,
     headers: HeaderMap,
     GoJson(body): GoJson<ServiceSpec>,
 ) -> Result<(StatusCode, Json<ServiceCreateResponse>)> {
     // Not being a manager is the first thing to say, whatever the spec.
     state.node().view()?;
-    let id = state.node().service_create(accepted(body, &headers)?).await?;
-    Ok((StatusCode::CREATED, Json(ServiceCreateResponse { id: id.to_string(), warnings: Vec::new() })))
+    let mut spec = accepted(body, &headers)?;
+    let warnings = pin(&state, version, &headers, &mut spec).await;
+    let id = state.node().service_create(spec).await?;
+    Ok((StatusCode::CREATED, Json(ServiceCreateResponse { id: id.to_string(), warnings })))
 }
 
 async fn update(
     State(state): State<ServerState>,
+    Extension(api): Extension<ApiVersion>,
     Path(id): Path<String>,
     query: Params,
     headers: HeaderMap,
@@ -111,13 +145,18 @@ async fn update(
         "previous-spec" => RegistryAuthFrom::PreviousSpec,
         _ => return Err(ApiError::invalid("unsupported registryAuthFrom value")),
     };
+    let mut warnings = Vec::new();
     let update = match query.text("rollback") {
-        "" => ServiceUpdate::Spec(Box::new(accepted(body, &headers)?), from),
+        "" => {
+            let mut spec = accepted(body, &headers)?;
+            warnings = pin(&state, api, &headers, &mut spec).await;
+            ServiceUpdate::Spec(Box::new(spec), from)
+        }
         "previous" => ServiceUpdate::Rollback,
         other => return Err(ApiError::invalid(format!("unrecognized rollback option {other}"))),
     };
     state.node().service_update(&id, version, update).await?;
-    Ok(Json(ServiceUpdateResponse { warnings: None }))
+    Ok(Json(ServiceUpdateResponse { warnings: Some(warnings).filter(|w| !w.is_empty()) }))
 }
 
 async fn inspect(State(state): State<ServerState>, Path(id): Path<String>, query: Params) -> Result<Json<Service>> {

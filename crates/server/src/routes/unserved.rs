@@ -1,5 +1,6 @@
 //! Routes of Docker's that are known and not served: each says so, instead of looking like a path mistyped.
 
+use axum::extract::Path;
 use axum::routing::{any, get, post};
 use axum::{Json, Router};
 
@@ -15,7 +16,7 @@ pub(crate) fn routes() -> Router<ServerState> {
         .route("/grpc", post(|| refuse("building images (BuildKit's gRPC)")))
         .route("/images/search", get(|| refuse("searching Docker Hub (docker search)")))
         .route("/plugins", get(no_plugins))
-        .route("/plugins/{*rest}", any(|| refuse("managed plugins (docker plugin)")))
+        .route("/plugins/{*rest}", get(no_plugin).fallback(|| refuse("managing plugins (docker plugin)")))
         .route("/containers/{id}/attach/ws", get(|| refuse("attaching over a WebSocket")))
         .route("/containers/{id}/checkpoints", any(|| refuse("checkpoints")))
         .route("/containers/{id}/checkpoints/{*rest}", any(|| refuse("checkpoints")))
@@ -28,6 +29,12 @@ async fn refuse(what: &'static str) -> Result<()> {
 /// `docker plugin ls` and `docker info` ask; there are none.
 async fn no_plugins() -> Json<[(); 0]> {
     Json([])
+}
+
+/// `docker inspect NAME` tries a plugin of that name among others.
+async fn no_plugin(Path(rest): Path<String>) -> ApiError {
+    let name = rest.strip_suffix("/json").unwrap_or(&rest);
+    ApiError::not_found(format!("plugin {name:?} not found"))
 }
 
 /// `docker system prune` prunes builds too; there is no cache to prune.
