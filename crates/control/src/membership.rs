@@ -114,5 +114,5 @@ pub fn manages(view: &View, node_id: &NodeId, manager: ManagerInfo) -> Option<Ch
 
 /// Raft ids are never given twice: one above the highest any node has or had.
 pub fn next_raft_id(view: &View) -> u64 {
-    view.nodes().filter_map(|n| n.manager.as_ref()).map(|m| m.raft_id).max().unwrap_or(0) + 1
+    view.highest_raft_id() + 1
 }

@@ -67,6 +67,7 @@ impl Batch {
 struct Contents {
     index: u64,
     term: u64,
+    highest_raft_id: u64,
     cluster: Option<Arc<Cluster>>,
     nodes: Vec<Arc<Node>>,
     services: Vec<Arc<Service>>,
@@ -84,6 +85,7 @@ impl View {
         let contents = Contents {
             index: self.index,
             term: self.term,
+            highest_raft_id: self.highest_raft_id,
             cluster: self.cluster.clone(),
             nodes: self.nodes.values().cloned().collect(),
             services: self.services.values().cloned().collect(),
@@ -113,8 +115,13 @@ impl Store {
             Some((&SNAPSHOT_VERSION, rest)) => read(rest)?,
             Some((&version, _)) => return Err(CodecError::TooNew(version)),
         };
-        let mut view =
-            View { index: contents.index, term: contents.term, cluster: contents.cluster, ..View::default() };
+        let mut view = View {
+            index: contents.index,
+            term: contents.term,
+            highest_raft_id: contents.highest_raft_id,
+            cluster: contents.cluster,
+            ..View::default()
+        };
         contents.networks.into_iter().for_each(|o| view.put_network(o));
         contents.nodes.into_iter().for_each(|o| view.put_node(o));
         contents.services.into_iter().for_each(|o| view.put_service(o));

@@ -144,6 +144,7 @@ impl View {
             }
         }
         self.hostnames.insert((folded(&node.description.hostname), node.id.clone()));
+        self.highest_raft_id = self.highest_raft_id.max(node.manager.as_ref().map_or(0, |m| m.raft_id));
         for (network, address) in &node.attachments {
             self.hold(network, *address, owner.clone());
         }

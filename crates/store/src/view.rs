@@ -20,6 +20,8 @@ pub struct View {
     pub(crate) index: u64,
     /// The highest term of a leader whose guarded batch was applied.
     pub(crate) term: u64,
+    /// Of all there ever were.
+    pub(crate) highest_raft_id: u64,
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) nodes: OrdMap<NodeId, Arc<Node>>,
     pub(crate) services: OrdMap<ServiceId, Arc<Service>>,
@@ -88,6 +90,11 @@ impl View {
     /// Log index of the last batch that took effect.
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// The highest raft id any manager has or had: ids are never given twice.
+    pub fn highest_raft_id(&self) -> u64 {
+        self.highest_raft_id
     }
 
     pub fn cluster(&self) -> Option<&Arc<Cluster>> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use skep_model::service::Service;
 use skep_model::task::{Task, TaskState, TaskStatus};
 use skep_model::{ServiceId, Timestamp};
-use skep_store::{Change, View};
+use skep_store::{Change, SlotKey, View};
 
 use super::slot::slots;
 use super::{is_over, on_lost_node};
@@ -41,8 +41,13 @@ pub(super) fn history(plan: &mut Plan, service: &Service) {
     let limit = plan.view().cluster().map_or(5, |c| c.spec.task_history_limit);
     let Ok(limit) = usize::try_from(limit) else { return };
     for slot in slots(plan.view(), &service.id).values() {
-        let last = slot.newest().map(|t| t.id.clone());
-        let surplus = slot.tasks.len().saturating_sub(limit);
+        let (last, surplus) = match &slot.key {
+            // The place itself is gone, and its history with it.
+            SlotKey::Node(id) if plan.view().node(id).is_none() => (None, slot.tasks.len()),
+            SlotKey::Node(_) | SlotKey::Slot(_) => {
+                (slot.newest().map(|t| t.id.clone()), slot.tasks.len().saturating_sub(limit))
+            }
+        };
         // The last one is kept in any case: it tells that the slot is finished.
         let old = slot.tasks.iter().filter(|t| is_past(t) && Some(&t.id) != last.as_ref());
         for task in old.take(surplus) {

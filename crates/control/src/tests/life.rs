@@ -403,3 +403,19 @@ fn networks_get_subnets_and_tasks_addresses_that_are_not_given_again_at_once() {
             .starts_with("rpc error: code = FailedPrecondition desc = network net1 is in use by service ")
     );
 }
+
+#[test]
+fn a_removed_nodes_tasks_are_forgotten_or_replaced() {
+    let mut world = World::new(2);
+    let all = world.create("all", |s| s.mode = Mode::Global);
+    let web = world.create("web", |s| replicas(s, 2));
+    world.settle();
+    world.kill("n2");
+    world.apply(vec![Change::RemoveNode { node_id: node_id("n2") }]);
+    world.hosts.remove(&node_id("n2"));
+    world.pass(secs(1));
+    assert_eq!((world.spread(&all), world.spread(&web)), ("n1:1".into(), "n1:2".into()));
+    assert_eq!(world.tasks(&all).len(), 1);
+    let n1 = Some(node_id("n1"));
+    assert!(world.tasks(&web).iter().all(|t| t.node_id == n1 || t.status.state == TaskState::Orphaned));
+}
