@@ -10,7 +10,7 @@
 //! ([`dispatch`]). Must not know how changes are agreed on, what a socket is, or what happened before: a new leader that calls
 //! [`tick`] with everything marked goes on exactly where the last one stopped.
 //!
-//! Read first: [`tick`], then [`orchestrate`] (which tasks), [`allocate`] (addresses), [`schedule`] (nodes).
+//! Read first: [`tick`], then `orchestrate` (which tasks), `allocate` (addresses), `schedule` (nodes).
 #![forbid(unsafe_code)]
 
 mod ctx;
@@ -18,10 +18,10 @@ mod dirty;
 mod plan;
 mod tick;
 
-pub mod orchestrate;
+mod orchestrate;
 
-pub mod allocate;
-pub mod schedule;
+mod allocate;
+mod schedule;
 
 pub mod dispatch;
 pub mod membership;

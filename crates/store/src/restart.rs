@@ -29,7 +29,7 @@ pub struct RestartRecord {
     /// Another version starts a new count.
     pub spec_version: u64,
     pub total: u64,
-    /// The most recent, oldest first; at most [`RECENT_LIMIT`].
+    /// The most recent, oldest first; at most a hundred.
     pub recent: Vec<Timestamp>,
 }
 
