@@ -118,11 +118,22 @@ impl Links {
 
     /// Makes both ends where they belong and named, with a single message. The far end is down.
     pub fn add_veth(&self, veth: &Veth<'_>) -> io::Result<()> {
+        self.add_veth_with_index(veth, 0)
+    }
+
+    /// The same, with the near end's index given; 0 lets the kernel choose.
+    ///
+    /// If both ends happen to have the same number, each in its namespace, the kernel takes the link for one that has no
+    /// other end, and tells the bridge up to a second late that it has a carrier (`linkwatch_urgent_event`). Until then
+    /// the bridge drops everything.
+    pub fn add_veth_with_index(&self, veth: &Veth<'_>, index: u32) -> io::Result<()> {
         let far = VethEnd { up: false, master: None, ..veth.far.clone() };
         let far = veth_end(LinkMessageBuilder::<LinkUnspec>::new(), &far, veth.mtu).build();
         let near = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(far)));
-        self.create(veth_end(near, &veth.near, veth.mtu).build())
+        let mut message = veth_end(near, &veth.near, veth.mtu).build();
+        message.header.index = index;
+        self.create(message)
     }
 
     pub fn add_vxlan(&self, vxlan: &Vxlan<'_>) -> io::Result<()> {

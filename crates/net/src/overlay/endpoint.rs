@@ -49,7 +49,7 @@ impl Overlay {
             }
         }
         links.delete(&port)?;
-        links.add_veth(&Veth {
+        let veth = Veth {
             near: VethEnd { name: &port, namespace: None, mac: None, master: Some(self.bridge), up: true },
             far: VethEnd {
                 name: endpoint.ifname,
@@ -60,7 +60,8 @@ impl Overlay {
                 up: false,
             },
             mtu: Some(self.mtu),
-        })?;
+        };
+        add_veth(links, &veth, endpoint.address)?;
         let undo = |error| {
             let _ = links.delete(&port);
             error
@@ -86,6 +87,19 @@ impl Overlay {
     /// Takes the interface away; false if there was none.
     pub fn detach(&self, key: &str) -> io::Result<bool> {
         self.namespace.links().delete(&port_name(key))
+    }
+}
+
+/// With an index that no interface of a container has, see [`Links::add_veth_with_index`]. Two endpoints of one address, of
+/// which one is about to go, get different ones.
+fn add_veth(links: &Links, veth: &Veth<'_>, address: Ipv4Addr) -> io::Result<()> {
+    const FIRST: u32 = 0x0100_0000;
+    let index = FIRST | (u32::from(address) & (FIRST - 1));
+    match links.add_veth_with_index(veth, index) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::EBUSY)) => {
+            links.add_veth_with_index(veth, index | FIRST << 1)
+        }
+        other => other,
     }
 }
 
