@@ -8,9 +8,9 @@
 //!
 //! Decides which tasks exist, what addresses and ports they have and where they run; and what every worker is told
 //! ([`dispatch`]). Must not know how changes are agreed on, what a socket is, or what happened before: a new leader that calls
-//! [`tick`] with everything marked goes on exactly where the last one stopped.
+//! [`tick()`] with everything marked goes on exactly where the last one stopped.
 //!
-//! Read first: [`tick`], then `orchestrate` (which tasks), `allocate` (addresses), `schedule` (nodes).
+//! Read first: [`tick()`], then `orchestrate` (which tasks), `allocate` (addresses), `schedule` (nodes).
 #![forbid(unsafe_code)]
 
 mod ctx;
