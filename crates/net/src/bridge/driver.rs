@@ -66,14 +66,17 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
         },
         mtu: stored.mtu(),
     })?;
-    // Hairpin: where the host passes bridged frames through its firewall (bridge-nf-call-iptables, the kernel's default), a
-    // container that reaches itself by a published port is sent back out of the port it came in by.
-    let near = host.links().index(port.host_end)?;
-    host.links().set_bridge_port(near, true, !stored.icc())?;
-    host.links().learn(near, port.mac)?;
     let index = inside.links().index(port.name)?;
     inside.links().set_up(index)?;
-    inside.links().add_address(index, port.address)
+    inside.links().add_address(index, port.address)?;
+    // Asked for only now: with the question the kernel sees to it that the bridge knows of the carrier, which it would
+    // otherwise be told in its own time, and drop the container's first frames until then.
+    let near = host.links().index(port.host_end)?;
+    // Hairpin: where the host passes bridged frames through its firewall (bridge-nf-call-iptables, the kernel's default), a
+    // container that reaches itself by a published port is sent back out of the port it came in by.
+    host.links().set_bridge_port(near, true, !stored.icc())?;
+    host.links().learn(near, port.mac)?;
+    Ok(())
 }
 
 pub(crate) fn disconnect(host: &Namespace, host_end: &str) -> io::Result<()> {

@@ -246,8 +246,8 @@ impl Networks {
         let endpoints: Vec<String> = stored
             .network
             .endpoints
-            .iter()
-            .map(|(_, endpoint)| {
+            .values()
+            .map(|endpoint| {
                 let name = endpoint.dns_names.first().map_or("", String::as_str);
                 format!("name:{name:?} id:{:?}", endpoint.endpoint_id.short())
             })

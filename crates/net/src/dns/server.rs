@@ -101,7 +101,7 @@ struct Service {
 /// What to do about a query.
 enum Step {
     Reply(Vec<u8>),
-    Forward(wire::Asked),
+    Forward(Box<wire::Asked>),
     Ignore,
 }
 
@@ -180,7 +180,7 @@ impl Service {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         match asked.reply(&answer, turn, over_tcp) {
             Some(reply) => Step::Reply(reply),
-            None => Step::Forward(asked),
+            None => Step::Forward(Box::new(asked)),
         }
     }
 

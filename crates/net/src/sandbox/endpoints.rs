@@ -8,10 +8,13 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use skep_model::network::mac_of;
 use skep_model::sandbox::{EndpointInfo, EndpointRequest, PublishRequest};
+use skep_model::service::Protocol;
 use skep_model::{EndpointId, NetworkId};
 
 use super::record::{Endpoint, EndpointKind, Record};
+use crate::bridge::rules::protocol_number;
 use crate::bridge::{Stored, driver};
+use crate::conntrack::Conntrack;
 use crate::dataplane::Attachment;
 use crate::error::{Context, NetError, Result};
 use crate::host::{Host, OverlayInfo};
@@ -279,7 +282,25 @@ impl Host {
             let published = state.ports.publish(&target, &requests)?;
             record.published = published;
         }
-        state.sync_firewall(&self.config.tag)
+        state.sync_firewall(&self.config.tag)?;
+        drop(state);
+        if record.published.iter().any(|port| port.protocol == Protocol::Udp) {
+            self.forget_refused();
+        }
+        Ok(())
+    }
+
+    /// A client that kept sending while nobody was there is remembered as one that wanted the host itself, and would never
+    /// be led to the container.
+    fn forget_refused(&self) {
+        let udp = protocol_number(Protocol::Udp);
+        let forgotten = self.namespace.links().addresses().and_then(|addresses| {
+            let own = addresses.into_iter().map(|(_, address)| address.addr()).collect();
+            Conntrack::open(self.namespace.fd())?.forget(&own, |c| c.protocol == udp)
+        });
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "tracked UDP connections to the host were not forgotten");
+        }
     }
 
     /// Holds the ports of a sandbox of an earlier daemon again.
