@@ -9,7 +9,17 @@ use crate::spec::HostFeatures;
 const ROOT: &str = "/sys/fs/cgroup";
 /// Those libcgroups manages; other v1 hierarchies (`name=systemd`, `rdma`, `misc`) are left alone.
 const CONTROLLERS: &[&str] = &[
-    "blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event",
+    "blkio",
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "freezer",
+    "hugetlb",
+    "memory",
+    "net_cls",
+    "net_prio",
+    "perf_event",
     "pids",
 ];
 

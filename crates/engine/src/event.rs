@@ -48,9 +48,20 @@ impl Default for EventBus {
 }
 
 impl EventBus {
-    pub fn emit(&self, kind: EventKind, action: impl Into<String>, actor_id: impl Into<String>, attributes: BTreeMap<String, String>) {
-        let event =
-            EngineEvent { kind, action: action.into(), actor_id: actor_id.into(), attributes, time: crate::sys::clock::now() };
+    pub fn emit(
+        &self,
+        kind: EventKind,
+        action: impl Into<String>,
+        actor_id: impl Into<String>,
+        attributes: BTreeMap<String, String>,
+    ) {
+        let event = EngineEvent {
+            kind,
+            action: action.into(),
+            actor_id: actor_id.into(),
+            attributes,
+            time: crate::sys::clock::now(),
+        };
         self.publish(event);
     }
 

@@ -10,6 +10,7 @@
 //!
 //! Read first: [`Engine`], then [`supervisor`], then `spec`.
 
+pub mod bench;
 pub mod config;
 pub mod container;
 pub mod engine;

@@ -11,8 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, move_mount,
 };
 
 use crate::container::GraphDirs;
@@ -152,7 +152,8 @@ pub(crate) fn mount_secrets_tmpfs(path: &Path) -> std::io::Result<()> {
     if is_mounted(path) {
         return Ok(());
     }
-    let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOEXEC;
+    let flags =
+        rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOEXEC;
     let options: &CStr = c"mode=0700,size=64m";
     rustix::mount::mount(c"tmpfs", path, c"tmpfs", flags, options)?;
     Ok(())

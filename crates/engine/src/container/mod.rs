@@ -404,9 +404,9 @@ pub type StatsStream = BoxStream<'static, Stats>;
 /// How long `stop` waits before it kills if nothing says otherwise.
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-mod stdio;
 mod handle;
 pub(crate) mod names;
+mod stdio;
 
 pub(crate) use handle::{Container, Life, RunIo, load, locked, save};
 pub(crate) use stdio::{Hub, StdinSlot, StdinState, asynchronous, read_chunk, resize};

@@ -2,15 +2,16 @@
 
 const ADJECTIVES: &[&str] = &[
     "admiring", "bold", "brave", "busy", "calm", "clever", "cool", "dapper", "eager", "elegant", "fervent", "friendly",
-    "gallant", "gentle", "happy", "jolly", "keen", "kind", "lively", "loving", "lucid", "merry", "modest", "nimble", "noble",
-    "peaceful", "proud", "quick", "quiet", "serene", "sharp", "steady", "sunny", "sweet", "tender", "upbeat", "vibrant",
-    "vigilant", "witty", "zealous",
+    "gallant", "gentle", "happy", "jolly", "keen", "kind", "lively", "loving", "lucid", "merry", "modest", "nimble",
+    "noble", "peaceful", "proud", "quick", "quiet", "serene", "sharp", "steady", "sunny", "sweet", "tender", "upbeat",
+    "vibrant", "vigilant", "witty", "zealous",
 ];
 const NOUNS: &[&str] = &[
     "acacia", "alder", "apiary", "aster", "balsam", "basil", "beeswax", "blossom", "borage", "brood", "buzz", "clover",
-    "comb", "cowslip", "daisy", "drone", "fennel", "forager", "foxglove", "heather", "hive", "honey", "hyssop", "larkspur",
-    "lavender", "linden", "mallow", "mead", "meadow", "melissa", "mint", "nectar", "orchard", "pollen", "poppy", "queen",
-    "rosemary", "sage", "skep", "smoker", "swarm", "thistle", "thyme", "verbena", "violet", "waggle", "willow", "yarrow",
+    "comb", "cowslip", "daisy", "drone", "fennel", "forager", "foxglove", "heather", "hive", "honey", "hyssop",
+    "larkspur", "lavender", "linden", "mallow", "mead", "meadow", "melissa", "mint", "nectar", "orchard", "pollen",
+    "poppy", "queen", "rosemary", "sage", "skep", "smoker", "swarm", "thistle", "thyme", "verbena", "violet", "waggle",
+    "willow", "yarrow",
 ];
 
 pub(crate) fn invent(bits: u128) -> String {

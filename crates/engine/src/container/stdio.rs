@@ -47,9 +47,8 @@ pub(crate) async fn read_chunk<T>(pipe: &AsyncPipe, mut take: impl FnMut(&[u8]) 
 
 async fn write_all(pipe: &AsyncPipe, mut data: &[u8]) -> std::io::Result<()> {
     while !data.is_empty() {
-        let written = pipe
-            .async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, &data[..data.len().min(CHUNK)])?))
-            .await?;
+        let written =
+            pipe.async_io(Interest::WRITABLE, |fd| Ok(rustix::io::write(fd, &data[..data.len().min(CHUNK)])?)).await?;
         data = &data[written..];
     }
     Ok(())

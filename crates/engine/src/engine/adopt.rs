@@ -12,7 +12,7 @@ use skep_model::ContainerId;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::run::wants_restart;
+use super::run::{kill_all, wants_restart};
 use super::{Engine, Inner, Registry, blocking};
 use crate::config::{EngineConfig, SandboxDriver};
 use crate::container::*;
@@ -158,7 +158,7 @@ impl Engine {
             return;
         }
         let cgroup = self.cgroup(&container.id);
-        let _ = blocking(move || Ok(cgroup.kill_all())).await;
+        kill_all(cgroup).await;
         let file = crate::supervisor::exits_directory(&self.inner.config.exec_root).join(container.id.as_str());
         let written = std::fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok());
         let lost = Exit { code: UNKNOWN_EXIT, signal: 0, at: crate::sys::clock::now().0 };
@@ -181,12 +181,13 @@ impl Engine {
             }
             let inner = &engine.inner;
             let parent = engine.cgroup_parent();
-            for name in crate::cgroup::groups_of(&inner.features, &parent).iter().filter(|n| !alive(n)) {
+            for name in crate::cgroup::groups_of(&inner.features, parent).iter().filter(|n| !alive(n)) {
                 let group = crate::cgroup::Cgroup::new(&inner.features, &format!("{parent}/{name}"));
                 group.kill_all();
                 group.remove();
             }
-            let folders = [inner.config.exec_root.join("bundles"), crate::supervisor::state_root(&inner.config.exec_root)];
+            let folders =
+                [inner.config.exec_root.join("bundles"), crate::supervisor::state_root(&inner.config.exec_root)];
             for entry in folders.iter().flat_map(std::fs::read_dir).flatten().flatten() {
                 if !alive(&entry.file_name().to_string_lossy()) {
                     crate::rootfs::unmount(&entry.path().join("secrets"));
@@ -240,7 +241,8 @@ impl Engine {
         loop {
             match Connection::open(&self.inner.config).await {
                 Ok((connection, known, reader)) => {
-                    *self.inner.connection.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(connection.clone());
+                    *self.inner.connection.write().unwrap_or_else(std::sync::PoisonError::into_inner) =
+                        Some(connection.clone());
                     self.resume_all(&connection, known).await;
                     return Some(reader);
                 }

@@ -29,7 +29,8 @@ impl Engine {
         let mut life = container.life.subscribe();
         let (path, wanted) = (record.log_path.clone(), request.clone());
         let (first, mut reader) =
-            blocking(move || crate::logs::read(&path, &wanted).map_err(EngineError::file("failed to read", path))).await?;
+            blocking(move || crate::logs::read(&path, &wanted).map_err(EngineError::file("failed to read", path)))
+                .await?;
         let (sender, receiver) = mpsc::channel(LOG_QUEUE);
         let closing = self.inner.closing.clone();
         let follow = async move {
@@ -38,11 +39,15 @@ impl Engine {
                     return;
                 }
             }
-            while request.follow {
+            if !request.follow {
+                return;
+            }
+            loop {
                 // Looked at before the reading: what was said before the end is then certainly read.
                 let over = {
                     let life = life.borrow_and_update();
-                    life.removed || (!life.alive && !life.restarting && life.exits > 0) || (!life.alive && !record.state.status.is_alive() && life.exits == 0 && record.state.status == Status::Exited)
+                    let ended = life.exits > 0 || record.state.status == Status::Exited;
+                    life.removed || (ended && !life.alive && !life.restarting)
                 };
                 grown.mark_unchanged();
                 let mut records = Vec::new();
@@ -79,10 +84,16 @@ impl Engine {
         let record = container.record();
         match record.state.status {
             Status::Paused => {
-                return Err(EngineError::Conflict(format!("container {} is paused, unpause the container before attach", record.id)));
+                return Err(EngineError::Conflict(format!(
+                    "container {} is paused, unpause the container before attach",
+                    record.id
+                )));
             }
             Status::Restarting => {
-                return Err(EngineError::Conflict(format!("container {} is restarting, wait until the container is running", record.id)));
+                return Err(EngineError::Conflict(format!(
+                    "container {} is restarting, wait until the container is running",
+                    record.id
+                )));
             }
             _ => {}
         }

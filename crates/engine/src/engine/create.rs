@@ -120,7 +120,7 @@ impl Engine {
             None => {
                 let mut bits = u128::from_str_radix(&id.as_str()[..32], 16).unwrap_or_default();
                 loop {
-                    let name = super::super::container::names::invent(bits);
+                    let name = crate::container::names::invent(bits);
                     if !registry.by_name.contains_key(&name) {
                         registry.by_name.insert(name.clone(), id.clone());
                         return Ok(name);
@@ -136,7 +136,7 @@ impl Engine {
         check_name(name)?;
         let old = container.name();
         if old == name {
-            return Err(EngineError::Invalid(format!("Renaming a container with the same name as its current name")));
+            return Err(EngineError::Invalid("Renaming a container with the same name as its current name".to_owned()));
         }
         {
             let mut registry = self.registry_mut();
@@ -168,16 +168,25 @@ impl Engine {
         }
         match host.restart_policy.name.as_str() {
             "" | "no" | "always" | "unless-stopped" | "on-failure" => {}
-            other => return Err(EngineError::Invalid(format!("invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"))),
+            other => {
+                return Err(EngineError::Invalid(format!(
+                    "invalid restart policy: unknown policy '{other}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+                )));
+            }
         }
         if host.restart_policy.name != "on-failure" && host.restart_policy.maximum_retry_count != 0 {
-            return Err(EngineError::Invalid("invalid restart policy: maximum retry count can only be used with 'on-failure'".to_owned()));
+            return Err(EngineError::Invalid(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'".to_owned(),
+            ));
         }
         if host.auto_remove && !matches!(host.restart_policy.name.as_str(), "" | "no") {
             return Err(EngineError::Invalid("can't create 'AutoRemove' container with restart policy".to_owned()));
         }
         if !config.working_dir.is_empty() && !config.working_dir.starts_with('/') {
-            return Err(EngineError::Invalid(format!("the working directory '{}' is invalid, it needs to be an absolute path", config.working_dir)));
+            return Err(EngineError::Invalid(format!(
+                "the working directory '{}' is invalid, it needs to be an absolute path",
+                config.working_dir
+            )));
         }
         if let Some(health) = &config.healthcheck {
             super::health::validate(health)?;
@@ -189,13 +198,20 @@ impl Engine {
             warnings.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".to_owned());
         }
         if host.blkio_weight > 0 && !self.inner.features.blkio_weight {
-            warnings.push("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.".to_owned());
+            warnings.push(
+                "Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded."
+                    .to_owned(),
+            );
         }
         Ok(warnings)
     }
 
     /// Every mount of the container, with the volumes made; also their names.
-    async fn resolve_mounts(&self, config: &ContainerConfig, host: &HostConfig) -> Result<(Vec<MountRecord>, Vec<String>)> {
+    async fn resolve_mounts(
+        &self,
+        config: &ContainerConfig,
+        host: &HostConfig,
+    ) -> Result<(Vec<MountRecord>, Vec<String>)> {
         let mut mounts: BTreeMap<String, MountRecord> = BTreeMap::new();
         for from in &host.volumes_from {
             let (key, mode) = from.split_once(':').unwrap_or((from, ""));
@@ -234,15 +250,20 @@ impl Engine {
             _ => return Err(invalid()),
         };
         if !target.starts_with('/') {
-            return Err(EngineError::Invalid(format!("invalid volume specification: '{text}': invalid mount config for type \"bind\": invalid mount path: '{target}' mount path must be absolute")));
+            return Err(EngineError::Invalid(format!(
+                "invalid volume specification: '{text}': invalid mount config for type \"bind\": invalid mount path: '{target}' mount path must be absolute"
+            )));
         }
         if clean(target) == "/" {
-            return Err(EngineError::Invalid(format!("invalid volume specification: '{text}': invalid mount config for type \"bind\": invalid specification: destination can't be '/'")));
+            return Err(EngineError::Invalid(format!(
+                "invalid volume specification: '{text}': invalid mount config for type \"bind\": invalid specification: destination can't be '/'"
+            )));
         }
         let options: Vec<&str> = mode.split(',').filter(|o| !o.is_empty()).collect();
         let rw = !options.contains(&"ro");
-        let propagation =
-            options.iter().find(|o| o.trim_start_matches('r').starts_with("shared") || o.contains("slave") || o.contains("private"));
+        let propagation = options
+            .iter()
+            .find(|o| o.trim_start_matches('r').starts_with("shared") || o.contains("slave") || o.contains("private"));
         if source.starts_with('/') {
             // `-v` makes the directory, `--mount` does not.
             let path = PathBuf::from(source);
@@ -250,7 +271,8 @@ impl Engine {
                 if path.exists() {
                     return Ok(());
                 }
-                std::fs::create_dir_all(&path).map_err(EngineError::file("error while creating mount source path", path))
+                std::fs::create_dir_all(&path)
+                    .map_err(EngineError::file("error while creating mount source path", path))
             })
             .await?;
             return Ok(MountRecord {
@@ -268,7 +290,8 @@ impl Engine {
     }
 
     async fn mount_point(&self, point: &MountPoint) -> Result<MountRecord> {
-        let invalid = |why: &str| EngineError::Invalid(format!("invalid mount config for type {:?}: {why}", point.kind));
+        let invalid =
+            |why: &str| EngineError::Invalid(format!("invalid mount config for type {:?}: {why}", point.kind));
         if point.target.is_empty() {
             return Err(invalid("field Target must not be empty"));
         }
@@ -289,7 +312,8 @@ impl Engine {
                     std::fs::create_dir_all(&point.source)
                         .map_err(EngineError::file("error while creating mount source path", &point.source))?;
                 }
-                let propagation = if options.propagation.is_empty() { "rprivate".to_owned() } else { options.propagation };
+                let propagation =
+                    if options.propagation.is_empty() { "rprivate".to_owned() } else { options.propagation };
                 Ok(MountRecord {
                     kind: "bind".to_owned(),
                     source: point.source.clone(),
@@ -402,9 +426,7 @@ fn merge(config: &mut ContainerConfig, image: &ContainerConfig) {
             config.entrypoint.clone_from(&image.entrypoint);
         }
     }
-    if let (Some(list), None) = (&config.entrypoint, None::<()>)
-        && list.0.first().is_some_and(String::is_empty)
-    {
+    if config.entrypoint.as_ref().is_some_and(|list| list.0.first().is_some_and(String::is_empty)) {
         // `--entrypoint ""` takes the image's away.
         config.entrypoint = None;
     }
@@ -472,9 +494,7 @@ fn check_name(name: &str) -> Result<()> {
     if first && !rest.is_empty() && rest.iter().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(b)) {
         return Ok(());
     }
-    Err(EngineError::Invalid(format!(
-        "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
-    )))
+    Err(EngineError::Invalid(format!("Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")))
 }
 
 pub(super) fn random_bits() -> Result<[u128; 2]> {
@@ -486,7 +506,9 @@ pub(super) fn random_bits() -> Result<[u128; 2]> {
 
 fn getrandom(bytes: &mut [u8]) -> Result<()> {
     use std::io::Read;
-    std::fs::File::open("/dev/urandom").and_then(|mut f| f.read_exact(bytes)).map_err(EngineError::file("failed to read", "/dev/urandom"))
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| f.read_exact(bytes))
+        .map_err(EngineError::file("failed to read", "/dev/urandom"))
 }
 
 pub(super) fn no_such_image(error: ImageError, name: &str) -> EngineError {

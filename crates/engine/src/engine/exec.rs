@@ -190,7 +190,8 @@ impl Engine {
 
     /// The container is gone, and with it what ran in it.
     pub(super) fn end_execs(&self, container: &ContainerId) {
-        let execs: Vec<_> = locked(&self.inner.execs).values().filter(|e| &e.container_id == container).cloned().collect();
+        let execs: Vec<_> =
+            locked(&self.inner.execs).values().filter(|e| &e.container_id == container).cloned().collect();
         for exec in execs {
             if exec.progress.borrow().started {
                 self.exec_ended(&exec, 137);
@@ -251,7 +252,10 @@ impl Engine {
         let mut sources = Vec::new();
         let mut stdin = None;
         if let Some(pty) = stdio.pty {
-            sources.push((asynchronous(pty.try_clone().map_err(failed)?, Interest::READABLE).map_err(failed)?, StdStream::Stdout));
+            sources.push((
+                asynchronous(pty.try_clone().map_err(failed)?, Interest::READABLE).map_err(failed)?,
+                StdStream::Stdout,
+            ));
             if exec.config.attach_stdin {
                 let pipe = asynchronous(pty.try_clone().map_err(failed)?, Interest::WRITABLE).map_err(failed)?;
                 stdin = Some(StdinWriter::own(Arc::new(pipe)));
@@ -306,10 +310,9 @@ impl Engine {
 pub(super) fn check_running(record: &ContainerRecord) -> Result<()> {
     match record.state.status {
         Status::Running => Ok(()),
-        Status::Paused => Err(EngineError::Conflict(format!(
-            "Container {} is paused, unpause the container before exec",
-            record.id
-        ))),
+        Status::Paused => {
+            Err(EngineError::Conflict(format!("Container {} is paused, unpause the container before exec", record.id)))
+        }
         Status::Restarting => Err(EngineError::Conflict(format!(
             "Container {} is restarting, wait until the container is running",
             record.id
@@ -326,7 +329,13 @@ pub(super) struct ProbeOutcome {
 
 impl Engine {
     /// Runs a command in a container and collects its output; killed if it takes longer than `timeout`.
-    pub(super) async fn probe(&self, container: &Container, cmd: Vec<String>, timeout: Duration, max_output: usize) -> Result<ProbeOutcome> {
+    pub(super) async fn probe(
+        &self,
+        container: &Container,
+        cmd: Vec<String>,
+        timeout: Duration,
+        max_output: usize,
+    ) -> Result<ProbeOutcome> {
         let config = ExecConfig { cmd, attach_stdout: true, attach_stderr: true, ..ExecConfig::default() };
         let id = self.exec_create(container.id.as_str(), config).await?;
         let mut attached = self.exec_start_attached(&id).await?;

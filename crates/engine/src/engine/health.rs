@@ -61,13 +61,16 @@ impl Engine {
     /// Probes until the run is over.
     pub(super) fn spawn_health(&self, container: &Arc<Container>, token: CancellationToken) {
         let record = container.record();
-        let (Some(command), Some(config)) = (command(&record.config), record.config.healthcheck.clone()) else { return };
+        let (Some(command), Some(config)) = (command(&record.config), record.config.healthcheck.clone()) else {
+            return;
+        };
         let (engine, container) = (self.clone(), Arc::clone(container));
         let started = record.state.started_at;
         self.inner.tasks.spawn(async move {
             loop {
                 let starting = clock::now().since(started) < duration(config.start_period, Duration::ZERO);
-                let unproved = container.record().state.health.as_ref().is_none_or(|h| h.status == HealthStatus::Starting);
+                let unproved =
+                    container.record().state.health.as_ref().is_none_or(|h| h.status == HealthStatus::Starting);
                 let interval = if starting && unproved && config.start_interval > 0 {
                     duration(config.start_interval, DEFAULT_START_INTERVAL)
                 } else {

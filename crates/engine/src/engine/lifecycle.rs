@@ -68,7 +68,10 @@ impl Engine {
         if self.wait_dead(container, Some(KILL_WAIT)).await {
             return Ok(());
         }
-        Err(EngineError::Internal(format!("cannot stop container: {}: tried to kill container, but did not receive an exit event", record.id)))
+        Err(EngineError::Internal(format!(
+            "cannot stop container: {}: tried to kill container, but did not receive an exit event",
+            record.id
+        )))
     }
 
     async fn signal(&self, container: &Container, signal: i32) -> Result<bool> {
@@ -139,7 +142,10 @@ impl Engine {
             Status::Running => {}
             Status::Paused => return Err(EngineError::Conflict(format!("container {} is already paused", record.id))),
             Status::Restarting => {
-                return Err(EngineError::Conflict(format!("container {} is restarting, wait until the container is running", record.id)));
+                return Err(EngineError::Conflict(format!(
+                    "container {} is restarting, wait until the container is running",
+                    record.id
+                )));
             }
             _ => return Err(EngineError::NotRunning(record.id.to_string())),
         }
@@ -251,7 +257,9 @@ impl Engine {
             || record.host_config.network_mode.starts_with("container:")
         {
             let mode = &record.host_config.network_mode;
-            return Err(EngineError::Forbidden(format!("container sharing network namespace with another container or host cannot be connected to any other network (network mode {mode})")));
+            return Err(EngineError::Forbidden(format!(
+                "container sharing network namespace with another container or host cannot be connected to any other network (network mode {mode})"
+            )));
         }
         let info = if record.state.status.is_alive() {
             Some(self.inner.sandboxes.connect(&record.id, &request).await?)
@@ -304,7 +312,10 @@ impl Engine {
                 let _operation = container.operation.lock().await;
                 let before = container.record().manually_stopped;
                 let _ = container.update(|r| r.manually_stopped = true);
-                let options = StopOptions { timeout_secs: container.record().config.stop_timeout.or(Some(timeout_secs)), signal: None };
+                let options = StopOptions {
+                    timeout_secs: container.record().config.stop_timeout.or(Some(timeout_secs)),
+                    signal: None,
+                };
                 if let Err(error) = engine.stop_locked(&container, &options).await {
                     tracing::warn!(container.id = %container.id, %error, "container not stopped");
                 }
@@ -342,11 +353,19 @@ pub(super) fn parse_signal(text: &str) -> Result<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Some(rest) = name.strip_prefix("RTMIN") {
-        let plus: i32 = if rest.is_empty() { 0 } else { rest.strip_prefix('+').and_then(|n| n.parse().ok()).ok_or_else(invalid)? };
+        let plus: i32 = if rest.is_empty() {
+            0
+        } else {
+            rest.strip_prefix('+').and_then(|n| n.parse().ok()).ok_or_else(invalid)?
+        };
         return if plus <= 30 { Ok(34 + plus) } else { Err(invalid()) };
     }
     if let Some(rest) = name.strip_prefix("RTMAX") {
-        let minus: i32 = if rest.is_empty() { 0 } else { rest.strip_prefix('-').and_then(|n| n.parse().ok()).ok_or_else(invalid)? };
+        let minus: i32 = if rest.is_empty() {
+            0
+        } else {
+            rest.strip_prefix('-').and_then(|n| n.parse().ok()).ok_or_else(invalid)?
+        };
         return if minus <= 30 { Ok(64 - minus) } else { Err(invalid()) };
     }
     format!("SIG{name}").parse::<nix::sys::signal::Signal>().map(|s| s as i32).map_err(|_| invalid())
@@ -358,7 +377,9 @@ mod tests {
 
     #[test]
     fn signals_have_names_and_numbers() {
-        for (text, number) in [("TERM", 15), ("SIGKILL", 9), ("sighup", 1), ("12", 12), ("RTMIN+3", 37), ("SIGRTMAX", 64)] {
+        for (text, number) in
+            [("TERM", 15), ("SIGKILL", 9), ("sighup", 1), ("12", 12), ("RTMIN+3", 37), ("SIGRTMAX", 64)]
+        {
             assert_eq!(parse_signal(text).unwrap(), number, "{text}");
         }
         assert_eq!(parse_signal("FOO").unwrap_err().to_string(), "Invalid signal: FOO");

@@ -238,5 +238,7 @@ impl std::fmt::Debug for Engine {
 
 /// File system work off the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| EngineError::Internal(format!("a worker thread failed: {e}")))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| EngineError::Internal(format!("a worker thread failed: {e}")))?
 }

@@ -31,7 +31,9 @@ impl Engine {
             "" | "-ef" => false,
             "aux" | "-aux" => true,
             other => {
-                return Err(EngineError::NotImplemented(format!("ps arguments {other:?} are not supported: use -ef or aux")));
+                return Err(EngineError::NotImplemented(format!(
+                    "ps arguments {other:?} are not supported: use -ef or aux"
+                )));
             }
         };
         let cgroup = self.cgroup(&container.id);
@@ -91,7 +93,11 @@ fn sample(cgroup: &Cgroup, pid: i32) -> StatsSample {
     let mut sample = StatsSample { read: clock::now(), cgroup_v2: cgroup.is_v2(), ..StatsSample::default() };
     (sample.system_cpu, sample.online_cpus) = system_cpu();
     sample.networks = networks(pid);
-    if cgroup.is_v2() { sample_v2(cgroup, &mut sample) } else { sample_v1(cgroup, &mut sample) }
+    if cgroup.is_v2() {
+        sample_v2(cgroup, &mut sample)
+    } else {
+        sample_v1(cgroup, &mut sample)
+    }
     let host = host_memory();
     if sample.memory_limit == 0 || sample.memory_limit > host {
         sample.memory_limit = host;
@@ -153,7 +159,8 @@ fn blkio_v1(line: &str) -> Option<BlkioEntry> {
 /// `8:0 rbytes=4096 wbytes=0 …`.
 fn blkio_v2(line: &str) -> Vec<BlkioEntry> {
     let mut words = line.split_whitespace();
-    let device = words.next().and_then(|d| d.split_once(':')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    let device =
+        words.next().and_then(|d| d.split_once(':')).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     let Some((major, minor)) = device else { return Vec::new() };
     words
         .filter_map(|word| {
@@ -254,7 +261,7 @@ fn process_line(pid: i32, users: &str, boot: i64, long: bool) -> Option<Vec<Stri
     }
     let resident = number(21) * 4;
     let memory = host_memory() / 1024;
-    let tenths = if memory == 0 { 0 } else { resident * 1000 / memory };
+    let tenths = (resident * 1000).checked_div(memory).unwrap_or(0);
     Some(vec![
         user,
         pid.to_string(),

@@ -40,9 +40,11 @@ impl Engine {
         let removed = blocking(move || {
             crate::rootfs::unmount(&dir.join("merged"));
             match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(EngineError::File { what: "unable to remove filesystem of container:", path: dir, source: error })
-                }
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(EngineError::File {
+                    what: "unable to remove filesystem of container:",
+                    path: dir,
+                    source: error,
+                }),
                 _ => Ok(()),
             }
         })
@@ -92,9 +94,15 @@ fn refusal(container: &Container) -> EngineError {
     let record = container.record();
     let (name, id) = (&record.name, &record.id);
     let message = match record.state.status {
-        Status::Paused => format!("cannot remove container \"/{name}\": container is paused and must be unpaused first"),
-        Status::Restarting => format!("cannot remove container \"/{name}\": container is restarting: stop the container before removing or force remove"),
-        _ => format!("You cannot remove a running container {id}. Stop the container before attempting removal or force remove"),
+        Status::Paused => {
+            format!("cannot remove container \"/{name}\": container is paused and must be unpaused first")
+        }
+        Status::Restarting => format!(
+            "cannot remove container \"/{name}\": container is restarting: stop the container before removing or force remove"
+        ),
+        _ => format!(
+            "You cannot remove a running container {id}. Stop the container before attempting removal or force remove"
+        ),
     };
     EngineError::Conflict(message)
 }

@@ -72,7 +72,9 @@ impl Engine {
                 run.pumps.push(self.spawn_pump(container, pipe, StdStream::Stdout));
             }
             match writing {
-                Ok(pipe) if container.record().config.open_stdin => container.stdin.set(StdinState::Open(Arc::new(pipe))),
+                Ok(pipe) if container.record().config.open_stdin => {
+                    container.stdin.set(StdinState::Open(Arc::new(pipe)))
+                }
                 _ => container.stdin.set(StdinState::Closed),
             }
             run.pty = Some(Arc::new(pty));
@@ -123,7 +125,7 @@ impl Engine {
         container.stdin.set(StdinState::Closed);
         if container.record().host_config.pid_mode == "host" {
             let cgroup = self.cgroup(&container.id);
-            let _ = blocking(move || Ok(cgroup.kill_all())).await;
+            kill_all(cgroup).await;
         }
         let pumps = std::mem::take(&mut locked(&container.run).pumps);
         let drained = async {
@@ -231,6 +233,14 @@ impl Engine {
             tracing::warn!(container.id = %record.id, %error, "sandbox not torn down");
         }
     }
+}
+
+pub(super) async fn kill_all(cgroup: crate::cgroup::Cgroup) {
+    let _ = blocking(move || {
+        cgroup.kill_all();
+        Ok(())
+    })
+    .await;
 }
 
 /// Writes output to the log, and copies it if someone is attached.

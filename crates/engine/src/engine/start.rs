@@ -34,16 +34,14 @@ impl Engine {
     pub(super) async fn start_locked(&self, container: &Arc<Container>) -> Result<()> {
         let record = container.record();
         match record.state.status {
-            Status::Running => return Err(EngineError::NotModified(format!("container {} is already started", record.id))),
+            Status::Running => {
+                return Err(EngineError::NotModified(format!("container {} is already started", record.id)));
+            }
             Status::Paused => {
-                return Err(EngineError::Conflict(
-                    "cannot start a paused container, try unpause instead".to_owned(),
-                ));
+                return Err(EngineError::Conflict("cannot start a paused container, try unpause instead".to_owned()));
             }
             Status::Removing | Status::Dead => {
-                return Err(EngineError::Conflict(
-                    "container is marked for removal and cannot be started".to_owned(),
-                ));
+                return Err(EngineError::Conflict("container is marked for removal and cannot be started".to_owned()));
             }
             Status::Created | Status::Exited | Status::Restarting => {}
         }
@@ -180,7 +178,10 @@ impl Engine {
     fn joined(&self, key: &str) -> Result<Arc<Container>> {
         let other = self.find(key)?;
         if !other.record().state.status.is_alive() {
-            return Err(EngineError::Conflict(format!("cannot join namespace of a non running container: {}", other.id)));
+            return Err(EngineError::Conflict(format!(
+                "cannot join namespace of a non running container: {}",
+                other.id
+            )));
         }
         Ok(other)
     }
@@ -191,7 +192,9 @@ impl Engine {
             Ok(match mode {
                 "host" => Namespace::Host,
                 other => match other.strip_prefix("container:") {
-                    Some(key) => Namespace::Path(format!("/proc/{}/ns/{kind}", self.joined(key)?.record().state.pid).into()),
+                    Some(key) => {
+                        Namespace::Path(format!("/proc/{}/ns/{kind}", self.joined(key)?.record().state.pid).into())
+                    }
                     None => Namespace::Private,
                 },
             })
@@ -205,7 +208,10 @@ impl Engine {
             network,
             pid: of(&host.pid_mode, "pid")?,
             ipc: of(&host.ipc_mode, "ipc")?,
-            uts: of(if host.network_mode == "host" && host.uts_mode.is_empty() { "host" } else { &host.uts_mode }, "uts")?,
+            uts: of(
+                if host.network_mode == "host" && host.uts_mode.is_empty() { "host" } else { &host.uts_mode },
+                "uts",
+            )?,
         })
     }
 }
@@ -275,10 +281,12 @@ impl Preparation {
     fn prepare(mut self) -> Result<(Launch, Option<LogWriter>)> {
         let record = Arc::clone(&self.record);
         let host = &record.host_config;
-        let root = RootDir::open(&self.graph.merged).map_err(EngineError::file("failed to open", &self.graph.merged))?;
+        let root =
+            RootDir::open(&self.graph.merged).map_err(EngineError::file("failed to open", &self.graph.merged))?;
         let user = resolve_user(&root, &record.config.user, &host.group_add)?;
         let working_dir = spec::working_dir(&record.config.working_dir);
-        root.create_dir_all(Path::new(working_dir)).map_err(EngineError::file("failed to create the working directory", working_dir))?;
+        root.create_dir_all(Path::new(working_dir))
+            .map_err(EngineError::file("failed to create the working directory", working_dir))?;
         self.network_files()?;
         self.secret_files()?;
         for (destination, options) in &host.tmpfs {
@@ -413,7 +421,9 @@ pub(super) fn security(engine: &Engine, host: &HostConfig, capabilities: u64, pr
             ("seccomp", "unconfined") => confined = false,
             ("seccomp", "builtin" | "default") | ("label" | "apparmor", _) => {}
             ("seccomp", _) => {
-                return Err(EngineError::NotImplemented("seccomp profiles of one's own are not supported yet".to_owned()));
+                return Err(EngineError::NotImplemented(
+                    "seccomp profiles of one's own are not supported yet".to_owned(),
+                ));
             }
             (other, _) => return Err(EngineError::Invalid(format!("invalid --security-opt: {other:?}"))),
         }

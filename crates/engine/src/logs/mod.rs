@@ -44,8 +44,11 @@ pub(crate) fn rotation(driver: &str, options: &BTreeMap<String, String>) -> Resu
         other => return Err(EngineError::Invalid(format!("logger: no log driver named '{other}' is registered"))),
     }
     let local = driver == "local";
-    let mut rotation =
-        if local { Rotation { max_bytes: Some(20 << 20), max_files: 5 } } else { Rotation { max_bytes: None, max_files: 1 } };
+    let mut rotation = if local {
+        Rotation { max_bytes: Some(20 << 20), max_files: 5 }
+    } else {
+        Rotation { max_bytes: None, max_files: 1 }
+    };
     for (key, value) in options {
         match key.as_str() {
             "max-size" => rotation.max_bytes = parse_size(value)?,
@@ -55,7 +58,10 @@ pub(crate) fn rotation(driver: &str, options: &BTreeMap<String, String>) -> Resu
             }
             "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode" | "max-buffer-size" => {}
             other => {
-                return Err(EngineError::Invalid(format!("unknown log opt '{other}' for {} log driver", if local { "local" } else { "json-file" })));
+                return Err(EngineError::Invalid(format!(
+                    "unknown log opt '{other}' for {} log driver",
+                    if local { "local" } else { "json-file" }
+                )));
             }
         }
     }

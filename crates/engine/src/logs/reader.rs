@@ -20,7 +20,7 @@ pub(crate) fn read(path: &Path, request: &LogsRequest) -> std::io::Result<(Vec<L
     let mut reader = LogReader::open(path)?;
     let mut missing = request.tail.unwrap_or(usize::MAX);
     if missing == 0 {
-        reader.to_end()?;
+        reader.skip_all()?;
         return Ok((records, reader));
     }
     // The newest file through the reader, so that it stands where this reading ended.
@@ -89,7 +89,7 @@ impl LogReader {
         Ok(Self { path: path.to_owned(), file, partial: Vec::new() })
     }
 
-    fn to_end(&mut self) -> std::io::Result<()> {
+    fn skip_all(&mut self) -> std::io::Result<()> {
         if let Some(file) = &mut self.file {
             file.seek(SeekFrom::End(0))?;
         }

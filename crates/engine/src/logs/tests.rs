@@ -102,7 +102,10 @@ fn rotation_keeps_so_many_files_and_the_reader_follows() {
 fn options_are_checked() {
     let options = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let check = |driver, pairs: &[(&str, &str)]| rotation(driver, &options(pairs));
-    assert_eq!(check("json-file", &[("max-size", "10m"), ("max-file", "3")]).unwrap().unwrap().max_bytes, Some(10 << 20));
+    assert_eq!(
+        check("json-file", &[("max-size", "10m"), ("max-file", "3")]).unwrap().unwrap().max_bytes,
+        Some(10 << 20)
+    );
     assert_eq!(check("none", &[]).unwrap(), None);
     assert!(check("json-file", &[("max-file", "3")]).is_err());
     assert!(check("json-file", &[("nonsense", "3")]).is_err());

@@ -154,7 +154,10 @@ fn append(path: &Path) -> std::io::Result<File> {
 
 /// Not in the middle of a UTF-8 character, if there is one to be cut.
 fn character_boundary(bytes: &[u8], limit: usize) -> usize {
-    (limit.saturating_sub(3)..=limit).rev().find(|cut| bytes.get(*cut).is_none_or(|b| b & 0xc0 != 0x80)).unwrap_or(limit)
+    (limit.saturating_sub(3)..=limit)
+        .rev()
+        .find(|cut| bytes.get(*cut).is_none_or(|b| b & 0xc0 != 0x80))
+        .unwrap_or(limit)
 }
 
 fn record(batch: &mut Vec<u8>, stream: StdStream, line: &[u8], now: Timestamp) {

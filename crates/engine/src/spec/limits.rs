@@ -82,7 +82,8 @@ fn device_rules(host: &HostConfig, devices: &[Device]) -> Value {
         }
         rule
     };
-    let mut rules = vec![json!({ "allow": false, "access": "rwm" }), node("c", None, None, "m"), node("b", None, None, "m")];
+    let mut rules =
+        vec![json!({ "allow": false, "access": "rwm" }), node("c", None, None, "m"), node("b", None, None, "m")];
     for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (10, 200)] {
         rules.push(node("c", Some(major), Some(minor), "rwm"));
     }

@@ -154,8 +154,7 @@ fn paths(asked: Option<&Vec<String>>, privileged: bool, default: &[&str]) -> Vec
 
 fn namespaces(input: &SpecInput<'_>) -> Value {
     let mut list = vec![json!({ "type": "mount" })];
-    let kinds =
-        [("network", &input.network), ("pid", &input.pid), ("ipc", &input.ipc), ("uts", &input.uts)];
+    let kinds = [("network", &input.network), ("pid", &input.pid), ("ipc", &input.ipc), ("uts", &input.uts)];
     for (kind, namespace) in kinds {
         match namespace {
             Namespace::Host => {}

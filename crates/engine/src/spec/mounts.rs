@@ -24,7 +24,12 @@ impl SpecMount {
         }
     }
 
-    pub(crate) fn bind(destination: impl Into<PathBuf>, source: impl Into<PathBuf>, propagation: &str, read_only: bool) -> Self {
+    pub(crate) fn bind(
+        destination: impl Into<PathBuf>,
+        source: impl Into<PathBuf>,
+        propagation: &str,
+        read_only: bool,
+    ) -> Self {
         let propagation = if propagation.is_empty() { "rprivate" } else { propagation };
         let access = if read_only { "ro" } else { "rw" };
         Self {
@@ -90,13 +95,23 @@ fn defaults(input: &SpecInput<'_>) -> Vec<SpecMount> {
 /// container's own directories are plain read-only binds; on v2 the mount is honoured.
 fn cgroup(input: &SpecInput<'_>, access: &str, mounts: &mut Vec<SpecMount>) {
     if input.features.cgroup_v2 {
-        mounts.push(SpecMount::new("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]));
+        mounts.push(SpecMount::new(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", access],
+        ));
         return;
     }
     if input.features.cgroup_mounts.is_empty() {
         return;
     }
-    mounts.push(SpecMount::new("/sys/fs/cgroup", "tmpfs", "tmpfs", &["nosuid", "noexec", "nodev", "mode=755", "size=64k"]));
+    mounts.push(SpecMount::new(
+        "/sys/fs/cgroup",
+        "tmpfs",
+        "tmpfs",
+        &["nosuid", "noexec", "nodev", "mode=755", "size=64k"],
+    ));
     for controller in &input.features.cgroup_mounts {
         let Some(name) = controller.file_name() else { continue };
         let source = controller.join(input.cgroup.trim_start_matches('/'));

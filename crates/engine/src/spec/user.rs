@@ -7,7 +7,7 @@ use crate::error::{EngineError, Result};
 pub(crate) struct ResolvedUser {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Groups of the user in /etc/group, and those asked for.
+    /// The primary group, the user's groups in /etc/group, and those asked for.
     pub(crate) additional_gids: Vec<u32>,
     pub(crate) home: String,
 }
@@ -49,12 +49,22 @@ pub(crate) fn resolve(user: &str, extra_groups: &[String], passwd: &str, group: 
     for extra in extra_groups {
         resolved.additional_gids.push(find_group(extra, group)?);
     }
-    resolved.additional_gids.dedup();
+    // The primary group among them, or a process could drop a group that denies it something (CVE-2022-36109).
+    let mut gids = vec![resolved.gid];
+    for gid in resolved.additional_gids {
+        if !gids.contains(&gid) {
+            gids.push(gid);
+        }
+    }
+    resolved.additional_gids = gids;
     Ok(resolved)
 }
 
 fn unknown(kind: &str, name: &str) -> EngineError {
-    EngineError::Invalid(format!("unable to find {kind} {name}: no matching entries in {} file", if kind == "user" { "passwd" } else { "group" }))
+    EngineError::Invalid(format!(
+        "unable to find {kind} {name}: no matching entries in {} file",
+        if kind == "user" { "passwd" } else { "group" }
+    ))
 }
 
 fn find_group(name: &str, group: &str) -> Result<u32> {
@@ -103,19 +113,23 @@ mod tests {
 
     fn check(user: &str, uid: u32, gid: u32, gids: &[u32], home: &str) {
         let got = resolve(user, &[], PASSWD, GROUP).unwrap();
-        assert_eq!((got.uid, got.gid, got.additional_gids.as_slice(), got.home.as_str()), (uid, gid, gids, home), "{user}");
+        assert_eq!(
+            (got.uid, got.gid, got.additional_gids.as_slice(), got.home.as_str()),
+            (uid, gid, gids, home),
+            "{user}"
+        );
     }
 
     #[test]
     fn names_numbers_and_groups_are_found() {
-        check("", 0, 0, &[1002], "/root");
-        check("bee", 1000, 1001, &[1002], "/home/bee");
-        check("1000", 1000, 1001, &[1002], "/home/bee");
-        check("bee:wax", 1000, 7, &[], "/home/bee");
-        check("4242", 4242, 0, &[], "/");
-        check("4242:4343", 4242, 4343, &[], "/");
+        check("", 0, 0, &[0, 1002], "/root");
+        check("bee", 1000, 1001, &[1001, 1002], "/home/bee");
+        check("1000", 1000, 1001, &[1001, 1002], "/home/bee");
+        check("bee:wax", 1000, 7, &[7], "/home/bee");
+        check("4242", 4242, 0, &[0], "/");
+        check("4242:4343", 4242, 4343, &[4343], "/");
         let extra = resolve("bee", &["wax".into(), "99".into()], PASSWD, GROUP).unwrap();
-        assert_eq!(extra.additional_gids, [1002, 7, 99]);
+        assert_eq!(extra.additional_gids, [1001, 1002, 7, 99]);
         assert_eq!(resolve("", &[], "", "").unwrap().home, "/root");
         let error = resolve("wasp", &[], PASSWD, GROUP).unwrap_err().to_string();
         assert_eq!(error, "unable to find user wasp: no matching entries in passwd file");

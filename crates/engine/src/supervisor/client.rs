@@ -155,7 +155,8 @@ impl Connection {
 
     /// Comes back with an error if the upgrade was refused; after a success the connection is asked again.
     pub(crate) async fn upgrade(&self, exe: &str) -> Result<()> {
-        let refused = tokio::time::timeout(Duration::from_millis(500), self.request(Op::Upgrade { exe: exe.to_owned() })).await;
+        let refused =
+            tokio::time::timeout(Duration::from_millis(500), self.request(Op::Upgrade { exe: exe.to_owned() })).await;
         match refused {
             Ok(Ok((Answer::Refused { message }, _))) => {
                 Err(EngineError::Conflict(format!("the supervisor was not upgraded: {message}")))
@@ -188,11 +189,7 @@ impl Connection {
             .map_err(|e| EngineError::Internal(format!("supervisor request: {e}")))?;
         let (sender, receiver) = oneshot::channel();
         locked(&self.shared.answers).insert(seq, sender);
-        let sent = self
-            .shared
-            .socket
-            .async_io(Interest::WRITABLE, |socket| packet::send(socket, &text, &[]))
-            .await;
+        let sent = self.shared.socket.async_io(Interest::WRITABLE, |socket| packet::send(socket, &text, &[])).await;
         if sent.is_err() {
             locked(&self.shared.answers).remove(&seq);
             return Err(lost());

@@ -138,7 +138,7 @@ fn look_up(command: &str, env: &[String]) -> Result<PathBuf, ExecFailure> {
     if command.contains('/') {
         return match runnable(Path::new(command)) {
             Ok(()) => Ok(PathBuf::from(command)),
-            Err(errno) if errno == nix::errno::Errno::ENOENT => {
+            Err(nix::errno::Errno::ENOENT) => {
                 Err(ExecFailure::new(127, format!("exec: {command:?}: stat {command}: no such file or directory")))
             }
             Err(errno) => Err(ExecFailure::new(126, format!("exec: {command:?}: {}", describe(errno)))),
@@ -189,7 +189,10 @@ mod tests {
         let env = ["PATH=/usr/bin:/bin".to_owned()];
         assert_eq!(look_up("sh", &env).unwrap().file_name().unwrap(), "sh");
         let missing = look_up("nope", &env).unwrap_err();
-        assert_eq!((missing.exit_code, missing.message.as_str()), (127, "exec: \"nope\": executable file not found in $PATH"));
+        assert_eq!(
+            (missing.exit_code, missing.message.as_str()),
+            (127, "exec: \"nope\": executable file not found in $PATH")
+        );
         let missing = look_up("/nope", &env).unwrap_err();
         assert_eq!(missing.message, "exec: \"/nope\": stat /nope: no such file or directory");
         assert_eq!(look_up("/etc", &env).unwrap_err(), ExecFailure::new(126, "exec: \"/etc\": is a directory".into()));

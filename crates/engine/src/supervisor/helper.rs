@@ -68,7 +68,8 @@ fn perform(launch: &Launch, stdio: ChildStdio) -> Result<Started, ExecFailure> {
         filter: Arc::new(filter),
         report: Arc::new(std::fs::File::from(report_write)),
     };
-    let console = launch.tty.then(|| Console::listen(launch)).transpose().map_err(|e| failure(format!("console: {e}")))?;
+    let console =
+        launch.tty.then(|| Console::listen(launch)).transpose().map_err(|e| failure(format!("console: {e}")))?;
     let root = Path::new(&launch.state_root);
     let null = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").map(OwnedFd::from);
     let or_null = |fd: Option<OwnedFd>| fd.map_or_else(null, Ok).map_err(|e| failure(format!("/dev/null: {e}")));

@@ -84,12 +84,24 @@ pub struct Rlimit {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
-    Hello { protocol: u32, version: String, pid: i32 },
+    Hello {
+        protocol: u32,
+        version: String,
+        pid: i32,
+    },
     /// With descriptors as [`Stdio`] says.
-    Started { pid: i32, stdio: Stdio },
-    Failed { message: String, exit_code: i32 },
+    Started {
+        pid: i32,
+        stdio: Stdio,
+    },
+    Failed {
+        message: String,
+        exit_code: i32,
+    },
     Done,
-    Refused { message: String },
+    Refused {
+        message: String,
+    },
 }
 
 /// Which descriptors come along, in this order: stdin (write end), stdout, stderr (read ends); or the pty master alone.
@@ -115,8 +127,18 @@ pub struct Exit {
 #[serde(tag = "notice", rename_all = "snake_case")]
 pub enum Notice {
     /// A container it holds, with its stdio.
-    Known { id: String, pid: i32, started_at: i64, exit: Option<Exit>, stdio: Stdio },
-    Exited { id: String, exec: String, exit: Exit },
+    Known {
+        id: String,
+        pid: i32,
+        started_at: i64,
+        exit: Option<Exit>,
+        stdio: Stdio,
+    },
+    Exited {
+        id: String,
+        exec: String,
+        exit: Exit,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -138,9 +160,15 @@ mod tests {
     fn packets_are_told_apart() {
         let answer = Packet::Answer { seq: 3, answer: Answer::Started { pid: 7, stdio: Stdio::default() } };
         let text = serde_json::to_string(&answer).unwrap();
-        assert!(matches!(serde_json::from_str(&text).unwrap(), Packet::Answer { seq: 3, answer: Answer::Started { pid: 7, .. } }));
-        let notice =
-            Packet::Notice(Notice::Exited { id: "a".into(), exec: String::new(), exit: Exit { code: 1, signal: 0, at: 5 } });
+        assert!(matches!(
+            serde_json::from_str(&text).unwrap(),
+            Packet::Answer { seq: 3, answer: Answer::Started { pid: 7, .. } }
+        ));
+        let notice = Packet::Notice(Notice::Exited {
+            id: "a".into(),
+            exec: String::new(),
+            exit: Exit { code: 1, signal: 0, at: 5 },
+        });
         let text = serde_json::to_string(&notice).unwrap();
         assert!(matches!(serde_json::from_str(&text).unwrap(), Packet::Notice(Notice::Exited { .. })));
         let request = Request { seq: 1, op: Op::Run(Launch { id: "x".into(), ..Launch::default() }) };

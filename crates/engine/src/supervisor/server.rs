@@ -94,12 +94,8 @@ impl Server {
         let exits = super::exits_directory(exec_root);
         std::fs::create_dir_all(super::state_root(exec_root))?;
         std::fs::create_dir_all(&exits)?;
-        let lock: OwnedFd = std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(directory.join("lock"))?
-            .into();
+        let lock: OwnedFd =
+            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(directory.join("lock"))?.into();
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             // Another one is there: that is all the daemon wants.
             return Ok(None);
@@ -286,7 +282,8 @@ impl Server {
 
     fn launch(&mut self, seq: u64, launch: Launch) -> std::io::Result<()> {
         let key = (launch.id.clone(), launch.exec.clone());
-        if self.processes.contains_key(&key) || self.jobs.iter().any(|j| (&j.launch.id, &j.launch.exec) == (&key.0, &key.1))
+        if self.processes.contains_key(&key)
+            || self.jobs.iter().any(|j| (&j.launch.id, &j.launch.exec) == (&key.0, &key.1))
         {
             return Err(std::io::Error::other("the process exists already"));
         }
@@ -339,8 +336,7 @@ impl Server {
 
     fn started(&mut self, job: Job, pid: i32, pty: Option<OwnedFd>) {
         let Job { seq, launch, stdin, stdout, stderr, .. } = job;
-        let mut process =
-            Process { pid, started_at: sys::clock::now().0, exit: None, stdin, stdout, stderr, pty };
+        let mut process = Process { pid, started_at: sys::clock::now().0, exit: None, stdin, stdout, stderr, pty };
         let stdio = process.stdio();
         let fds = process.fds().into_iter().filter_map(|fd| fd.try_clone_to_owned().ok()).collect();
         if !launch.keep {
@@ -446,7 +442,8 @@ impl Server {
     }
 
     fn may_end(&mut self) -> bool {
-        let nothing = self.daemon.is_none() && self.jobs.is_empty() && self.processes.values().all(|p| p.exit.is_some());
+        let nothing =
+            self.daemon.is_none() && self.jobs.is_empty() && self.processes.values().all(|p| p.exit.is_some());
         if !nothing {
             self.idle_since = None;
             return false;
@@ -567,13 +564,14 @@ impl Server {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
         }
         let resume = file.as_raw_fd().to_string();
-        let error = match c_strings(&[exe, "supervisor", "--exec-root", &exec_root.to_string_lossy(), "--resume", &resume]) {
-            Ok(args) => match nix::unistd::execv(&args[0], &args) {
-                Ok(never) => return Ok(never),
-                Err(errno) => std::io::Error::from(errno),
-            },
-            Err(error) => error,
-        };
+        let error =
+            match c_strings(&[exe, "supervisor", "--exec-root", &exec_root.to_string_lossy(), "--resume", &resume]) {
+                Ok(args) => match nix::unistd::execv(&args[0], &args) {
+                    Ok(never) => return Ok(never),
+                    Err(errno) => std::io::Error::from(errno),
+                },
+                Err(error) => error,
+            };
         for fd in all() {
             let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
         }
