@@ -58,8 +58,10 @@ impl ImageStore {
         let image = self.image(name_or_id)?;
         let raw: serde_json::Value = serde_json::from_slice(&self.raw_config(&image.id)?)
             .map_err(|error| ImageError::Internal(format!("the image's config cannot be read: {error}")))?;
+        // Its own statement: a guard inside the literal would live to its end, and layers are looked up under the same lock.
+        let summary = summary(&self.state(), &image);
         Ok(ImageDetails {
-            summary: summary(&self.state(), &image),
+            summary,
             raw_config: raw.get("config").cloned().unwrap_or_default(),
             layer_dirs: self.rootfs_layers(&image.id)?,
             last_tagged: image.kept.last_tagged,
