@@ -81,7 +81,10 @@ impl Overlay {
         fix_forwarding(self.namespace.links(), port, mac)?;
         let index = inside.index(ifname)?;
         inside.add_address(index, address)?;
-        inside.set_up(index)
+        inside.set_up(index)?;
+        // With the question the kernel tells the bridge of the port's carrier, which it would otherwise do in its own time,
+        // dropping the container's first frames until then.
+        self.namespace.links().index(port).map(|_| ())
     }
 
     /// Takes the interface away; false if there was none.
