@@ -46,7 +46,8 @@ impl ImageStore {
             return Ok(id);
         }
         self.add_image(raw, Kept::default(), None).await?;
-        let before = self.change(|state| state.name(tag_key(&reference), id.clone(), skep_model::Timestamp::ZERO)).await?;
+        let before =
+            self.change(|state| state.name(tag_key(&reference), id.clone(), skep_model::Timestamp::ZERO)).await?;
         if let Some(before) = before.filter(|before| *before != id) {
             self.drop_replaced(&before).await?;
         }

@@ -47,7 +47,10 @@ fn instruction(config: &mut ContainerConfig, line: &str) -> Result<()> {
         "HEALTHCHECK" => config.healthcheck = Some(health(rest)?),
         "SHELL" => {
             let list = json_list(rest);
-            config.shell = Some(list.ok_or_else(|| ImageError::Invalid("SHELL requires the arguments to be in JSON form".to_owned()))?);
+            config.shell =
+                Some(list.ok_or_else(|| {
+                    ImageError::Invalid("SHELL requires the arguments to be in JSON form".to_owned())
+                })?);
         }
         "ONBUILD" => return Err(ImageError::Invalid("ONBUILD is not supported here".to_owned())),
         other => {

@@ -44,7 +44,11 @@ impl ImageStore {
             store.register_leased(&incoming)
         })
         .await?;
-        file.history.push(History { created: file.created.clone(), comment: file.comment.clone(), ..History::default() });
+        file.history.push(History {
+            created: file.created.clone(),
+            comment: file.comment.clone(),
+            ..History::default()
+        });
         file.rootfs.diff_ids.push(layer);
         let id = self.add_image(to_json(&file)?, Kept::default(), None).await?;
         self.name_new(reference.as_ref(), &id, "import").await?;

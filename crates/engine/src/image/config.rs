@@ -1,8 +1,8 @@
 //! An image's config file: the JSON whose digest is the image's id (OCI image spec `config.md`, Docker's superset).
 
 use serde::{Deserialize, Deserializer, Serialize};
-use skep_model::container::ContainerConfig;
 use skep_model::Timestamp;
+use skep_model::container::ContainerConfig;
 
 use super::id::DiffId;
 

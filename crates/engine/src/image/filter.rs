@@ -58,8 +58,8 @@ fn parse_instant(text: &str, now: Timestamp) -> Option<Timestamp> {
     if let Some(instant) = Timestamp::parse_rfc3339(text) {
         return Some(instant);
     }
-    if let Some(instant) = Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z"))
-        .or_else(|| Timestamp::parse_rfc3339(&format!("{text}Z")))
+    if let Some(instant) =
+        Timestamp::parse_rfc3339(&format!("{text}T00:00:00Z")).or_else(|| Timestamp::parse_rfc3339(&format!("{text}Z")))
     {
         return Some(instant);
     }

@@ -146,9 +146,9 @@ impl Layers {
         } else {
             unpack::unpack(&mut tar, &diff)?
         };
-        let (diff_id, tar_bytes) = tar.finish().map_err(|error| {
-            ImageError::Layer(format!("the layer's data is truncated or broken: {error}"))
-        })?;
+        let (diff_id, tar_bytes) = tar
+            .finish()
+            .map_err(|error| ImageError::Layer(format!("the layer's data is truncated or broken: {error}")))?;
         if let Some(expected) = &incoming.diff_id
             && *expected != diff_id
         {
@@ -187,7 +187,10 @@ impl Layers {
         let tar = pack::single_file(name, &file)?;
         let (diff_id, tar_bytes) = HashReader::new(tar).finish().map_err(ImageError::io("read", &file))?;
         let size_bytes = fs::metadata(&file).map_err(ImageError::io("read", &file))?.len();
-        self.place(&scratch, Layer { diff_id, size_bytes, tar_bytes, source: Source::SingleFile { name: name.to_owned() } })
+        self.place(
+            &scratch,
+            Layer { diff_id, size_bytes, tar_bytes, source: Source::SingleFile { name: name.to_owned() } },
+        )
     }
 
     fn place(&self, scratch: &Scratch, layer: Layer) -> Result<Arc<Layer>, ImageError> {

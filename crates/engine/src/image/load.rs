@@ -66,7 +66,8 @@ impl ImageStore {
             let before = self.change(|state| state.name(key.clone(), id.clone(), now())).await?;
             if let Some(old) = before.filter(|old| *old != id) {
                 let name = key.familiar();
-                let text = format!("The image {name} already exists, renaming the old one with ID {old} to empty string\n");
+                let text =
+                    format!("The image {name} already exists, renaming the old one with ID {old} to empty string\n");
                 progress.send(Progress::stream(text)).await;
             }
             self.emit("tag", id.as_str(), &id, &key.familiar());
@@ -119,7 +120,11 @@ const PROGRESS_STEP_BYTES: u64 = 512 * 1024;
 
 fn find_images(members: &Members) -> Result<Vec<Found>> {
     if members.file("manifest.json").is_some() {
-        return members.json::<Vec<Listed>>("manifest.json")?.into_iter().map(|listed| from_list(members, listed)).collect();
+        return members
+            .json::<Vec<Listed>>("manifest.json")?
+            .into_iter()
+            .map(|listed| from_list(members, listed))
+            .collect();
     }
     if members.file("index.json").is_some() {
         return from_layout(members);

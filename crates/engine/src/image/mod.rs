@@ -52,9 +52,9 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
+pub use crate::error::ErrorKind;
 pub use auth::RegistryAuth;
 pub use config::{History, ImageFile, RootFs};
-pub use crate::error::ErrorKind;
 pub use error::ImageError;
 pub use event::{EventSink, ObjectEvent, ObjectKind, no_events};
 pub(crate) use filter::Filter;

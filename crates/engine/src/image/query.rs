@@ -41,7 +41,8 @@ impl ImageStore {
             }
             let patterns = filter.values("reference");
             if !patterns.is_empty() {
-                let names: Vec<&Reference> = state.names_of(&image.id).filter(|name| matches_any(patterns, name)).collect();
+                let names: Vec<&Reference> =
+                    state.names_of(&image.id).filter(|name| matches_any(patterns, name)).collect();
                 if names.is_empty() {
                     continue;
                 }

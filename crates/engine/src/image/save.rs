@@ -83,7 +83,11 @@ impl ImageStore {
             for diff_id in &image.file.rootfs.diff_ids {
                 let layer = self.inner.layers.need(diff_id)?;
                 archive.layer(self, &layer)?;
-                layers.push(Descriptor::new(&manifest::layer_type(Compression::None), diff_id.clone(), layer.tar_bytes));
+                layers.push(Descriptor::new(
+                    &manifest::layer_type(Compression::None),
+                    diff_id.clone(),
+                    layer.tar_bytes,
+                ));
             }
             let config = archive.blob(raw)?;
             let config = Descriptor::new(OCI_CONFIG, config, raw.len() as u64);

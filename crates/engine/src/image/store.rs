@@ -122,17 +122,13 @@ impl ImageStore {
     }
 
     /// As [`Self::change`], after writing files that the new state speaks of.
-    async fn change_with<T>(
-        &self,
-        files: Vec<(PathBuf, Vec<u8>)>,
-        change: impl FnOnce(&mut State) -> T,
-    ) -> Result<T> {
+    async fn change_with<T>(&self, files: Vec<(PathBuf, Vec<u8>)>, change: impl FnOnce(&mut State) -> T) -> Result<T> {
         let _writing = self.inner.writing.lock().await;
         if !files.is_empty() {
             blocking(move || {
-                files.into_iter().try_for_each(|(path, bytes)| {
-                    write_atomic(&path, &bytes).map_err(ImageError::io("write", path))
-                })
+                files
+                    .into_iter()
+                    .try_for_each(|(path, bytes)| write_atomic(&path, &bytes).map_err(ImageError::io("write", path)))
             })
             .await?;
         }
@@ -244,7 +240,8 @@ impl ImageStore {
     fn remove_stale_files(&self) -> Result<()> {
         let (configs, manifests) = {
             let state = self.state();
-            let configs = state.images().map(|image| image.id.hex().to_owned()).collect::<std::collections::BTreeSet<_>>();
+            let configs =
+                state.images().map(|image| image.id.hex().to_owned()).collect::<std::collections::BTreeSet<_>>();
             (configs, state.manifests().iter().map(|digest| digest.hex().to_owned()).collect())
         };
         remove_others(&self.inner.root.join("configs"), &configs)?;

@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, linkat,
-    lsetxattr, makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
+    linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use tar::EntryType;
@@ -46,8 +46,10 @@ pub(super) fn unpack(tar: impl Read, root: &Path) -> Result<u64, ImageError> {
 
 /// The stream ended or does not parse.
 fn broken(error: io::Error) -> ImageError {
-    if error.kind() == io::ErrorKind::UnexpectedEof || error.to_string().contains("failed to read entire block")
-        || error.to_string().contains("unexpected EOF") {
+    if error.kind() == io::ErrorKind::UnexpectedEof
+        || error.to_string().contains("failed to read entire block")
+        || error.to_string().contains("unexpected EOF")
+    {
         ImageError::Layer("unexpected EOF: the layer's tar is truncated".to_owned())
     } else {
         ImageError::Layer(format!("the layer's tar cannot be read: {error}"))
@@ -281,10 +283,11 @@ impl Unpacker {
         for (path, times) in self.directories.iter().rev() {
             // A directory that a later entry replaced has no times to set.
             let Ok(directory) = self.resolve(path) else { continue };
-            let reopened = openat(&directory, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-            reopened.and_then(|fd| rustix::fs::futimens(&fd, times)).map_err(|error| {
-                ImageError::Layer(format!("cannot set the times of {:?}: {error}", lossy(path)))
-            })?;
+            let reopened =
+                openat(&directory, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+            reopened
+                .and_then(|fd| rustix::fs::futimens(&fd, times))
+                .map_err(|error| ImageError::Layer(format!("cannot set the times of {:?}: {error}", lossy(path))))?;
         }
         Ok(())
     }
@@ -454,9 +457,8 @@ fn copy(from: &mut impl Read, to: &mut std::fs::File, buffer: &mut [u8]) -> Resu
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Failure::Tar(error)),
         };
-        io::Write::write_all(to, &buffer[..n]).map_err(|error| {
-            Failure::System(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-        })?;
+        io::Write::write_all(to, &buffer[..n])
+            .map_err(|error| Failure::System(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         total += n as u64;
     }
 }

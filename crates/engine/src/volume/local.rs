@@ -43,12 +43,15 @@ pub(super) fn mount_options(options: &Options, target: &Path) -> Result<()> {
     if get("type").starts_with("nfs") || get("type") == "cifs" {
         parsed.resolve_address().map_err(failed)?;
     }
-    let described = || format!("failed to mount local volume: mount {}:{}, data: {}", get("device"), target.display(), parsed.data());
+    let described = || {
+        format!("failed to mount local volume: mount {}:{}, data: {}", get("device"), target.display(), parsed.data())
+    };
     let data = CString::new(parsed.data()).map_err(|_| failed("an option holds a zero byte".to_owned()))?;
     mount(get("device"), target, get("type"), parsed.flags, data.as_c_str())
         .map_err(|error| failed(format!("{}: {}", described(), text(error))))?;
     if !parsed.propagation.is_empty() {
-        mount_change(target, parsed.propagation).map_err(|error| failed(format!("{}: {}", described(), text(error))))?;
+        mount_change(target, parsed.propagation)
+            .map_err(|error| failed(format!("{}: {}", described(), text(error))))?;
     }
     Ok(())
 }
@@ -84,7 +87,8 @@ struct Parsed {
 
 impl Parsed {
     fn read(text: &str) -> Self {
-        let mut parsed = Self { flags: MountFlags::empty(), propagation: MountPropagationFlags::empty(), data: Vec::new() };
+        let mut parsed =
+            Self { flags: MountFlags::empty(), propagation: MountPropagationFlags::empty(), data: Vec::new() };
         for option in text.split(',').filter(|option| !option.is_empty()) {
             let (flag, set) = match option {
                 "defaults" | "async" => continue,
@@ -131,8 +135,11 @@ impl Parsed {
         if name.parse::<std::net::IpAddr>().is_ok() {
             return Ok(());
         }
-        let mut addresses = (name, 0).to_socket_addrs().map_err(|error| format!("error resolving passed in network volume address: {name}: {error}"))?;
-        let address = addresses.next().ok_or_else(|| format!("error resolving passed in network volume address: {name}"))?;
+        let mut addresses = (name, 0)
+            .to_socket_addrs()
+            .map_err(|error| format!("error resolving passed in network volume address: {name}: {error}"))?;
+        let address =
+            addresses.next().ok_or_else(|| format!("error resolving passed in network volume address: {name}"))?;
         *option = format!("addr={}", address.ip());
         Ok(())
     }

@@ -243,7 +243,10 @@ impl VolumeStore {
         local::unmount_options(options, &data)?;
         if local::is_mount_point(&data) {
             // Whatever that is, it is not ours to delete.
-            return Err(VolumeError::Conflict(format!("remove {name}: something else is mounted on {}", data.display())));
+            return Err(VolumeError::Conflict(format!(
+                "remove {name}: something else is mounted on {}",
+                data.display()
+            )));
         }
         let path = self.inner.root.join(name);
         let scratch = self.inner.root.join(SCRATCH).join(random_name()?);

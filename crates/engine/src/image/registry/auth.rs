@@ -82,10 +82,7 @@ pub(super) async fn fetch_token(
                 ("client_id", "docker"),
             ];
             let body: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", escape(value))).collect();
-            client
-                .post(realm)
-                .header("content-type", "application/x-www-form-urlencoded")
-                .body(body.join("&"))
+            client.post(realm).header("content-type", "application/x-www-form-urlencoded").body(body.join("&"))
         }
         None => {
             let mut query = vec![("service", service)];
@@ -144,7 +141,8 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let text = r#"Bearer realm="https://auth.example/token",service="reg.example",scope="repository:a/b:pull,push""#;
+        let text =
+            r#"Bearer realm="https://auth.example/token",service="reg.example",scope="repository:a/b:pull,push""#;
         assert_eq!(
             Challenge::parse(text),
             Some(Challenge::Bearer {

@@ -1,6 +1,6 @@
 //! What a registry has, without fetching it; and whether it takes credentials.
 
-use super::manifest::{Document, DOCKER_LIST, DOCKER_MANIFEST};
+use super::manifest::{DOCKER_LIST, DOCKER_MANIFEST, Document};
 use super::session::Session;
 use crate::image::store::{parse_config, parse_reference};
 use crate::image::types::{Distribution, Platform};

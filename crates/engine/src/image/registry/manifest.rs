@@ -64,7 +64,7 @@ pub(in crate::image) struct Index {
 /// What some bytes under a reference are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::image) enum Document {
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     Index(Index),
 }
 
@@ -79,7 +79,8 @@ impl Document {
             config: Option<serde::de::IgnoredAny>,
             manifests: Option<serde::de::IgnoredAny>,
         }
-        let unreadable = |error: serde_json::Error| ImageError::Registry(format!("the manifest cannot be read: {error}"));
+        let unreadable =
+            |error: serde_json::Error| ImageError::Registry(format!("the manifest cannot be read: {error}"));
         let shape: Shape = serde_json::from_slice(bytes).map_err(unreadable)?;
         if shape.schema_version == 1 {
             let text = "[DEPRECATION NOTICE] Docker Image Format v1 and Docker Image manifest version 2, schema 1 support is \
@@ -89,8 +90,12 @@ impl Document {
         }
         match (shape.config.is_some(), shape.manifests.is_some()) {
             // A document that is both could be verified as the one and used as the other (CVE-2021-41190).
-            (true, true) => Err(ImageError::Registry("the manifest is ambiguous: it has config and manifests".to_owned())),
-            (true, false) => serde_json::from_slice(bytes).map(Self::Manifest).map_err(unreadable),
+            (true, true) => {
+                Err(ImageError::Registry("the manifest is ambiguous: it has config and manifests".to_owned()))
+            }
+            (true, false) => {
+                serde_json::from_slice(bytes).map(|manifest| Self::Manifest(Box::new(manifest))).map_err(unreadable)
+            }
             (false, true) => serde_json::from_slice(bytes).map(Self::Index).map_err(unreadable),
             (false, false) => {
                 Err(ImageError::Registry(format!("unsupported manifest media type {:?}", shape.media_type)))
@@ -102,7 +107,8 @@ impl Document {
 /// Makes a manifest of an image's blobs: Docker's types where all layers are gzip, OCI's where one is zstd.
 pub(in crate::image) fn compose(config: (Digest, u64), layers: &[(Compression, Digest, u64)]) -> Manifest {
     let docker = layers.iter().all(|(compression, ..)| *compression == Compression::Gzip);
-    let (manifest_type, config_type) = if docker { (DOCKER_MANIFEST, DOCKER_CONFIG) } else { (OCI_MANIFEST, OCI_CONFIG) };
+    let (manifest_type, config_type) =
+        if docker { (DOCKER_MANIFEST, DOCKER_CONFIG) } else { (OCI_MANIFEST, OCI_CONFIG) };
     let layers = layers.iter().map(|(compression, digest, size)| {
         let media_type = if docker { DOCKER_LAYER.to_owned() } else { layer_type(*compression) };
         Descriptor::new(&media_type, digest.clone(), *size)
@@ -148,7 +154,8 @@ pub(in crate::image) fn parse_platform(text: Option<&str>) -> Result<Platform> {
         name => name.to_owned(),
     };
     let parts: Vec<&str> = text.split('/').collect();
-    if parts.len() > 3 || parts.iter().any(|p| p.is_empty() || !p.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
+    if parts.len() > 3
+        || parts.iter().any(|p| p.is_empty() || !p.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)))
     {
         return Err(ImageError::Invalid(format!(
             "{text:?}: platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"

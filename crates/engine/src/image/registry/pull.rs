@@ -91,7 +91,10 @@ impl ImageStore {
             }
         };
         if !file.os.is_empty() && file.os != "linux" {
-            return Err(ImageError::Registry(format!("image operating system {:?} cannot be used on this platform", file.os)));
+            return Err(ImageError::Registry(format!(
+                "image operating system {:?} cannot be used on this platform",
+                file.os
+            )));
         }
         let diff_ids = &file.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() {
@@ -217,7 +220,7 @@ async fn choose(
     wanted: &Platform,
 ) -> Result<(Manifest, Vec<u8>)> {
     let index = match Document::parse(&top.bytes)? {
-        Document::Manifest(manifest) => return Ok((manifest, top.bytes.clone())),
+        Document::Manifest(manifest) => return Ok((*manifest, top.bytes.clone())),
         Document::Index(index) => index,
     };
     let chosen = index.choose(wanted).ok_or_else(|| {
@@ -229,7 +232,7 @@ async fn choose(
     })?;
     let fetched = session.manifest(reference, chosen.digest.as_str()).await?;
     match Document::parse(&fetched.bytes)? {
-        Document::Manifest(manifest) => Ok((manifest, fetched.bytes)),
+        Document::Manifest(manifest) => Ok((*manifest, fetched.bytes)),
         Document::Index(_) => Err(ImageError::Registry("a manifest list inside a manifest list".to_owned())),
     }
 }
@@ -269,17 +272,18 @@ async fn download(session: &Session, descriptor: &Descriptor, path: &Path, progr
                     }
                 }
                 Ok(None) if received == descriptor.size => break 'transfer,
-                Ok(None) => break ImageError::Registry(format!(
-                    "unexpected EOF: blob {} ended after {received} of {} bytes",
-                    descriptor.digest, descriptor.size
-                )),
+                // The answer is whole and too short: it would be again.
+                Ok(None) => {
+                    return Err(ImageError::Registry(format!(
+                        "unexpected EOF: blob {} ended after {received} of {} bytes",
+                        descriptor.digest, descriptor.size
+                    )));
+                }
                 Err(error) => break words::transport("GET", response.url().as_str(), &error),
             }
         };
         failures = if received > before { 1 } else { failures + 1 };
-        // A whole answer that is too short stays too short.
-        let short_blob = matches!(&error, ImageError::Registry(text) if text.starts_with("unexpected EOF"));
-        if failures >= RESUMES || (short_blob && received == before) {
+        if failures >= RESUMES {
             return Err(error);
         }
         tracing::debug!(%error, received, "download broken, taking it up again");

@@ -131,7 +131,8 @@ impl ImageStore {
         };
         let store = self.clone();
         let id = diff_id.clone();
-        let (blob, path) = blocking(move || Ok((store.inner.layers.blob(&id)?, store.inner.layers.blob_path(&id)))).await?;
+        let (blob, path) =
+            blocking(move || Ok((store.inner.layers.blob(&id)?, store.inner.layers.blob_path(&id)))).await?;
         let (_, digest, size) = &blob;
         if has_blob(session, digest).await? {
             progress.send(Progress::update(short, "Layer already exists")).await;
@@ -154,8 +155,7 @@ impl ImageStore {
             return Ok((bytes, media_type));
         }
         let manifest = manifest::compose((image.id.clone(), config_size), blobs);
-        let bytes =
-            serde_json::to_vec_pretty(&manifest).map_err(|error| ImageError::Internal(error.to_string()))?;
+        let bytes = serde_json::to_vec_pretty(&manifest).map_err(|error| ImageError::Internal(error.to_string()))?;
         Ok((bytes, manifest.media_type.unwrap_or_default()))
     }
 }
@@ -174,7 +174,8 @@ async fn upload(session: &Session, digest: &Digest, size: u64, body: &(dyn Fn() 
     let start = Request::new(Method::POST, session.url("blobs/uploads/")).header("content-length", "0");
     let response = session.send_ok(&start).await?.map_err(Refusal::into_error)?;
     let location = response.headers().get("location").and_then(|value| value.to_str().ok());
-    let location = location.ok_or_else(|| ImageError::Registry("the registry gave no place for the upload".to_owned()))?;
+    let location =
+        location.ok_or_else(|| ImageError::Registry("the registry gave no place for the upload".to_owned()))?;
     let separator = if location.contains('?') { '&' } else { '?' };
     let url = format!("{}{separator}digest={digest}", session.absolute(location));
     let request = Request::new(Method::PUT, url)
@@ -186,12 +187,7 @@ async fn upload(session: &Session, digest: &Digest, size: u64, body: &(dyn Fn() 
 }
 
 /// A blob file as a body that tells how far it has come.
-fn file_body(
-    path: PathBuf,
-    id: String,
-    size: u64,
-    progress: ProgressSender,
-) -> impl Fn() -> Body + Send + Sync {
+fn file_body(path: PathBuf, id: String, size: u64, progress: ProgressSender) -> impl Fn() -> Body + Send + Sync {
     move || {
         let (id, progress) = (id.clone(), progress.clone());
         let sent = Arc::new(AtomicU64::new(0));

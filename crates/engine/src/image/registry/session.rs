@@ -8,11 +8,11 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETR
 use reqwest::{Body, Method, Response};
 use skep_model::reference::Reference;
 
+use super::Registries;
 use super::auth::{Challenge, fetch_token};
 use super::endpoint::Endpoint;
 use super::manifest;
 use super::words::{self, Refusal};
-use super::Registries;
 use crate::image::id::Digest;
 use crate::image::{ImageError, RegistryAuth, Result};
 
@@ -183,9 +183,9 @@ impl Session {
         let response = session.attempt(&Request::new(Method::GET, &url), 2).await?;
         match response.status().as_u16() {
             200..300 => Ok(()),
-            401 | 403 => Err(ImageError::Unauthorized(format!(
-                "login attempt to {url} failed with status: 401 Unauthorized"
-            ))),
+            401 | 403 => {
+                Err(ImageError::Unauthorized(format!("login attempt to {url} failed with status: 401 Unauthorized")))
+            }
             status => Err(Refusal::parse(status, &response.bytes().await.unwrap_or_default()).into_error()),
         }
     }
@@ -233,7 +233,8 @@ impl Session {
         let mut delay = FIRST_DELAY;
         let mut attempt = 1;
         loop {
-            let mut builder = self.client.request(request.method.clone(), &request.url).headers(request.headers.clone());
+            let mut builder =
+                self.client.request(request.method.clone(), &request.url).headers(request.headers.clone());
             if let Some(value) = self.header() {
                 builder = builder.header(AUTHORIZATION, value);
             }

@@ -56,9 +56,9 @@ impl Refusal {
             )),
             "MANIFEST_UNKNOWN" => ImageError::NotFound(format!("manifest for {familiar} not found: {text}")),
             "NAME_UNKNOWN" => ImageError::NotFound(format!("repository {familiar_name} not found: {text}")),
-            "NOT_FOUND" => ImageError::NotFound(format!(
-                "manifest for {familiar} not found: manifest unknown: manifest unknown"
-            )),
+            "NOT_FOUND" => {
+                ImageError::NotFound(format!("manifest for {familiar} not found: manifest unknown: manifest unknown"))
+            }
             _ => self.into_error(),
         }
     }

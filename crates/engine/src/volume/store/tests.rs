@@ -44,7 +44,11 @@ async fn volumes_survive_a_restart_with_their_description() {
 async fn errors_are_told_as_moby_tells_them() {
     let (_dir, store) = store().await;
     let refused = async |spec: VolumeSpec| store.create(spec).await.unwrap_err().to_string();
-    assert!(refused(named("a/b")).await.starts_with("create a/b: \"a/b\" includes invalid characters for a local volume name"));
+    assert!(
+        refused(named("a/b"))
+            .await
+            .starts_with("create a/b: \"a/b\" includes invalid characters for a local volume name")
+    );
     assert!(refused(named("..")).await.contains("includes invalid characters"));
     assert!(refused(named("x")).await.contains("too short"));
     let other = VolumeSpec { driver: "rexray".into(), ..named("vol") };
