@@ -28,6 +28,8 @@ pub struct LinkInfo {
     pub mac: Option<[u8; 6]>,
     pub mtu: u32,
     pub up: bool,
+    /// Up with a carrier, and known to be so by its bridge: passes packets.
+    pub running: bool,
     /// Index of the bridge it is a port of.
     pub master: Option<u32>,
     /// Other end of a veth, as an index in that end's namespace.
@@ -231,7 +233,8 @@ fn veth_end<T>(link: LinkMessageBuilder<T>, end: &VethEnd<'_>, mtu: Option<u32>)
 fn link_info(message: RouteNetlinkMessage) -> Option<LinkInfo> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let up = message.header.flags.contains(LinkFlags::Up);
-    let mut link = LinkInfo { index: message.header.index, up, ..LinkInfo::default() };
+    let running = message.header.flags.contains(LinkFlags::Running);
+    let mut link = LinkInfo { index: message.header.index, up, running, ..LinkInfo::default() };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,

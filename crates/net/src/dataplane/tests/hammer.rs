@@ -61,7 +61,7 @@ fn no_connection_fails_while_backends_are_swapped() {
     let client = world.task(&a, 20);
     let _servers: Vec<_> = tasks.iter().map(|task| Server::start(&task.namespace, 80, "task")).collect();
     hammer(&client.namespace, (on_overlay(2), 80), |round| {
-        world.apply(&a, &layouts[round % layouts.len()]);
+        world.block_on(a.dataplane.apply(&layouts[round % layouts.len()]));
     });
 }
 
@@ -81,7 +81,7 @@ fn no_connection_through_the_mesh_fails_while_backends_are_swapped() {
     let tasks = [11, 12, 13].map(|last| world.task(&a, last));
     let _servers: Vec<_> = tasks.iter().map(|task| Server::start(&task.namespace, 80, "task")).collect();
     hammer(&outside, (a.underlay, 8080), |round| {
-        world.apply(&a, &layouts[round % layouts.len()]);
+        world.block_on(a.dataplane.apply(&layouts[round % layouts.len()]));
     });
 }
 

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skep_model::network::mac_of;
 use skep_model::plan::{HostPlan, IngressPlan, OverlayPlan};
 use skep_model::{ContainerId, NetworkId};
 
-use crate::dataplane::{ApplyReport, Attachment, Dataplane, DataplaneConfig};
+use crate::dataplane::{ApplyReport, Attachment, Dataplane, DataplaneConfig, overlay_path};
 use crate::ingress::rules::SourceMode;
 use crate::link::{Namespace, Route, Veth, VethEnd};
 
@@ -58,7 +58,23 @@ pub(super) struct Host {
     pub(super) dataplane: Dataplane,
 }
 
+/// The kernel tells a bridge of a port's carrier from a work queue. A container takes longer to start than that; a test
+/// client does not.
+fn wait_for_ports(namespace: &Namespace, prefix: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !namespace.links().list_prefix(prefix).unwrap().iter().all(|link| link.running) {
+        assert!(Instant::now() < deadline, "a port of {prefix} has no carrier");
+        std::thread::yield_now();
+    }
+}
+
 impl Host {
+    fn wait(&self) {
+        if let Ok(overlay) = Namespace::open(&overlay_path(&self.config.exec_root, &network())) {
+            wait_for_ports(&overlay, "ep-");
+        }
+    }
+
     /// As after a restart of the daemon: everything that was in memory is lost.
     pub(super) fn restarted(self) -> Self {
         let Self { namespace, underlay, config, dataplane } = self;
@@ -120,6 +136,7 @@ impl World {
         let index = namespace.links().index("eth0").unwrap();
         namespace.links().add_address(index, net(address)).unwrap();
         namespace.links().set_up(index).unwrap();
+        wait_for_ports(&self.switch, "p");
         namespace
     }
 
@@ -141,6 +158,7 @@ impl World {
 
     pub(super) fn apply(&self, host: &Host, plan: &HostPlan) -> ApplyReport {
         let report = self.runtime.block_on(host.dataplane.apply(plan));
+        host.wait();
         assert_eq!(report.failures, Vec::<String>::new());
         report
     }
@@ -178,6 +196,7 @@ impl World {
     pub(super) fn connect(&self, host: &Host, task: &Task) {
         let attached = self.block_on(host.dataplane.connect(&attachment(task))).unwrap();
         assert_eq!(attached.address, net(task.address));
+        host.wait();
     }
 
     pub(super) fn path(&self) -> &Path {
