@@ -103,6 +103,7 @@ pub(super) struct DispatcherTask {
 
 struct Session {
     id: SessionId,
+    address: Option<IpAddr>,
     down: mpsc::Sender<Result<Envelope, Status>>,
     sent: AssignmentSet,
     facts: Facts,
@@ -304,6 +305,7 @@ impl State {
         let _ = down.try_send(Ok(pack(&Down::Welcome(welcome))));
         let session = Session {
             id: id.clone(),
+            address,
             down,
             sent: AssignmentSet::default(),
             facts: Facts::default(),
@@ -326,7 +328,8 @@ impl State {
         match message {
             Up::Heartbeat => {
                 let _ = session.down.try_send(Ok(pack(&Down::Heartbeat)));
-                self.revive(&node_id).await;
+                let address = session.address;
+                self.revive(&node_id, address).await;
             }
             Up::Reports(mut reports) => {
                 // A node speaks for its own tasks only.
@@ -342,11 +345,11 @@ impl State {
     }
 
     /// A node called dead that still speaks was only late.
-    async fn revive(&mut self, node_id: &NodeId) {
+    async fn revive(&mut self, node_id: &NodeId, address: Option<IpAddr>) {
         let view = self.consensus.view();
         let Some(node) = view.node(node_id) else { return };
         if node.status.state != NodeState::Ready {
-            let changes = membership::ready(&view, node_id, &node.description, node.status.address, now());
+            let changes = membership::ready(&view, node_id, &node.description, address, now());
             let _ = self.inbox.send(Input::Changes(changes)).await;
         }
     }

@@ -23,6 +23,11 @@ async fn two_workers_join_by_token() {
         hosts[0].node.node_list().unwrap().iter().all(|n| n.status.state == NodeState::Ready)
     })
     .await;
+    let own = |host: &Host| host.address.split(':').next().unwrap().to_owned();
+    for host in &hosts {
+        let node = hosts[0].node.node_inspect(host.node.info().node_id.unwrap().as_str()).unwrap();
+        assert_eq!(node.status.address.map(|a| a.to_string()), Some(own(host)), "others find it there");
+    }
     let mut names: Vec<_> = hosts[0].node.node_list().unwrap().into_iter().map(|n| n.description.hostname).collect();
     names.sort();
     assert_eq!(names, ["node1", "node2", "node3"]);
