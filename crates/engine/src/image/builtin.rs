@@ -58,6 +58,7 @@ impl ImageStore {
     async fn drop_replaced(&self, id: &ImageId) -> Result<()> {
         if self.state().names_of(id).next().is_none() {
             self.change(|state| state.retire(id)).await?;
+            self.collect_garbage().await?;
         }
         Ok(())
     }

@@ -108,9 +108,12 @@ impl State {
         Some(image)
     }
 
-    /// Deletes an image without a name whose layers containers may need, before the engine has told its holds.
+    /// Deletes an image that another took the place of. Its layers stay if a container has them, and at start until the
+    /// engine has told which containers there are.
     pub(super) fn retire(&mut self, id: &ImageId) {
-        if let Some(image) = self.images.remove(id) {
+        if let Some(image) = self.delete(id)
+            && !self.told
+        {
             self.orphans.insert(id.clone(), image.file.rootfs.diff_ids.clone());
         }
     }

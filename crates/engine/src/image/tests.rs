@@ -208,3 +208,19 @@ async fn a_start_clears_what_was_half_made() {
     assert_eq!(fixture.on_disk(), (1, 1, 0));
     assert!(!fixture.dir.path().join("images/state.json.9.tmp").exists());
 }
+
+#[tokio::test]
+async fn the_builtin_image_is_quick() {
+    let fixture = Fixture::new().await;
+    let exe = fixture.dir.path().join("skep-binary");
+    std::fs::write(&exe, vec![1; 20_000_000]).unwrap();
+    let started = std::time::Instant::now();
+    fixture.store.ensure_builtin("skep/whoami:latest", &exe).await.unwrap();
+    let first = started.elapsed();
+    let started = std::time::Instant::now();
+    fixture.store.ensure_builtin("skep/whoami:latest", &exe).await.unwrap();
+    let again = started.elapsed();
+    eprintln!("made in {first:?}, found in {again:?}");
+    // Generous, since the machine may be busy and the build unoptimised; the second must not read the file.
+    assert!(again < std::time::Duration::from_millis(200) || again < first / 2, "{first:?} {again:?}");
+}

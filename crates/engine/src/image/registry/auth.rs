@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 
+use super::READ_TIMEOUT;
 use super::words::{self, Refusal};
 use crate::image::{ImageError, RegistryAuth, Result};
 
@@ -96,9 +97,14 @@ pub(super) async fn fetch_token(
             }
         }
     };
-    let response = request.send().await.map_err(|error| words::transport("GET", realm, &error.without_url()))?;
-    let status = response.status().as_u16();
-    let body = response.bytes().await.map_err(|error| words::transport("GET", realm, &error.without_url()))?;
+    let exchange = async {
+        let response = request.send().await?;
+        Ok((response.status().as_u16(), response.bytes().await?))
+    };
+    let (status, body) = tokio::time::timeout(READ_TIMEOUT, exchange)
+        .await
+        .map_err(|_| words::silent("GET", realm))?
+        .map_err(|error: reqwest::Error| words::transport("GET", realm, &error.without_url()))?;
     if !(200..300).contains(&status) {
         let refusal = Refusal::parse(status, &body);
         return Err(match status {

@@ -63,7 +63,9 @@ impl Registries {
         let builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            // reqwest's own read timeout would end an upload that takes longer; ours is around what waits for the registry.
+            .tcp_user_timeout(READ_TIMEOUT)
+            .tcp_keepalive(READ_TIMEOUT)
             .pool_idle_timeout(Duration::from_secs(20));
         // Registries named insecure are in the local network; Go leaves loopback out of proxies as well.
         let builder = if insecure { builder.tls_danger_accept_invalid_certs(true).no_proxy() } else { builder };

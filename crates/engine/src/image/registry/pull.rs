@@ -11,8 +11,7 @@ use skep_model::reference::Reference;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
 
 use super::manifest::{Descriptor, Document, Manifest, parse_platform};
-use super::session::{Fetched, Session};
-use super::words;
+use super::session::{Fetched, Session, next_chunk};
 use crate::image::disk::Scratch;
 use crate::image::id::{DiffId, Digest, ImageId};
 use crate::image::layer::Incoming;
@@ -254,8 +253,9 @@ async fn download(session: &Session, descriptor: &Descriptor, path: &Path, progr
             received = 0;
         }
         let before = received;
+        let url = response.url().to_string();
         let error = loop {
-            match response.chunk().await {
+            match next_chunk(&mut response, &url).await {
                 Ok(Some(chunk)) => {
                     received += chunk.len() as u64;
                     if received > descriptor.size {
@@ -279,7 +279,7 @@ async fn download(session: &Session, descriptor: &Descriptor, path: &Path, progr
                         descriptor.digest, descriptor.size
                     )));
                 }
-                Err(error) => break words::transport("GET", response.url().as_str(), &error),
+                Err(error) => break error,
             }
         };
         failures = if received > before { 1 } else { failures + 1 };

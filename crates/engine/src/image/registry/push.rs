@@ -169,21 +169,33 @@ async fn has_blob(session: &Session, digest: &Digest) -> Result<bool> {
     }
 }
 
-/// One POST for a place, one PUT with the bytes.
+/// How often a broken upload is begun anew.
+const UPLOADS: u32 = 3;
+
+/// One POST for a place, one PUT with the bytes; both again if the connection breaks, since the place may hold half a blob.
 async fn upload(session: &Session, digest: &Digest, size: u64, body: &(dyn Fn() -> Body + Send + Sync)) -> Result<()> {
-    let start = Request::new(Method::POST, session.url("blobs/uploads/")).header("content-length", "0");
-    let response = session.send_ok(&start).await?.map_err(Refusal::into_error)?;
-    let location = response.headers().get("location").and_then(|value| value.to_str().ok());
-    let location =
-        location.ok_or_else(|| ImageError::Registry("the registry gave no place for the upload".to_owned()))?;
-    let separator = if location.contains('?') { '&' } else { '?' };
-    let url = format!("{}{separator}digest={digest}", session.absolute(location));
-    let request = Request::new(Method::PUT, url)
-        .header("content-type", "application/octet-stream")
-        .header("content-length", &size.to_string())
-        .body(body);
-    session.send_ok(&request).await?.map_err(Refusal::into_error)?;
-    Ok(())
+    let mut attempt = 1;
+    loop {
+        let start = Request::new(Method::POST, session.url("blobs/uploads/")).header("content-length", "0");
+        let response = session.send_ok(&start).await?.map_err(Refusal::into_error)?;
+        let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+        let location =
+            location.ok_or_else(|| ImageError::Registry("the registry gave no place for the upload".to_owned()))?;
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let url = format!("{}{separator}digest={digest}", session.absolute(location));
+        let request = Request::new(Method::PUT, url)
+            .header("content-type", "application/octet-stream")
+            .header("content-length", &size.to_string())
+            .body(body)
+            .attempts(1);
+        match session.send_ok(&request).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(refusal)) if refusal.status < 500 || attempt == UPLOADS => return Err(refusal.into_error()),
+            Err(error) if attempt == UPLOADS => return Err(error),
+            Ok(Err(_)) | Err(_) => tracing::debug!(%digest, attempt, "upload broken, beginning anew"),
+        }
+        attempt += 1;
+    }
 }
 
 /// A blob file as a body that tells how far it has come.

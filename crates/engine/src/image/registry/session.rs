@@ -8,11 +8,11 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETR
 use reqwest::{Body, Method, Response};
 use skep_model::reference::Reference;
 
-use super::Registries;
 use super::auth::{Challenge, fetch_token};
 use super::endpoint::Endpoint;
 use super::manifest;
 use super::words::{self, Refusal};
+use super::{READ_TIMEOUT, Registries};
 use crate::image::id::Digest;
 use crate::image::{ImageError, RegistryAuth, Result};
 
@@ -42,11 +42,12 @@ pub(super) struct Request<'a> {
     pub(super) headers: HeaderMap,
     /// Makes the body anew for each attempt.
     pub(super) body: Option<&'a (dyn Fn() -> Body + Send + Sync)>,
+    pub(super) attempts: u32,
 }
 
 impl<'a> Request<'a> {
     pub(super) fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), headers: HeaderMap::new(), body: None }
+        Self { method, url: url.into(), headers: HeaderMap::new(), body: None, attempts: ATTEMPTS }
     }
 
     pub(super) fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -58,6 +59,12 @@ impl<'a> Request<'a> {
 
     pub(super) fn body(mut self, body: &'a (dyn Fn() -> Body + Send + Sync)) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    /// For what cannot simply be said again, and for questions whose answer a user waits for.
+    pub(super) fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
         self
     }
 }
@@ -164,7 +171,7 @@ impl Session {
     /// Asks whether a registry is there; the response is one that wants credentials.
     async fn ping(&self) -> Result<Option<Response>, Ping> {
         let url = format!("{}/v2/", self.base);
-        let response = self.attempt(&Request::new(Method::GET, &url), 2).await.map_err(Ping::Unreachable)?;
+        let response = self.attempt(&Request::new(Method::GET, &url).attempts(2)).await.map_err(Ping::Unreachable)?;
         match response.status().as_u16() {
             200..300 => Ok(None),
             401 => Ok(Some(response)),
@@ -180,7 +187,7 @@ impl Session {
         let reference = Reference { domain: domain.to_owned(), path: String::new(), tag: None, digest: None };
         let session = Self::open(registries, &reference, Some(auth), "pull").await?;
         let url = format!("{}/v2/", session.base);
-        let response = session.attempt(&Request::new(Method::GET, &url), 2).await?;
+        let response = session.attempt(&Request::new(Method::GET, &url).attempts(2)).await?;
         match response.status().as_u16() {
             200..300 => Ok(()),
             401 | 403 => {
@@ -229,7 +236,8 @@ impl Session {
     }
 
     /// One request, again after a failure that may pass.
-    async fn attempt(&self, request: &Request<'_>, attempts: u32) -> Result<Response> {
+    async fn attempt(&self, request: &Request<'_>) -> Result<Response> {
+        let attempts = request.attempts;
         let mut delay = FIRST_DELAY;
         let mut attempt = 1;
         loop {
@@ -241,7 +249,7 @@ impl Session {
             if let Some(body) = request.body {
                 builder = builder.body(body());
             }
-            let wait = match builder.send().await {
+            let wait = match answer(request, builder).await? {
                 Ok(response) if response.status().as_u16() == 429 || response.status().is_server_error() => {
                     if attempt >= attempts {
                         return Ok(response);
@@ -269,7 +277,7 @@ impl Session {
 
     /// Makes a request and, if the registry wants other or fresher credentials, once more with these.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Response> {
-        let response = self.attempt(request, ATTEMPTS).await?;
+        let response = self.attempt(request).await?;
         if response.status().as_u16() != 401 {
             return Ok(response);
         }
@@ -281,7 +289,7 @@ impl Session {
             return Ok(response);
         }
         self.authorize(scope).await?;
-        self.attempt(request, ATTEMPTS).await
+        self.attempt(request).await
     }
 
     /// As [`Self::send`], with anything but success as a refusal.
@@ -330,7 +338,7 @@ impl Session {
 
     async fn small_body(&self, mut response: Response, url: &str) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| words::transport("GET", url, &error))? {
+        while let Some(chunk) = next_chunk(&mut response, url).await? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > MAX_MANIFEST_BYTES {
                 return Err(ImageError::Registry(format!("{url} is larger than {MAX_MANIFEST_BYTES} bytes")));
@@ -359,6 +367,23 @@ impl Session {
             request = request.header(RANGE.as_str(), &format!("bytes={offset}-"));
         }
         self.send_ok(&request).await?.map_err(Refusal::into_error)
+    }
+}
+
+/// Waits for the answer, for ever only while a body is being sent.
+async fn answer(request: &Request<'_>, builder: reqwest::RequestBuilder) -> Result<reqwest::Result<Response>> {
+    if request.body.is_some() {
+        return Ok(builder.send().await);
+    }
+    let silent = |_| words::silent(request.method.as_str(), &request.url);
+    tokio::time::timeout(READ_TIMEOUT, builder.send()).await.map_err(silent)
+}
+
+/// The next piece of an answer; silence is an error.
+pub(super) async fn next_chunk(response: &mut Response, url: &str) -> Result<Option<bytes::Bytes>> {
+    match tokio::time::timeout(READ_TIMEOUT, response.chunk()).await {
+        Ok(chunk) => chunk.map_err(|error| words::transport("GET", url, &error)),
+        Err(_) => Err(words::silent("GET", url)),
     }
 }
 

@@ -79,11 +79,22 @@ fn status_text(status: u16) -> String {
 
 /// What Go's `net/http` says when a request does not come through: `Get "https://host/v2/": dial tcp …`.
 pub(super) fn transport(method: &str, url: &str, error: &reqwest::Error) -> ImageError {
+    ImageError::Registry(format!("{} \"{url}\": {}", verb(method), reason(url, error)))
+}
+
+/// A registry that takes the connection and says nothing.
+pub(super) fn silent(method: &str, url: &str) -> ImageError {
+    let reason = "net/http: request canceled (Client.Timeout exceeded while awaiting headers)";
+    ImageError::Registry(format!("{} \"{url}\": {reason}", verb(method)))
+}
+
+/// Go writes `Get`, not `GET`.
+fn verb(method: &str) -> String {
     let mut verb = method.to_ascii_lowercase();
     if let Some(first) = verb.get_mut(..1) {
         first.make_ascii_uppercase();
     }
-    ImageError::Registry(format!("{verb} \"{url}\": {}", reason(url, error)))
+    verb
 }
 
 fn reason(url: &str, error: &reqwest::Error) -> String {

@@ -276,3 +276,47 @@ async fn basic_credentials_are_asked_for() {
     assert_eq!(fixture.store.login(auth("honey")).await.unwrap(), "Login Succeeded");
     assert!(fixture.store.login(auth("wax")).await.unwrap_err().to_string().contains("401 Unauthorized"));
 }
+
+#[tokio::test]
+async fn a_broken_download_is_taken_up_where_it_broke() {
+    let fixture = Fixture::new().await;
+    let layer = tar_of(&[("big", &"x".repeat(200_000))]);
+    let config = serde_json::to_vec(&ImageFile {
+        os: "linux".into(),
+        rootfs: RootFs { kind: "layers".into(), diff_ids: vec![Digest::of(&layer)] },
+        ..ImageFile::default()
+    })
+    .unwrap();
+    let (id, blob) = (Digest::of(&config), Digest::of(&layer));
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "config": { "mediaType": "x", "size": config.len(), "digest": id },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar", "size": layer.len(), "digest": blob }],
+    })
+    .to_string();
+    let (config, layer) = (String::from_utf8(config).unwrap(), String::from_utf8(layer).unwrap());
+    let ranges = Arc::new(Mutex::new(Vec::new()));
+    let seen = ranges.clone();
+    let address = serve(move |request, _| {
+        if request.starts_with("GET /v2/app/manifests/") {
+            return response("200 OK", "", &manifest);
+        }
+        if request.contains(id.as_str()) {
+            return response("200 OK", "", &config);
+        }
+        if !request.contains(blob.as_str()) {
+            return response("200 OK", "", "{}");
+        }
+        let from = request.lines().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+        seen.lock().unwrap().push(from);
+        let rest = &layer[from.unwrap_or(0)..];
+        let status = if from.is_some() { "206 Partial Content" } else { "200 OK" };
+        let whole = response(status, "", rest);
+        // Says the whole length and closes after a third.
+        if from.is_none_or(|from| from < 100_000) { whole[..whole.len() / 3].to_owned() } else { whole }
+    });
+    let pulled = pull(&fixture.store, &format!("{address}/app:1")).await.0.unwrap();
+    assert!(fixture.store.rootfs_layers(&pulled).unwrap()[0].join("big").exists());
+    let ranges = ranges.lock().unwrap().clone();
+    assert!(ranges.len() >= 2 && ranges[0].is_none() && ranges[1..].iter().all(Option::is_some), "{ranges:?}");
+}
