@@ -2,9 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Cursor, Read, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 use super::ImageError;
 
@@ -29,20 +33,25 @@ pub(super) fn single_file(name: &str, path: &Path) -> Result<impl Read + Send + 
 }
 
 /// Writes an overlay upper directory as a layer: deletions become whiteouts. Sorted, so that the same tree gives the same tar.
+///
+/// The container may run and change the tree meanwhile. Every entry is therefore opened once, below the root and through no
+/// symlink, and everything about it is asked of that descriptor: a directory swapped for a symlink leads nowhere.
 pub(super) fn upper_dir(root: &Path, output: impl Write) -> Result<(), ImageError> {
+    let top = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let top = top.map_err(|error| ImageError::io("open", root)(error.into()))?;
     let mut builder = tar::Builder::new(output);
-    let mut links = std::collections::BTreeMap::new();
+    let mut links = Links::new();
     let mut pending = vec![PathBuf::new()];
     while let Some(relative) = pending.pop() {
-        let absolute = root.join(&relative);
-        let meta = fs::symlink_metadata(&absolute).map_err(ImageError::io("read", &absolute))?;
+        let failed = || ImageError::io("pack", root.join(&relative));
+        let Some(entry) = Entry::open(&top, &relative).map_err(failed())? else { continue };
         if !relative.as_os_str().is_empty() {
-            append(&mut builder, root, &relative, &meta, &mut links).map_err(ImageError::io("pack", &absolute))?;
+            append(&mut builder, &relative, &entry, &mut links).map_err(failed())?;
         }
-        if meta.is_dir() {
+        if entry.meta.is_dir() {
             let mut children = Vec::new();
-            for entry in fs::read_dir(&absolute).map_err(ImageError::io("read", &absolute))? {
-                children.push(relative.join(entry.map_err(ImageError::io("read", &absolute))?.file_name()));
+            for child in fs::read_dir(&entry.path).map_err(failed())? {
+                children.push(relative.join(child.map_err(failed())?.file_name()));
             }
             children.sort();
             pending.extend(children.into_iter().rev());
@@ -53,14 +62,40 @@ pub(super) fn upper_dir(root: &Path, output: impl Write) -> Result<(), ImageErro
 
 type Links = std::collections::BTreeMap<(u64, u64), PathBuf>;
 
-fn append(
-    builder: &mut tar::Builder<impl Write>,
-    root: &Path,
-    relative: &Path,
-    meta: &fs::Metadata,
-    links: &mut Links,
-) -> io::Result<()> {
-    let absolute = root.join(relative);
+/// One file of the tree, held by a descriptor.
+struct Entry {
+    fd: OwnedFd,
+    /// The descriptor's own path under `/proc`, which no rename can turn to another file.
+    path: PathBuf,
+    meta: fs::Metadata,
+}
+
+impl Entry {
+    /// `None` if it went meanwhile.
+    fn open(top: &OwnedFd, relative: &Path) -> io::Result<Option<Self>> {
+        let name = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = loop {
+            match openat2(top, name, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+                Ok(fd) => break fd,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        let meta = fs::metadata(&path)?;
+        Ok(Some(Self { fd, path, meta }))
+    }
+
+    fn link_target(&self) -> io::Result<PathBuf> {
+        let target = rustix::fs::readlinkat(&self.fd, c"", Vec::new())?;
+        Ok(std::ffi::OsStr::from_bytes(target.as_bytes()).into())
+    }
+}
+
+fn append(builder: &mut tar::Builder<impl Write>, relative: &Path, entry: &Entry, links: &mut Links) -> io::Result<()> {
+    let meta = &entry.meta;
     let kind = meta.file_type();
     if kind.is_socket() {
         return Ok(());
@@ -76,31 +111,31 @@ fn append(
     header.set_size(0);
     header.set_username("")?;
     header.set_groupname("")?;
-    append_xattrs(builder, &absolute)?;
-    if kind.is_dir() {
-        header.set_entry_type(tar::EntryType::Directory);
-        builder.append_data(&mut header, directory_name(relative), io::empty())?;
-        if is_opaque(&absolute) {
-            append_empty(builder, &relative.join(".wh..wh..opq"), meta)?;
-        }
-        return Ok(());
+    if kind.is_symlink() {
+        header.set_entry_type(tar::EntryType::Symlink);
+        return builder.append_link(&mut header, relative, entry.link_target()?);
     }
-    if meta.nlink() > 1 {
+    if !kind.is_dir() && meta.nlink() > 1 {
         if let Some(first) = links.get(&(meta.dev(), meta.ino())) {
             header.set_entry_type(tar::EntryType::Link);
             return builder.append_link(&mut header, relative, first);
         }
         links.insert((meta.dev(), meta.ino()), relative.to_owned());
     }
-    if kind.is_symlink() {
-        header.set_entry_type(tar::EntryType::Symlink);
-        return builder.append_link(&mut header, relative, fs::read_link(&absolute)?);
+    append_xattrs(builder, &entry.path)?;
+    if kind.is_dir() {
+        header.set_entry_type(tar::EntryType::Directory);
+        builder.append_data(&mut header, directory_name(relative), io::empty())?;
+        if is_opaque(&entry.path) {
+            append_empty(builder, &relative.join(".wh..wh..opq"), meta)?;
+        }
+        return Ok(());
     }
     if kind.is_file() {
         header.set_entry_type(tar::EntryType::Regular);
         header.set_size(meta.len());
         // A file that is being written may shrink or grow; the header has said a size already.
-        let data = File::open(&absolute)?.take(meta.len()).chain(io::repeat(0)).take(meta.len());
+        let data = File::open(&entry.path)?.take(meta.len()).chain(io::repeat(0)).take(meta.len());
         return builder.append_data(&mut header, relative, data);
     }
     header.set_entry_type(if kind.is_fifo() {
@@ -134,13 +169,13 @@ fn append_empty(builder: &mut tar::Builder<impl Write>, name: &Path, meta: &fs::
 
 fn is_opaque(path: &Path) -> bool {
     let mut value = [0; 1];
-    matches!(rustix::fs::lgetxattr(path, "trusted.overlay.opaque", &mut value[..]), Ok(1)) && value[0] == b'y'
+    matches!(rustix::fs::getxattr(path, "trusted.overlay.opaque", &mut value[..]), Ok(1)) && value[0] == b'y'
 }
 
 fn append_xattrs(builder: &mut tar::Builder<impl Write>, path: &Path) -> io::Result<()> {
     // Files carry few; 64 KiB is the kernel's own limit of a list (XATTR_LIST_MAX).
     let mut names = vec![0; 65536];
-    let Ok(length) = rustix::fs::llistxattr(path, &mut names[..]) else { return Ok(()) };
+    let Ok(length) = rustix::fs::listxattr(path, &mut names[..]) else { return Ok(()) };
     let mut records = Vec::new();
     for name in names[..length].split(|&b| b == 0).filter(|name| !name.is_empty()) {
         let Ok(key) = std::str::from_utf8(name) else { continue };
@@ -148,7 +183,7 @@ fn append_xattrs(builder: &mut tar::Builder<impl Write>, path: &Path) -> io::Res
             continue; // what moby keeps; labels of the host and overlayfs's own are not the image's
         }
         let mut value = vec![0; 65536];
-        let length = rustix::fs::lgetxattr(path, std::ffi::OsStr::from_bytes(name), &mut value[..])?;
+        let length = rustix::fs::getxattr(path, std::ffi::OsStr::from_bytes(name), &mut value[..])?;
         value.truncate(length);
         records.push((format!("SCHILY.xattr.{key}"), value));
     }

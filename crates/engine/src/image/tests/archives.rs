@@ -161,6 +161,7 @@ async fn a_commit_holds_the_changes() {
     std::fs::create_dir_all(upper.join("etc")).unwrap();
     std::fs::write(upper.join("etc/new"), "n").unwrap();
     std::fs::hard_link(upper.join("etc/new"), upper.join("etc/same")).unwrap();
+    std::os::unix::fs::symlink("../../../etc", upper.join("way")).unwrap();
     let whiteout = rustix::fs::mknodat(
         rustix::fs::CWD,
         upper.join("gone"),
@@ -182,6 +183,7 @@ async fn a_commit_holds_the_changes() {
     assert_eq!(layers.len(), 2);
     assert_eq!(std::fs::read_to_string(layers[0].join("etc/same")).unwrap(), "n");
     use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    assert_eq!(std::fs::read_link(layers[0].join("way")).unwrap(), std::path::Path::new("../../../etc"));
     let gone = std::fs::symlink_metadata(layers[0].join("gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
     assert_eq!(fixture.store.history("changed:1").unwrap()[0].comment, "new");
