@@ -17,6 +17,7 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod image;
+pub mod init;
 pub mod supervisor;
 pub mod volume;
 

@@ -15,6 +15,13 @@ use args::{Cli, Command};
 
 fn main() -> ExitCode {
     // The supervisor and a lab's host are processes of one thread: nothing may be started before they are told apart.
+    // The two that run beside every container are told apart first, by the engine's own words: they are to stay small.
+    let mut words = std::env::args().skip(1);
+    match words.next().as_deref() {
+        Some("supervisor") => return skep_engine::supervisor::main(words),
+        Some("init") => return skep_engine::init::main(words),
+        _ => {}
+    }
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Daemon(flags) => daemon::run(*flags),

@@ -409,4 +409,4 @@ pub(crate) mod names;
 mod stdio;
 
 pub(crate) use handle::{Container, Life, RunIo, load, locked, save};
-pub(crate) use stdio::{Hub, StdinSlot, StdinState, asynchronous, read_chunk, resize};
+pub(crate) use stdio::{Hub, StdinSlot, StdinState, asynchronous, read_chunk, read_into, resize, take_output};

@@ -24,25 +24,34 @@ pub(crate) fn asynchronous(fd: OwnedFd, interest: Interest) -> std::io::Result<A
     crate::sys::watch::watch(fd, interest)
 }
 
-/// The next piece of output; `None` at its end. A pty says EIO when its last user is gone.
-pub(crate) async fn read_chunk<T>(pipe: &AsyncPipe, mut take: impl FnMut(&[u8]) -> T) -> Option<T> {
+/// Waits until there is output and takes it; `None` at its end. A pty says EIO when its last user is gone.
+pub(crate) async fn take_output<T>(
+    pipe: &AsyncPipe,
+    mut take: impl FnMut(&OwnedFd) -> std::io::Result<Option<T>>,
+) -> Option<T> {
     loop {
         let mut ready = pipe.readable().await.ok()?;
-        let taken = ready.try_io(|pipe| {
-            // One buffer a thread, not one a pipe: a host has hundreds of pipes that say nothing.
-            thread_local!(static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; CHUNK]));
-            BUFFER.with_borrow_mut(|buffer| {
-                let got = rustix::io::read(pipe.get_ref(), &mut buffer[..])?;
-                Ok((got > 0).then(|| take(&buffer[..got])))
-            })
-        });
-        match taken {
+        match ready.try_io(|pipe| take(pipe.get_ref())) {
             Ok(Ok(some)) => return some,
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Ok(Err(_)) => return None,
             Err(_would_block) => {}
         }
     }
+}
+
+/// The next piece of output, by way of memory.
+pub(crate) async fn read_chunk<T>(pipe: &AsyncPipe, mut see: impl FnMut(&[u8]) -> T) -> Option<T> {
+    take_output(pipe, |fd| read_into(fd, &mut see)).await
+}
+
+pub(crate) fn read_into<T>(fd: &OwnedFd, see: impl FnOnce(&[u8]) -> T) -> std::io::Result<Option<T>> {
+    // One buffer a thread, not one a pipe: a host has hundreds of pipes that say nothing.
+    thread_local!(static BUFFER: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(vec![0; CHUNK]));
+    BUFFER.with_borrow_mut(|buffer| {
+        let got = rustix::io::read(fd, &mut buffer[..])?;
+        Ok((got > 0).then(|| see(&buffer[..got])))
+    })
 }
 
 async fn write_all(pipe: &AsyncPipe, mut data: &[u8]) -> std::io::Result<()> {

@@ -1,5 +1,6 @@
 //! A container's run, from the moment its process lives to what is done after its end.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::io::Interest;
 use super::{Engine, blocking};
 use crate::container::*;
 use crate::error::Result;
+use crate::logs::Spool;
 use crate::supervisor::client::{Connection, Launched, ProcessStdio};
 use crate::supervisor::protocol::Exit;
 use crate::sys::clock;
@@ -69,7 +71,8 @@ impl Engine {
             let reading = pty.try_clone().and_then(|fd| asynchronous(fd, Interest::READABLE));
             let writing = pty.try_clone().and_then(|fd| asynchronous(fd, Interest::WRITABLE));
             if let Ok(pipe) = reading {
-                run.pumps.push(self.spawn_pump(container, pipe, StdStream::Stdout));
+                // A terminal cannot be spliced into a file.
+                run.pumps.push(self.spawn_pump(container, pipe, StdStream::Stdout, None));
             }
             match writing {
                 Ok(pipe) if container.record().config.open_stdin => {
@@ -81,7 +84,8 @@ impl Engine {
         } else {
             for (fd, stream) in [(stdio.stdout, StdStream::Stdout), (stdio.stderr, StdStream::Stderr)] {
                 if let Some(Ok(pipe)) = fd.map(|fd| asynchronous(fd, Interest::READABLE)) {
-                    run.pumps.push(self.spawn_pump(container, pipe, stream));
+                    let spool = self.open_spool(container, stream);
+                    run.pumps.push(self.spawn_pump(container, pipe, stream, spool));
                 }
             }
             match stdio.stdin.map(|fd| asynchronous(fd, Interest::WRITABLE)) {
@@ -92,17 +96,29 @@ impl Engine {
         *locked(&container.run) = run;
     }
 
+    fn open_spool(&self, container: &Container, stream: StdStream) -> Option<Spool> {
+        let name = if stream == StdStream::Stderr { "stderr.spool" } else { "stdout.spool" };
+        let path = self.bundle(&container.id).join(name);
+        let mut log = locked(&container.log);
+        let opened = Spool::open(&path, stream, log.as_mut()?, clock::now());
+        opened
+            .inspect_err(|error| tracing::warn!(container.id = %container.id, %error, "output goes by way of memory"))
+            .ok()
+    }
+
     fn spawn_pump(
         &self,
         container: &Arc<Container>,
-        pipe: tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>,
+        pipe: tokio::io::unix::AsyncFd<OwnedFd>,
         stream: StdStream,
+        mut spool: Option<Spool>,
     ) -> tokio::task::JoinHandle<()> {
         let container = Arc::clone(container);
         let closing = self.inner.closing.clone();
         self.inner.tasks.spawn(async move {
             let pump = async {
-                while let Some(copy) = read_chunk(&pipe, |data| log_output(&container, stream, data)).await {
+                while let Some(copy) = take_output(&pipe, |fd| log_output(&container, stream, spool.as_mut(), fd)).await
+                {
                     if let Some(data) = copy {
                         container.hub.publish(stream, data).await;
                     }
@@ -243,15 +259,28 @@ pub(super) async fn kill_all(cgroup: crate::cgroup::Cgroup) {
     .await;
 }
 
-/// Writes output to the log, and copies it if someone is attached.
-fn log_output(container: &Container, stream: StdStream, data: &[u8]) -> Option<bytes::Bytes> {
-    if let Some(log) = &mut *locked(&container.log)
-        && let Err(error) = log.write(stream, data, clock::now())
-    {
-        tracing::warn!(container.id = %container.id, %error, "container log not written");
+/// Writes output to the log, and copies it if someone is attached. The inner `None` is "nobody is", the outer one the end.
+fn log_output(
+    container: &Container,
+    stream: StdStream,
+    spool: Option<&mut Spool>,
+    fd: &OwnedFd,
+) -> std::io::Result<Option<Option<bytes::Bytes>>> {
+    let copy = |data: &[u8]| (!container.hub.is_empty()).then(|| bytes::Bytes::copy_from_slice(data));
+    let taken = match (&mut *locked(&container.log), spool) {
+        (Some(log), Some(spool)) => spool.take(fd, log, clock::now(), copy),
+        (Some(log), None) => read_into(fd, |data| {
+            if let Err(error) = log.write(stream, data, clock::now()) {
+                tracing::warn!(container.id = %container.id, %error, "container log not written");
+            }
+            copy(data)
+        }),
+        (None, _) => read_into(fd, copy),
+    };
+    if matches!(taken, Ok(Some(_))) {
+        container.log_grown.send_modify(|n| *n += 1);
     }
-    container.log_grown.send_modify(|n| *n += 1);
-    (!container.hub.is_empty()).then(|| bytes::Bytes::copy_from_slice(data))
+    taken
 }
 
 /// moby `restartmanager.ShouldRestart`; `at_start` is the start of the daemon.

@@ -4,9 +4,11 @@
 //! records, only the last with a newline. The driver `local` is the same file; `none` keeps nothing.
 
 mod reader;
+mod spool;
 mod writer;
 
 pub(crate) use reader::{read, wanted};
+pub(crate) use spool::Spool;
 pub(crate) use writer::LogWriter;
 
 use std::collections::BTreeMap;

@@ -57,13 +57,45 @@ fn the_format_is_dockers() {
     assert_eq!(texts(&folder.log(), &LogsRequest { since, ..all() }), ["\"quoted\"\n"]);
 }
 
+/// A pipe with something in it.
+fn pipe(text: &[u8]) -> std::os::fd::OwnedFd {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    rustix::io::write(&write, text).unwrap();
+    read
+}
+
 #[test]
-fn half_a_line_survives_the_writer() {
-    let folder = Folder::new("half");
-    LogWriter::open(&folder.log(), ENDLESS).unwrap().write(StdStream::Stdout, b"one ", Timestamp(1)).unwrap();
-    LogWriter::open(&folder.log(), ENDLESS).unwrap().write(StdStream::Stdout, b"line\n", Timestamp(2)).unwrap();
-    assert_eq!(texts(&folder.log(), &all()), ["one line\n"]);
-    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "the half line's file is gone");
+fn a_daemon_killed_at_any_step_neither_loses_nor_doubles() {
+    let folder = Folder::new("spool");
+    let (log, path) = (folder.log(), folder.0.join("spool"));
+    let stream = StdStream::Stdout;
+    let now = Timestamp(1);
+    let open = || {
+        let mut writer = LogWriter::open(&log, ENDLESS).unwrap();
+        let spool = Spool::open(&path, stream, &mut writer, now).unwrap();
+        (writer, spool)
+    };
+    let (mut writer, mut spool) = open();
+    spool.take(pipe(b"one\ntw"), &mut writer, now, |_| {}).unwrap();
+    // Killed in peace: half a line is kept.
+    let (mut writer, mut spool) = open();
+    spool.take(pipe(b"o\nthree\nfo"), &mut writer, now, |_| {}).unwrap();
+    assert_eq!(texts(&log, &all()), ["one\n", "two\n", "three\n"]);
+    // Killed after the bytes came, before the log was written.
+    let before = (std::fs::read(&log).unwrap(), std::fs::read(&path).unwrap());
+    spool.take(pipe(b"ur\nfive\nsi"), &mut writer, now, |_| {}).unwrap();
+    let after = (std::fs::read(&log).unwrap(), std::fs::read(&path).unwrap());
+    let came: Vec<u8> = before.1[..16].iter().chain(&after.1[16..]).copied().collect();
+    std::fs::write(&path, &came).unwrap();
+    std::fs::write(&log, &before.0).unwrap();
+    let (_, _) = open();
+    assert_eq!(texts(&log, &all()), ["one\n", "two\n", "three\n", "four\n", "five\n"]);
+    // Killed after the log was written, before the spool was moved on.
+    std::fs::write(&path, &came).unwrap();
+    std::fs::write(&log, &after.0).unwrap();
+    let (mut writer, mut spool) = open();
+    spool.take(pipe(b"x\n"), &mut writer, now, |_| {}).unwrap();
+    assert_eq!(texts(&log, &all()), ["one\n", "two\n", "three\n", "four\n", "five\n", "six\n"]);
 }
 
 #[test]

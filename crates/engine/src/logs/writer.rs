@@ -24,93 +24,59 @@ pub(crate) struct LogWriter {
     scratch: Vec<u8>,
 }
 
-/// The beginning of a line whose end has not come. Kept in a file beside the log too, for a daemon that is killed: what
-/// was read from the pipe is nowhere else.
-#[derive(Debug)]
-struct Pending {
-    path: PathBuf,
-    bytes: Vec<u8>,
-    saved: bool,
-}
-
-impl Pending {
-    fn open(path: PathBuf) -> Self {
-        let bytes = std::fs::read(&path).unwrap_or_default();
-        Self { saved: !bytes.is_empty(), path, bytes }
-    }
-
-    fn save(&mut self) {
-        if !self.bytes.is_empty() {
-            self.saved = std::fs::write(&self.path, &self.bytes).is_ok();
-        } else if self.saved {
-            let _ = std::fs::remove_file(&self.path);
-            self.saved = false;
-        }
-    }
-}
+/// The beginning of a line whose end has not come. The spool keeps it too, for a daemon that is killed.
+type Pending = Vec<u8>;
 
 impl LogWriter {
     pub(crate) fn open(path: &Path, rotation: Rotation) -> std::io::Result<Self> {
         let file = append(path)?;
         let size = file.metadata()?.len();
-        let pending = |stream: &str| Pending::open(path.with_extension(format!("{stream}.partial")));
         Ok(Self {
             path: path.to_owned(),
             file,
             size,
             rotation,
-            stdout: pending("stdout"),
-            stderr: pending("stderr"),
+            stdout: Pending::new(),
+            stderr: Pending::new(),
             scratch: Vec::new(),
         })
     }
 
+    /// Bytes in the present file.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Bytes of half a line that wait for the rest.
+    pub(crate) fn waiting(&self, stream: StdStream) -> usize {
+        if stream == StdStream::Stderr { self.stderr.len() } else { self.stdout.len() }
+    }
+
     /// Takes output as it came from the pipe, and writes the lines that are complete.
     pub(crate) fn write(&mut self, stream: StdStream, data: &[u8], now: Timestamp) -> std::io::Result<()> {
-        let mut pending = std::mem::take(&mut self.pending(stream).bytes);
-        let mut rest = data;
         let mut batch = std::mem::take(&mut self.scratch);
-        let mut result = Ok(());
-        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
-            let (line, after) = rest.split_at(end + 1);
-            rest = after;
-            if pending.is_empty() {
-                record(&mut batch, stream, line, now);
-            } else {
-                pending.extend_from_slice(line);
-                record(&mut batch, stream, &pending, now);
-                pending.clear();
-            }
-        }
-        pending.extend_from_slice(rest);
-        while pending.len() >= MAX_LINE {
-            let cut = character_boundary(&pending, MAX_LINE);
-            record(&mut batch, stream, &pending[..cut], now);
-            pending.drain(..cut);
-        }
-        if !batch.is_empty() {
-            result = self.append(&batch);
-            batch.clear();
-        }
+        split(self.pending(stream), data, |line| record(&mut batch, stream, line, now));
+        let result = if batch.is_empty() { Ok(()) } else { self.append(&batch) };
+        batch.clear();
         batch.shrink_to(4 * MAX_LINE);
         self.scratch = batch;
-        let kept = self.pending(stream);
-        kept.bytes = pending;
-        kept.save();
         result
+    }
+
+    /// Takes output whose complete lines are in the log already.
+    pub(crate) fn skip(&mut self, stream: StdStream, data: &[u8]) {
+        split(self.pending(stream), data, |_| {});
     }
 
     /// The stream has ended: what is left is a line without an end.
     pub(crate) fn finish(&mut self, stream: StdStream, now: Timestamp) -> std::io::Result<()> {
-        let pending = std::mem::take(&mut self.pending(stream).bytes);
+        let pending = std::mem::take(self.pending(stream));
         if pending.is_empty() {
             return Ok(());
         }
         let mut batch = Vec::new();
         record(&mut batch, stream, &pending, now);
-        let result = self.append(&batch);
-        self.pending(stream).save();
-        result
+        self.append(&batch)
     }
 
     fn pending(&mut self, stream: StdStream) -> &mut Pending {
@@ -118,13 +84,15 @@ impl LogWriter {
     }
 
     fn append(&mut self, batch: &[u8]) -> std::io::Result<()> {
-        // Between records only, and as moby: when the file has reached its size.
-        if self.rotation.max_bytes.is_some_and(|max| self.size >= max) {
-            self.rotate()?;
-        }
+        self.rotate_if_full()?;
         self.file.write_all(batch)?;
         self.size += batch.len() as u64;
         Ok(())
+    }
+
+    /// As moby: before a record, when the file has reached its size.
+    pub(crate) fn rotate_if_full(&mut self) -> std::io::Result<()> {
+        if self.rotation.max_bytes.is_some_and(|max| self.size >= max) { self.rotate() } else { Ok(()) }
     }
 
     fn rotate(&mut self) -> std::io::Result<()> {
@@ -145,6 +113,37 @@ impl LogWriter {
         self.size = 0;
         Ok(())
     }
+}
+
+/// Joins what is waiting and what is new, and gives out what is complete: lines, and pieces of lines too long to wait for.
+fn split(pending: &mut Vec<u8>, data: &[u8], mut give: impl FnMut(&[u8])) {
+    let mut rest = data;
+    while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+        let (line, after) = rest.split_at(end + 1);
+        rest = after;
+        if pending.is_empty() {
+            pieces(line, &mut give);
+        } else {
+            pending.extend_from_slice(line);
+            pieces(pending, &mut give);
+            pending.clear();
+        }
+    }
+    pending.extend_from_slice(rest);
+    while pending.len() >= MAX_LINE {
+        let cut = character_boundary(pending, MAX_LINE);
+        give(&pending[..cut]);
+        pending.drain(..cut);
+    }
+}
+
+fn pieces(mut line: &[u8], give: &mut impl FnMut(&[u8])) {
+    while line.len() > MAX_LINE {
+        let (piece, rest) = line.split_at(character_boundary(line, MAX_LINE));
+        give(piece);
+        line = rest;
+    }
+    give(line);
 }
 
 fn append(path: &Path) -> std::io::Result<File> {

@@ -78,3 +78,53 @@ async fn the_supervisor_ends_when_nobody_needs_it() {
     until("ended", || Command::new("kill").args(["-0", &pid.to_string()]).output().is_ok_and(|o| !o.status.success()))
         .await;
 }
+
+const DAEMON_FOLDER: &str = "SKEP_TEST_DAEMON_FOLDER";
+const DAEMON_TAG: &str = "SKEP_TEST_DAEMON_TAG";
+
+/// Not a test by itself: what `a_killed_daemon_loses_no_line` starts and kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_daemon() {
+    let (Ok(folder), Ok(tag)) = (std::env::var(DAEMON_FOLDER), std::env::var(DAEMON_TAG)) else { return };
+    let _engine = crate::host::open(std::path::Path::new(&folder), &tag).await;
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_daemon_loses_no_line() {
+    let mut host = Host::new().await;
+    let script = "i=0; while true; do i=$((i+1)); echo line $i; done";
+    let id = host.start(&["sh", "-c", script], |_, _| {}).await;
+    let log = host.engine.inspect(&id).unwrap().log_path.clone();
+    vanish(&host.engine.clone()).await;
+    let size = || std::fs::metadata(&log).map_or(0, |m| m.len());
+    for round in 0..5 {
+        let before = size();
+        let mut daemon = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "crash::child_daemon", "--nocapture"])
+            .env(DAEMON_FOLDER, host.folder())
+            .env(DAEMON_TAG, host.tag())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Each time at another place of its life.
+        until("the log grows", || size() > before + 50_000 * round).await;
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+    host.reopen().await;
+    assert_eq!(host.engine.inspect(&id).unwrap().state.status, Status::Running);
+    host.engine.kill(&id, "KILL").await.unwrap();
+    let said = host.logs(&id).await;
+    let mut expected = 0;
+    for line in said.lines() {
+        expected += 1;
+        // The last one may have been cut by the kill of the container itself.
+        assert!(
+            line == format!("line {expected}") || said.lines().count() == expected,
+            "{line:?} instead of line {expected}"
+        );
+    }
+    assert!(expected > 1000, "{expected}");
+}

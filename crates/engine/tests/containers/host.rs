@@ -46,7 +46,7 @@ impl Host {
         let tag = format!("t{:x}n{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(format!("skep-engine-{tag}"));
         std::fs::create_dir_all(&folder).unwrap();
-        let engine = Engine::open(config(&folder, &tag), Arc::new(NoNetwork)).await.unwrap();
+        let engine = open(&folder, &tag).await;
         let host = Self { engine, folder, tag };
         let options = ImportOptions { reference: Some("busybox:latest".to_owned()), ..ImportOptions::default() };
         let tar = bytes::Bytes::from(busybox_tar());
@@ -57,11 +57,15 @@ impl Host {
 
     /// What another daemon on the same roots finds.
     pub(crate) async fn reopen(&mut self) {
-        self.engine = Engine::open(config(&self.folder, &self.tag), Arc::new(NoNetwork)).await.unwrap();
+        self.engine = open(&self.folder, &self.tag).await;
     }
 
     pub(crate) fn folder(&self) -> &std::path::Path {
         &self.folder
+    }
+
+    pub(crate) fn tag(&self) -> &str {
+        &self.tag
     }
 
     pub(crate) fn cgroup_parent(&self) -> String {
@@ -178,9 +182,17 @@ pub(crate) fn kill(pid: i32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
 
-pub(crate) fn config(folder: &std::path::Path, tag: &str) -> EngineConfig {
+pub(crate) async fn open(folder: &std::path::Path, tag: &str) -> Engine {
+    Engine::open(config(folder, tag), Arc::new(NoNetwork)).await.unwrap()
+}
+
+fn config(folder: &std::path::Path, tag: &str) -> EngineConfig {
     let supervisor = PathBuf::from(env!("CARGO_BIN_EXE_skep-engine-supervisor"));
-    EngineConfig { supervisor_exe: supervisor, ..EngineConfig::new(folder.join("data"), folder.join("run"), tag) }
+    EngineConfig {
+        init_exe: supervisor.clone(),
+        supervisor_exe: supervisor,
+        ..EngineConfig::new(folder.join("data"), folder.join("run"), tag)
+    }
 }
 
 /// Asks until it is so.

@@ -282,3 +282,16 @@ async fn logs_are_followed_to_the_end() {
     let said: Vec<_> = records.into_iter().map(|r| r.unwrap().data).collect();
     assert_eq!(said.concat(), b"1\n2\n3\n");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_init_passes_signals_on_and_reaps() {
+    let host = Host::new().await;
+    let script = "trap 'exit 6' TERM; (sleep 0.01 &); echo ready; while true; do sleep 0.05; done";
+    let id = host.start(&["sh", "-c", script], |_, host| host.init = Some(true)).await;
+    let log = host.engine.inspect(&id).unwrap().log_path.clone();
+    until("ready", || std::fs::read_to_string(&log).unwrap_or_default().contains("ready")).await;
+    let first = host.exec(&id, &["cat", "/proc/1/cmdline"], |_| {}).await.1;
+    assert!(first.starts_with("/sbin/docker-init\0init\0--\0sh"), "{first:?}");
+    host.engine.stop(&id, StopOptions::default()).await.unwrap();
+    assert_eq!(host.engine.inspect(&id).unwrap().state.exit_code, 6);
+}
