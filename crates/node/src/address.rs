@@ -36,7 +36,8 @@ fn is_candidate(address: &Address) -> bool {
 
 /// The interface of the default route, from the kernel's own table.
 fn default_interface() -> Option<String> {
-    let table = fs::read_to_string("/proc/thread-self/net/route").or_else(|_| fs::read_to_string("/proc/net/route")).ok()?;
+    let table =
+        fs::read_to_string("/proc/thread-self/net/route").or_else(|_| fs::read_to_string("/proc/net/route")).ok()?;
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (interface, destination) = (fields.next()?, fields.next()?);
@@ -58,9 +59,7 @@ fn system_address() -> Result<Ipv4Addr> {
 fn choose(candidates: &[Address]) -> Result<Ipv4Addr> {
     const HINT: &str = "specify one with --advertise-addr";
     match candidates {
-        [] => Err(NodeError::BadRequest(format!(
-            "could not find the system's IP address - {HINT}"
-        ))),
+        [] => Err(NodeError::BadRequest(format!("could not find the system's IP address - {HINT}"))),
         [one] => Ok(one.ip),
         [a, b, ..] if a.interface == b.interface => Err(NodeError::BadRequest(format!(
             "could not choose an IP address to advertise since this system has multiple addresses on interface {} ({} and {}) - {HINT}",

@@ -95,10 +95,7 @@ impl NodeError {
             | Self::LeaveRefused(_)
             | Self::Unreachable(_) => Kind::Unavailable,
             // moby answers 400 for a token that is no token.
-            Self::InvalidToken
-            | Self::Invalid(_)
-            | Self::BadRequest(_)
-            | Self::Ambiguous { .. } => Kind::Invalid,
+            Self::InvalidToken | Self::Invalid(_) | Self::BadRequest(_) | Self::Ambiguous { .. } => Kind::Invalid,
             // moby gives 500 for "update out of sequence"; clients match the text.
             Self::OutOfSequence | Self::Internal(_) | Self::File { .. } | Self::Certificate(_) => Kind::Internal,
             Self::NotFound { .. } => Kind::NotFound,

@@ -40,7 +40,7 @@ pub use facade::{
 };
 pub use host::NetSandboxes;
 
-/// Named by callers of [`Node::net`]; they need not know which crate it is.
-pub use skep_net as net;
 /// What containers' resolvers answer; the daemon hands it to `net` when it opens it.
 pub use skep_agent::dns::answer;
+/// Named by callers of [`Node::net`]; they need not know which crate it is.
+pub use skep_net as net;

@@ -95,11 +95,19 @@ impl Inner {
     }
 
     pub(crate) fn engine(&self) -> &Engine {
-        &self.host.as_ref().expect("a node started by the daemon has a host; only tests of this crate start without").engine
+        &self
+            .host
+            .as_ref()
+            .expect("a node started by the daemon has a host; only tests of this crate start without")
+            .engine
     }
 
     pub(crate) fn net(&self) -> &Net {
-        &self.host.as_ref().expect("a node started by the daemon has a host; only tests of this crate start without").net
+        &self
+            .host
+            .as_ref()
+            .expect("a node started by the daemon has a host; only tests of this crate start without")
+            .net
     }
 
     fn get(&self) -> Membership {
@@ -305,8 +313,7 @@ impl Inner {
         let token = JoinToken::parse(&request.join_token)?;
         let listen_at = address::listen(&request.listen_addr)?;
         let data_path = address::data_path(&request.data_path_addr)?;
-        let remotes =
-            request.remote_addrs.iter().map(|text| address::remote(text)).collect::<Result<Vec<String>>>()?;
+        let remotes = request.remote_addrs.iter().map(|text| address::remote(text)).collect::<Result<Vec<String>>>()?;
         self.set(Membership::Joining);
         let enter = self.enter(&request, &token, listen_at, data_path, &remotes);
         match tokio::time::timeout(JOIN_DEADLINE, enter).await {
@@ -364,8 +371,7 @@ impl Inner {
             let raft_id = new_raft_id();
             state.raft_id = Some(raft_id);
             let listener = listen(listen_at).await?;
-            let started =
-                Manager::start(self.manager_config(&state, raft_id, &tls, &certificates)?, listener).await?;
+            let started = Manager::start(self.manager_config(&state, raft_id, &tls, &certificates)?, listener).await?;
             if let Err(error) = started.join_consensus(&[remote]).await {
                 started.stop().await;
                 return Err(error);
@@ -444,9 +450,9 @@ pub(crate) fn new_raft_id() -> u64 {
 }
 
 pub(crate) async fn listen(at: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(at)
-        .await
-        .map_err(|error| NodeError::Internal(format!("failed to listen on remote API address: listen tcp {at}: {error}")))
+    TcpListener::bind(at).await.map_err(|error| {
+        NodeError::Internal(format!("failed to listen on remote API address: listen tcp {at}: {error}"))
+    })
 }
 
 fn new_cluster(request: &InitRequest) -> Result<Cluster> {
@@ -462,7 +468,9 @@ fn new_cluster(request: &InitRequest) -> Result<Cluster> {
         return Err(NodeError::BadRequest("invalid default-addr-pool-mask-length: must be at most 29".into()));
     }
     if let Some(pool) = pools.iter().find(|pool| pool.prefix_len() > subnet_size) {
-        return Err(NodeError::BadRequest(format!("invalid CIDR: subnet size {subnet_size} is larger than pool {pool}")));
+        return Err(NodeError::BadRequest(format!(
+            "invalid CIDR: subnet size {subnet_size} is larger than pool {pool}"
+        )));
     }
     Ok(Cluster {
         id: ClusterId::from_bits(rand::random()),
@@ -519,17 +527,15 @@ fn leave_text(manager: &Manager) -> String {
     let reachable = members.len();
     let leads = manager.dispatcher().is_some();
     if reachable <= 1 {
-        text.push_str("Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ");
+        text.push_str(
+            "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ",
+        );
     } else if leads && reachable - 1 < members.len() / 2 + 1 {
         text.push_str("Removing this node leaves too few managers online to achieve quorum. ");
         text.push_str("The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. ");
         text.push_str("Use `--force` to suppress this message.");
     } else {
-        text.push_str(&format!(
-            "Removing this node leaves {} managers out of {}. ",
-            reachable - 1,
-            members.len()
-        ));
+        text.push_str(&format!("Removing this node leaves {} managers out of {}. ", reachable - 1, members.len()));
         if reachable - 1 < members.len() / 2 + 1 {
             text.push_str("Without a Raft quorum your swarm will be inaccessible. ");
         }
@@ -538,6 +544,3 @@ fn leave_text(manager: &Manager) -> String {
     }
     text
 }
-
-
-

@@ -189,7 +189,10 @@ impl Member {
                 }
                 () = tokio::time::sleep(due) => self.renew().await,
             };
-            if let Err(error) = match renewed { Ok(()) => self.follow_role().await, Err(error) => Err(error) } {
+            if let Err(error) = match renewed {
+                Ok(()) => self.follow_role().await,
+                Err(error) => Err(error),
+            } {
                 tracing::warn!(%error, "cannot renew the certificate or follow its role");
                 tokio::time::sleep(RENEW_RETRY).await;
                 wanted.mark_changed();
@@ -211,7 +214,11 @@ impl Member {
     fn renew_in(&self, share: f64) -> Duration {
         let identity = &self.tls.current().identity;
         let life = identity.not_after.saturating_sub(identity.not_before);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "seconds of a certificate's life")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            reason = "seconds of a certificate's life"
+        )]
         let at = identity.not_before + (life as f64 * share) as i64;
         let left = at - now().0 / 1_000_000_000;
         Duration::from_secs(u64::try_from(left).unwrap_or(0)).max(Duration::from_secs(1))

@@ -76,16 +76,17 @@ impl StateFiles {
 
     /// Damaged assignments are as good as none: a manager sends them again.
     pub(crate) fn load_assignments(&self) -> SavedAssignments {
-        fs::read(self.assignments_path())
-            .ok()
-            .and_then(|bytes| rmp_serde::from_slice(&bytes).ok())
-            .unwrap_or_default()
+        fs::read(self.assignments_path()).ok().and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
-    /// Without secrets: their data never touches the disk in the clear.
+    /// Without secrets, configs and registry credentials: they never touch a worker's disk in the clear.
     pub(crate) fn save_assignments(&self, facts: Option<&Facts>, set: &AssignmentSet) -> Result<()> {
         let mut set = set.clone();
         set.secrets.clear();
+        set.configs.clear();
+        for task in set.tasks.values_mut() {
+            task.spec.container.pull_auth = None;
+        }
         let saved = SavedAssignments { facts: SavedFacts(facts.cloned()), set };
         let bytes = rmp_serde::to_vec_named(&saved).map_err(|e| NodeError::Internal(e.to_string()))?;
         write_private(&self.assignments_path(), &bytes)

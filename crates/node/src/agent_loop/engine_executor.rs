@@ -74,7 +74,8 @@ impl EngineExecutor {
 
 fn memory_bytes() -> i64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kibibytes = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<i64>().ok());
+    let kibibytes =
+        text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<i64>().ok());
     kibibytes.unwrap_or_default() * 1024
 }
 
@@ -160,9 +161,7 @@ impl Executor for EngineExecutor {
     async fn observe(&self, task: &Task) -> Observation {
         match self.container_of(&task.id) {
             None => Observation::Absent,
-            Some(record) => {
-                Observation::Known { container_id: record.id.to_string(), state: facts_of(&record) }
-            }
+            Some(record) => Observation::Known { container_id: record.id.to_string(), state: facts_of(&record) },
         }
     }
 

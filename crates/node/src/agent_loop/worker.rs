@@ -174,9 +174,7 @@ impl Act {
                 Ok(()) => return,
                 Err(error) => TaskEvent::StopFailed(error),
             },
-            Effect::Remove => {
-                TaskEvent::Removed(self.executor.remove(&self.task, self.container_id.as_deref()).await)
-            }
+            Effect::Remove => TaskEvent::Removed(self.executor.remove(&self.task, self.container_id.as_deref()).await),
             Effect::Report(_) | Effect::Forget => return,
         };
         self.send(event).await;

@@ -27,7 +27,9 @@ fn what_is_no_token_is_refused() {
     let root = Signer::create_root().unwrap();
     let good = new_tokens(&root.digest).unwrap().worker;
     let z = format!("SWMTKN-1-{}-{}", "z".repeat(50), "0".repeat(25)); // more than 256 bits
-    for bad in ["", "a-b-c-d", &good[1..], &good[..good.len() - 1], &good.to_uppercase(), &good.replace("-1-", "-3-"), &z] {
+    for bad in
+        ["", "a-b-c-d", &good[1..], &good[..good.len() - 1], &good.to_uppercase(), &good.replace("-1-", "-3-"), &z]
+    {
         assert!(JoinToken::parse(bad).is_err(), "{bad}");
     }
 }
@@ -48,7 +50,9 @@ fn the_signer_decides_who_the_bearer_is() {
     let identity = Identity::from_der(&der(&signed.cert_pem)).unwrap();
     assert_eq!((identity.node_id, identity.role, identity.cluster_id), (node, Role::Worker, cluster));
     assert_eq!(identity.not_after - identity.not_before, 7_776_000 + 3_600);
-    let (_, parsed) = x509_parser::parse_x509_certificate(&der(&signed.cert_pem)).map(|(r, c)| (r.len(), c.subject_alternative_name().unwrap().map(|s| format!("{:?}", s.value)))).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der(&signed.cert_pem))
+        .map(|(r, c)| (r.len(), c.subject_alternative_name().unwrap().map(|s| format!("{:?}", s.value))))
+        .unwrap();
     assert!(!parsed.unwrap().contains("swarm-manager"));
 }
 
@@ -62,7 +66,13 @@ fn files_come_back_as_they_were_and_are_private() {
     let root = Signer::create_root().unwrap();
     let signed = Signer::from_root(&root)
         .unwrap()
-        .sign(&key.request_pem().unwrap(), &NodeId::from_bits(1), Role::Manager, &ClusterId::from_bits(2), Duration::from_secs(60))
+        .sign(
+            &key.request_pem().unwrap(),
+            &NodeId::from_bits(1),
+            Role::Manager,
+            &ClusterId::from_bits(2),
+            Duration::from_secs(60),
+        )
         .unwrap();
     files.save(&root.cert_pem, &signed.cert_pem, &key.pem()).unwrap();
     assert_eq!(files.load().unwrap().unwrap(), (root.cert_pem.clone(), signed.cert_pem, key.pem()));

@@ -79,8 +79,7 @@ async fn open(manager: &Manager, tasks: Vec<TaskId>, request: LogRequest) -> Res
     }
     let connection = manager.leader_connection().ok_or(NodeError::NoLeader)?;
     let failed = |status: tonic::Status| NodeError::Internal(status.to_string());
-    let mut parts =
-        connection.control().logs(pack(&LogsCall { tasks, request })).await.map_err(failed)?.into_inner();
+    let mut parts = connection.control().logs(pack(&LogsCall { tasks, request })).await.map_err(failed)?.into_inner();
     // Ends with the leader's stream, or when the reader drops its end.
     tokio::spawn(async move {
         loop {

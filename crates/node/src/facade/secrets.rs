@@ -10,9 +10,7 @@ use crate::error::{NodeError, Result};
 
 fn check_size(kind: &str, data: &SecretBytes, limit: usize) -> Result<()> {
     if data.0.is_empty() || data.0.len() >= limit {
-        return Err(NodeError::Invalid(format!(
-            "{kind} data must be larger than 0 and less than {limit} bytes"
-        )));
+        return Err(NodeError::Invalid(format!("{kind} data must be larger than 0 and less than {limit} bytes")));
     }
     Ok(())
 }
@@ -53,10 +51,7 @@ impl Node {
         let manager = self.inner.manager()?;
         let view = manager.view();
         let secret = view.find_secret(reference)?;
-        only_labels(
-            name.is_empty() || name == secret.name,
-            data.is_none_or(|d| d.0.is_empty() || d == secret.data),
-        )?;
+        only_labels(name.is_empty() || name == secret.name, data.is_none_or(|d| d.0.is_empty() || d == secret.data))?;
         let secret_id = secret.id.clone();
         let batch = Batch::new(now(), vec![Change::SetSecretLabels { secret_id: secret_id.clone(), labels }])
             .if_version(ObjectKey::Secret(secret_id), version);
@@ -99,10 +94,7 @@ impl Node {
         let manager = self.inner.manager()?;
         let view = manager.view();
         let config = view.find_config(reference)?;
-        only_labels(
-            name.is_empty() || name == config.name,
-            data.is_none_or(|d| d.0.is_empty() || d == config.data),
-        )?;
+        only_labels(name.is_empty() || name == config.name, data.is_none_or(|d| d.0.is_empty() || d == config.data))?;
         let config_id = config.id.clone();
         let batch = Batch::new(now(), vec![Change::SetConfigLabels { config_id: config_id.clone(), labels }])
             .if_version(ObjectKey::Config(config_id), version);

@@ -42,12 +42,33 @@ pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
 pub(super) type LogSink = mpsc::Sender<Result<TaskLog, NodeError>>;
 
 enum Command {
-    Open { identity: Identity, hello: Box<Hello>, peer: IpAddr, reply: oneshot::Sender<Result<(SessionId, DownStream), Status>> },
-    Heard { node_id: NodeId, session_id: SessionId, message: Up },
-    Closed { node_id: NodeId, session_id: SessionId },
-    Leave { node_id: NodeId },
-    Subscribe { tasks: Vec<TaskId>, request: LogRequest, sink: LogSink },
-    Publish { id: u64, reply: oneshot::Sender<Option<LogSink>> },
+    Open {
+        identity: Identity,
+        hello: Box<Hello>,
+        peer: IpAddr,
+        reply: oneshot::Sender<Result<(SessionId, DownStream), Status>>,
+    },
+    Heard {
+        node_id: NodeId,
+        session_id: SessionId,
+        message: Up,
+    },
+    Closed {
+        node_id: NodeId,
+        session_id: SessionId,
+    },
+    Leave {
+        node_id: NodeId,
+    },
+    Subscribe {
+        tasks: Vec<TaskId>,
+        request: LogRequest,
+        sink: LogSink,
+    },
+    Publish {
+        id: u64,
+        reply: oneshot::Sender<Option<LogSink>>,
+    },
 }
 
 /// The way in, for RPC.
@@ -222,9 +243,11 @@ impl News {
                 Object::Cluster(..) => true,
                 Object::Node(Some(old), Some(new)) => old.manager != new.manager || old.spec.role != new.spec.role,
                 Object::Node(..) => true,
-                Object::Service(..) | Object::Task(..) | Object::Network(..) | Object::Secret(..) | Object::Config(..) => {
-                    false
-                }
+                Object::Service(..)
+                | Object::Task(..)
+                | Object::Network(..)
+                | Object::Secret(..)
+                | Object::Config(..) => false,
             };
         }
     }
@@ -425,7 +448,9 @@ impl State {
                 self.subscriptions.insert(id, sink.clone());
             } else {
                 let hostname = view.node(&node_id).map(|n| n.description.hostname.clone()).unwrap_or_default();
-                let text = format!("warning: incomplete log stream. some logs could not be retrieved for the following reasons: node {node_id} ({hostname}) is not available");
+                let text = format!(
+                    "warning: incomplete log stream. some logs could not be retrieved for the following reasons: node {node_id} ({hostname}) is not available"
+                );
                 let _ = sink.try_send(Err(NodeError::Internal(text)));
             }
         }
@@ -451,12 +476,7 @@ impl Session {
             if change.is_empty() && self.facts == *facts {
                 return;
             }
-            Down::Incremental {
-                applies_to: self.sequence,
-                results_in,
-                facts: facts.clone(),
-                change: Box::new(change),
-            }
+            Down::Incremental { applies_to: self.sequence, results_in, facts: facts.clone(), change: Box::new(change) }
         };
         if self.send(&message) {
             self.sequence = results_in;

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use serde_bytes::ByteBuf;
 use skep_consensus::{Consensus, Notice, Peer, ProposeError};
-use skep_model::node::{Node, Role};
 use skep_model::NodeId;
+use skep_model::node::{Node, Role};
 use skep_store::{Batch, View};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
@@ -254,7 +254,6 @@ impl Manager {
         }
         Err(last)
     }
-
 }
 
 /// The role a node's certificate should carry: a demoted manager keeps its own until it is out of consensus.

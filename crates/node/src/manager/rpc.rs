@@ -102,8 +102,8 @@ impl Rpc {
                 .ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
             return Ok((node.id.clone(), super::role_due(node), None));
         };
-        let role = JoinToken::role_granted(token, &cluster.join_tokens)
-            .ok_or_else(|| status_of(&NodeError::InvalidToken))?;
+        let role =
+            JoinToken::role_granted(token, &cluster.join_tokens).ok_or_else(|| status_of(&NodeError::InvalidToken))?;
         let node_id = NodeId::from_bits(rand::random());
         let admitted = membership::admit(view, &node_id, role, request.availability, &request.hostname, now());
         Ok((node_id, role, admitted))

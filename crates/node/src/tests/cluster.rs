@@ -97,17 +97,23 @@ pub(super) async fn cluster(workers: usize) -> Vec<Host> {
 }
 
 pub(super) fn service(name: &str, replicas: u64) -> ServiceSpec {
-    let mut spec =
-        ServiceSpec { name: name.into(), mode: Mode::Replicated { replicas }, ..ServiceSpec::default() };
+    let mut spec = ServiceSpec { name: name.into(), mode: Mode::Replicated { replicas }, ..ServiceSpec::default() };
     spec.task.container.image = "skep/whoami".into();
     spec
 }
 
 /// Polls until it holds; the message says what did not.
 #[track_caller]
-pub(super) fn eventually<'a>(what: &'a str, seconds: u64, mut holds: impl FnMut() -> bool + 'a) -> impl Future<Output = ()> + 'a {
+pub(super) fn eventually<'a>(
+    what: &'a str,
+    seconds: u64,
+    mut holds: impl FnMut() -> bool + 'a,
+) -> impl Future<Output = ()> + 'a {
     let place = std::panic::Location::caller();
-    let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .try_init();
     async move {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         while !holds() {

@@ -34,11 +34,7 @@ pub(super) struct FakeHost {
 
 impl FakeHost {
     pub(super) fn new(hostname: &str) -> Arc<Self> {
-        Arc::new(Self {
-            hostname: hostname.into(),
-            containers: Mutex::default(),
-            plan: Mutex::default(),
-        })
+        Arc::new(Self { hostname: hostname.into(), containers: Mutex::default(), plan: Mutex::default() })
     }
 
     pub(super) fn running(&self) -> Vec<TaskId> {

@@ -41,10 +41,7 @@ async fn replicas_run_spread_over_all_hosts() {
     spec.mode = Mode::Replicated { replicas: 3 };
     let update = ServiceUpdate::Spec(Box::new(spec), Default::default());
     manager.service_update("web", web.meta.version, update.clone()).await.unwrap();
-    eventually("3 containers are left", 10, || {
-        hosts.iter().map(|h| h.fake.running().len()).sum::<usize>() == 3
-    })
-    .await;
+    eventually("3 containers are left", 10, || hosts.iter().map(|h| h.fake.running().len()).sum::<usize>() == 3).await;
     let stale = manager.service_update("web", web.meta.version, update).await.unwrap_err();
     assert_eq!(stale.to_string(), "rpc error: code = Unknown desc = update out of sequence");
     manager.service_remove("web").await.unwrap();
@@ -123,7 +120,8 @@ async fn a_drained_node_is_emptied() {
             break;
         }
     }
-    eventually("all on the other", 10, || hosts[1].fake.running().is_empty() && hosts[0].fake.running().len() == 4).await;
+    eventually("all on the other", 10, || hosts[1].fake.running().is_empty() && hosts[0].fake.running().len() == 4)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,9 +63,9 @@ impl Connection {
                     let name = ServerName::try_from(MANAGER_NAME).map_err(io::Error::other)?;
                     TlsConnector::from(config).connect(name, stream).await
                 };
-                let stream = tokio::time::timeout(CONNECT_DEADLINE, connect)
-                    .await
-                    .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, format!("dial tcp {address}: i/o timeout")))??;
+                let stream = tokio::time::timeout(CONNECT_DEADLINE, connect).await.map_err(|_| {
+                    io::Error::new(io::ErrorKind::TimedOut, format!("dial tcp {address}: i/o timeout"))
+                })??;
                 Ok::<_, io::Error>(TokioIo::new(stream))
             }
         });
@@ -104,10 +104,13 @@ pub(crate) async fn fetch_root(address: &str) -> Result<String> {
         .await
         .map_err(|_| NodeError::Unreachable(unreachable_text(address, "i/o timeout")))?
         .map_err(|status| match status.code() {
-            Code::Unavailable | Code::Unknown => NodeError::Unreachable(unreachable_text(address, &root_cause(&status))),
+            Code::Unavailable | Code::Unknown => {
+                NodeError::Unreachable(unreachable_text(address, &root_cause(&status)))
+            }
             _ => NodeError::Internal(status.message().to_owned()),
         })?;
-    let root: message::Root = unpack(reply.get_ref()).map_err(|status| NodeError::Internal(status.message().to_owned()))?;
+    let root: message::Root =
+        unpack(reply.get_ref()).map_err(|status| NodeError::Internal(status.message().to_owned()))?;
     Ok(root.cert_pem)
 }
 

@@ -49,9 +49,14 @@ pub(crate) struct Propose {
 /// What became of a forwarded proposal.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Proposed {
-    Applied { index: u64 },
+    Applied {
+        index: u64,
+    },
     Refused(skep_store::Refused),
-    TooLarge { bytes: usize, limit: usize },
+    TooLarge {
+        bytes: usize,
+        limit: usize,
+    },
     NotLeader,
     /// The outcome is unknown.
     Unknown(String),
@@ -79,8 +84,17 @@ pub(crate) struct Hello {
 pub(crate) enum Down {
     Welcome(Welcome),
     Heartbeat,
-    Complete { results_in: u64, facts: Facts, set: Box<AssignmentSet> },
-    Incremental { applies_to: u64, results_in: u64, facts: Facts, change: Box<AssignmentChange> },
+    Complete {
+        results_in: u64,
+        facts: Facts,
+        set: Box<AssignmentSet>,
+    },
+    Incremental {
+        applies_to: u64,
+        results_in: u64,
+        facts: Facts,
+        change: Box<AssignmentChange>,
+    },
     Managers(Vec<RemoteManager>),
     /// The node should ask for a certificate of this role.
     Role(Role),

@@ -36,5 +36,6 @@ pub(crate) fn pack<T: Serialize>(value: &T) -> Envelope {
 }
 
 pub(crate) fn unpack<T: DeserializeOwned>(envelope: &Envelope) -> Result<T, Status> {
-    rmp_serde::from_slice(&envelope.body).map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
+    rmp_serde::from_slice(&envelope.body)
+        .map_err(|error| Status::invalid_argument(format!("malformed message: {error}")))
 }
