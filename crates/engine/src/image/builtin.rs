@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use serde::{Deserialize, Serialize};
 use skep_model::container::{ContainerConfig, Empty, StringOrList};
+use skep_model::reference::Reference;
 
 use super::config::{History, ImageFile, RootFs};
 use super::disk::write_atomic;
@@ -23,6 +25,13 @@ const FILE: &str = "skep";
 /// A fixed instant: the image is as old as nothing in particular.
 const CREATED: &str = "1970-01-01T00:00:00Z";
 
+/// The name the binary is an image under, and the binary.
+#[derive(Debug)]
+pub(super) struct Builtin {
+    name: Reference,
+    exe: PathBuf,
+}
+
 /// Which file the layer was made of last, so that it is hashed once and not at every start.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Made {
@@ -34,20 +43,48 @@ struct Made {
 }
 
 impl ImageStore {
-    /// Makes sure that `name` is an image whose only file is the binary at `exe`.
+    /// Makes sure that `name` is an image whose only file is the binary at `exe`. From then on a pull of `name` makes it
+    /// again if it was removed, and no prune takes it.
     pub async fn ensure_builtin(&self, name: &str, exe: &Path) -> Result<ImageId> {
         let reference = parse_reference(name)?;
         let exe = fs::canonicalize(exe).map_err(ImageError::io("find", exe))?;
+        let id = self.make_builtin(&reference, exe.clone()).await?;
+        let mut builtin = self.inner.builtin.lock().unwrap_or_else(PoisonError::into_inner);
+        *builtin = Some(Builtin { name: tag_key(&reference), exe });
+        Ok(id)
+    }
+
+    /// Whether a reference names the built-in image.
+    pub(super) fn is_builtin(&self, reference: &Reference) -> bool {
+        let builtin = self.inner.builtin.lock().unwrap_or_else(PoisonError::into_inner);
+        reference.digest.is_none() && builtin.as_ref().is_some_and(|builtin| builtin.name == tag_key(reference))
+    }
+
+    /// What a pull of its name does: the image, and whether it had to be made.
+    pub(super) async fn remake_builtin(&self, reference: &Reference) -> Result<(ImageId, bool)> {
+        let there = self.state().named(&tag_key(reference)).cloned();
+        if let Some(id) = there {
+            return Ok((id, false));
+        }
+        let exe = {
+            let builtin = self.inner.builtin.lock().unwrap_or_else(PoisonError::into_inner);
+            builtin.as_ref().map(|builtin| builtin.exe.clone())
+        };
+        let exe = exe.ok_or_else(|| ImageError::NoSuchImage(reference.familiar()))?;
+        Ok((self.make_builtin(reference, exe).await?, true))
+    }
+
+    async fn make_builtin(&self, reference: &Reference, exe: PathBuf) -> Result<ImageId> {
         let store = self.clone();
         let (diff_id, _lease) = blocking(move || store.builtin_layer(&exe)).await?;
         let raw = serde_json::to_vec(&config(diff_id)).map_err(|error| ImageError::Internal(error.to_string()))?;
         let id = super::id::Digest::of(&raw);
-        if self.state().named(&tag_key(&reference)) == Some(&id) {
+        if self.state().named(&tag_key(reference)) == Some(&id) {
             return Ok(id);
         }
         self.add_image(raw, Kept::default(), None).await?;
         let before =
-            self.change(|state| state.name(tag_key(&reference), id.clone(), skep_model::Timestamp::ZERO)).await?;
+            self.change(|state| state.name(tag_key(reference), id.clone(), skep_model::Timestamp::ZERO)).await?;
         if let Some(before) = before.filter(|before| *before != id) {
             self.drop_replaced(&before).await?;
         }

@@ -177,7 +177,7 @@ impl ImageStore {
         let before = self.inner.layers.total_bytes();
         let mut report = ImagePruneReport::default();
         for image in candidates {
-            if !in_use(&image.id).is_empty() {
+            if !in_use(&image.id).is_empty() || self.names(&image.id).iter().any(|name| self.is_builtin(name)) {
                 continue;
             }
             let names = self.names(&image.id);

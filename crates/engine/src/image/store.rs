@@ -34,6 +34,7 @@ pub(super) struct Inner {
     /// Held from a change until it is on disk, so that files are written in the order of the changes.
     writing: AsyncMutex<()>,
     pub(super) registries: Registries,
+    pub(super) builtin: Mutex<Option<super::builtin::Builtin>>,
 }
 
 impl ImageStore {
@@ -53,8 +54,15 @@ impl ImageStore {
             });
             let state = State::restore(images.collect(), &saved);
             let registries = Registries::new(&config)?;
-            let inner =
-                Inner { config, root, layers, state: Mutex::new(state), writing: AsyncMutex::default(), registries };
+            let inner = Inner {
+                config,
+                root,
+                layers,
+                state: Mutex::new(state),
+                writing: AsyncMutex::default(),
+                registries,
+                builtin: Mutex::default(),
+            };
             let store = Self { inner: Arc::new(inner) };
             // Layers of containers that outlived their image are held by `orphans` until the engine has said its holds.
             drop(store.unlist_unneeded()?);

@@ -183,6 +183,13 @@ async fn the_builtin_image_is_made_once_and_the_same_everywhere() {
     assert_eq!(told.last().unwrap(), "Status: Image is up to date for skep/whoami:latest");
     assert_eq!(one.store.distribution_inspect(name, None).await.unwrap().digest, None);
 
+    // No prune takes it, and after a removal a pull makes it again.
+    let all = Filters::from([("dangling".to_owned(), vec!["false".to_owned()])]);
+    assert!(one.store.prune(&all, |_| vec![]).await.unwrap().items.is_empty());
+    one.store.remove(name, RemoveOptions::default(), |_| vec![]).await.unwrap();
+    assert!(one.store.resolve(name).is_err());
+    assert_eq!(one.store.pull(name, PullOptions::default(), ProgressSender::silent()).await.unwrap(), id);
+
     // Another binary takes the name; the old image goes.
     std::fs::remove_file(&exe).unwrap();
     std::fs::write(&exe, vec![8; 1000]).unwrap();

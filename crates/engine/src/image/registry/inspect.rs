@@ -10,7 +10,8 @@ impl ImageStore {
     /// `GET /distribution/{name}/json`. The image that is part of this binary has no digest in any registry.
     pub async fn distribution_inspect(&self, reference: &str, auth: Option<RegistryAuth>) -> Result<Distribution> {
         let reference = parse_reference(reference)?;
-        if let Some(id) = self.builtin(&reference) {
+        if self.is_builtin(&reference) {
+            let (id, _) = self.remake_builtin(&reference).await?;
             let file = self.image_config(id.as_str())?;
             let platform = Platform {
                 architecture: file.architecture.clone(),

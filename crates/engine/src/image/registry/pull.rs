@@ -27,8 +27,6 @@ const RESUME_DELAY: Duration = Duration::from_millis(300);
 /// How often a transfer tells where it is.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const WRITE_BUFFER_BYTES: usize = 1024 * 1024;
-/// A label of the image that is part of this binary; nobody has it in a registry.
-const BUILTIN_LABEL: &str = "skep.builtin";
 
 impl ImageStore {
     /// Fetches an image. An error before the first progress item is the request's status; a later one is the stream's last
@@ -38,9 +36,10 @@ impl ImageStore {
         let wanted = parse_platform(options.platform.as_deref())?;
         let lock = self.inner.registries.lock(&format!("pull {reference}"));
         let _alone = lock.lock().await;
-        if let Some(id) = self.builtin(&reference) {
-            progress.send(Progress::about("latest", format!("Pulling from {}", reference.path))).await;
-            progress.send(Progress::message(format!("Status: Image is up to date for {}", reference.familiar()))).await;
+        if self.is_builtin(&reference) {
+            let (id, made) = self.remake_builtin(&reference).await?;
+            progress.send(Progress::about("latest", format!("Pulling from {}", shown_path(&reference)))).await;
+            progress.send(status(&reference, made)).await;
             return Ok(id);
         }
         let by = reference.digest.clone().or_else(|| reference.tag_or_latest().map(str::to_owned)).unwrap_or_default();
@@ -55,19 +54,10 @@ impl ImageStore {
         let id = outcome?;
         let updated = self.take_names(&reference, &top.digest, &id).await?;
         progress.send(Progress::message(format!("Digest: {}", top.digest))).await;
-        let status = if updated { "Downloaded newer image for" } else { "Image is up to date for" };
-        progress.send(Progress::message(format!("Status: {status} {}", reference.familiar()))).await;
+        progress.send(status(&reference, updated)).await;
         let name = reference.familiar();
         self.emit("pull", &name, &id, &reference.familiar_name());
         Ok(id)
-    }
-
-    /// The image that is part of this binary, if that is what the reference names here.
-    pub(super) fn builtin(&self, reference: &Reference) -> Option<ImageId> {
-        let state = self.state();
-        let id = state.named(&tag_key(reference)).filter(|_| reference.digest.is_none())?;
-        let labels = &state.image(id)?.file.config.labels;
-        labels.contains_key(BUILTIN_LABEL).then(|| id.clone())
     }
 
     /// Everything the manifest speaks of; then the image is known here, still without a name.
@@ -204,6 +194,12 @@ impl ImageStore {
             .await?;
         Ok(updated.as_ref() != Some(id))
     }
+}
+
+/// The last line of a pull.
+fn status(reference: &Reference, updated: bool) -> Progress {
+    let what = if updated { "Downloaded newer image for" } else { "Image is up to date for" };
+    Progress::message(format!("Status: {what} {}", reference.familiar()))
 }
 
 /// `library/nginx` as Docker shows it in the first line.
