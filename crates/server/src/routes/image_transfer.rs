@@ -45,19 +45,19 @@ async fn progress(
     mut transfer: Transfer,
     mut lines: mpsc::Receiver<Progress>,
 ) -> Result<Response> {
-    let first = tokio::select! {
+    let (first, transfer) = tokio::select! {
         biased;
-        item = lines.recv() => item,
+        item = lines.recv() => (item, Some(transfer)),
         result = &mut transfer => {
             result?;
-            lines.recv().await
+            // It may have ended with lines still unread; it must not be polled again for them.
+            (lines.recv().await, None)
         }
     };
-    // A transfer that finished silently may be polled no more, so it is fused.
     let Some(first) = first else {
         return Ok(streamed("application/json", futures_util::stream::empty(), state.stop()));
     };
-    let running = Running { transfer: Some(transfer), failed: None, lines };
+    let running = Running { transfer, failed: None, lines };
     let rest = futures_util::stream::unfold(running, |mut running| async move {
         let bytes = running.next().await?;
         Some((bytes, running))
