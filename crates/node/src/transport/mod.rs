@@ -3,7 +3,7 @@
 //! Messages are thin protobuf envelopes around MessagePack values (see `proto/cluster.proto`): protobuf would need every type
 //! of the model written a second time, and the two would drift apart.
 //!
-//! Knows who speaks ([`Peer`]) and refuses whoever may not; not what is said.
+//! Knows who speaks and refuses whoever may not; not what is said.
 
 mod client;
 pub(crate) mod message;
