@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ impl Engine {
                 registry: RwLock::new(Registry::default()),
                 execs: Mutex::default(),
                 connection: RwLock::new(Some(connection)),
+                settled: AtomicBool::new(false),
                 tasks: TaskTracker::new(),
                 closing: CancellationToken::new(),
                 config,
@@ -64,6 +66,7 @@ impl Engine {
         engine.remove_stale().await;
         engine.inner.images.sweep().await?;
         engine.watch_supervisor(reader);
+        engine.inner.settled.store(true, Ordering::Release);
         engine.apply_policies();
         Ok(engine)
     }
@@ -181,7 +184,9 @@ impl Engine {
             }
             let inner = &engine.inner;
             let parent = engine.cgroup_parent();
-            for name in crate::cgroup::groups_of(&inner.features, parent).iter().filter(|n| !alive(n)) {
+            // Only what has a container's name: the parent group may be the user's, with other things in it.
+            let ours = |name: &&String| name.len() == 64 && name.parse::<ContainerId>().is_ok() && !alive(name);
+            for name in crate::cgroup::groups_of(&inner.features, parent).iter().filter(ours) {
                 let group = crate::cgroup::Cgroup::new(&inner.features, &format!("{parent}/{name}"));
                 group.kill_all();
                 group.remove();

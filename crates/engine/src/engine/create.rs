@@ -188,6 +188,7 @@ impl Engine {
                 config.working_dir
             )));
         }
+        unsupported(host)?;
         if let Some(health) = &config.healthcheck {
             super::health::validate(health)?;
         }
@@ -223,7 +224,7 @@ impl Engine {
             }
         }
         for text in &host.binds {
-            let mount = self.bind(text).await?;
+            let mount = self.bind(text, &host.volume_driver).await?;
             insert_once(&mut mounts, mount)?;
         }
         for point in &host.mounts {
@@ -242,7 +243,7 @@ impl Engine {
     }
 
     /// `source:target[:mode]`; a source that is no path is a volume's name.
-    async fn bind(&self, text: &str) -> Result<MountRecord> {
+    async fn bind(&self, text: &str, driver: &str) -> Result<MountRecord> {
         let invalid = || EngineError::Invalid(format!("invalid volume specification: '{text}'"));
         let mut parts = text.split(':');
         let (source, target, mode) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
@@ -285,7 +286,7 @@ impl Engine {
                 ..MountRecord::default()
             });
         }
-        let spec = VolumeSpec { name: source.to_owned(), ..VolumeSpec::default() };
+        let spec = VolumeSpec { name: source.to_owned(), driver: driver.to_owned(), ..VolumeSpec::default() };
         self.volume(&spec, &clean(target), mode, rw).await
     }
 
@@ -325,6 +326,9 @@ impl Engine {
             }
             "volume" => {
                 let options = point.volume_options.clone().unwrap_or_default();
+                if !options.subpath.is_empty() {
+                    return Err(EngineError::NotImplemented("volume subpaths are not supported yet".to_owned()));
+                }
                 let driver = options.driver_config.unwrap_or_default();
                 let spec = VolumeSpec {
                     name: point.source.clone(),
@@ -360,6 +364,24 @@ impl Engine {
             propagation: String::new(),
             anonymous: false,
         })
+    }
+}
+
+/// What would otherwise be passed over in silence.
+fn unsupported(host: &HostConfig) -> Result<()> {
+    match host.runtime.as_str() {
+        "" | "runc" | "io.containerd.runc.v2" | "skep" => {}
+        other => return Err(EngineError::Invalid(format!("unknown or invalid runtime name: {other}"))),
+    }
+    let missing = [
+        (!matches!(host.userns_mode.as_str(), "" | "host"), "user namespaces"),
+        (!host.links.is_empty(), "links (use a network of your own)"),
+        (!host.storage_opt.is_empty(), "storage options"),
+        (!host.cgroup_parent.is_empty(), "cgroup parents of containers"),
+    ];
+    match missing.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(EngineError::NotImplemented(format!("{what} are not supported yet"))),
+        None => Ok(()),
     }
 }
 

@@ -16,7 +16,10 @@ impl Engine {
     /// NotModified if it is not running.
     pub async fn stop(&self, key: &str, options: StopOptions) -> Result<()> {
         let container = self.find(key)?;
-        self.stop_by_user(&container);
+        if matches!(container.record().state.status, Status::Running | Status::Paused | Status::Restarting) {
+            // Not only after the lock: a start by its policy may be under way.
+            self.stop_by_user(&container);
+        }
         let _operation = container.operation.lock().await;
         let record = container.record();
         if record.state.status == Status::Restarting {

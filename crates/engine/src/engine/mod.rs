@@ -13,6 +13,7 @@ mod start;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use skep_model::ContainerId;
@@ -51,6 +52,8 @@ struct Inner {
     registry: RwLock<Registry>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     connection: RwLock<Option<Connection>>,
+    /// What the last daemon left is settled; before that no policy starts anything.
+    settled: AtomicBool,
     tasks: TaskTracker,
     closing: CancellationToken,
 }

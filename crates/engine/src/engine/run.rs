@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::Interest;
@@ -170,7 +171,9 @@ impl Engine {
             life.exit_code = exit.code;
         });
         match again {
-            Some(wait) => self.restart_after(container, wait),
+            Some(wait) if self.inner.settled.load(Ordering::Acquire) => self.restart_after(container, wait),
+            // Left as "restarting", which the end of the opening looks for.
+            Some(_) => {}
             None if container.record().host_config.auto_remove && !self.inner.closing.is_cancelled() => {
                 self.remove_later(container);
             }

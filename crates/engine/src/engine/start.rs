@@ -62,6 +62,7 @@ impl Engine {
                         r.state.status = Status::Exited;
                     }
                 });
+                container.hub.end();
                 container.live(|life| {
                     life.restarting = false;
                     life.exit_code = exit_code;
