@@ -11,6 +11,7 @@ use skep_model::network::{GWBRIDGE_NETWORK_NAME, mac_of};
 use skep_model::sandbox::EndpointRequest;
 use skep_model::secret::SecretBytes;
 use skep_model::service::PublishMode;
+use skep_model::reference::Reference;
 use skep_model::task::{FileTarget, Mount, MountKind, Task};
 use skep_model::{ConfigId, Labels, NodeId, SecretId};
 
@@ -92,7 +93,7 @@ fn config(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Contai
         user: spec.user.clone(),
         tty: spec.tty,
         open_stdin: spec.open_stdin,
-        env: spec.env.iter().map(|line| expand(line, context)).collect::<Result<_, _>>()?,
+        env: environment(task, node, context)?,
         cmd: list(&spec.args),
         entrypoint: list(&spec.command),
         healthcheck: spec.healthcheck.clone(),
@@ -103,6 +104,24 @@ fn config(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Contai
         stop_timeout: spec.stop_grace_period.map(|d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)),
         ..ContainerConfig::default()
     })
+}
+
+/// The image inside skep, whose server says which task and node it is.
+const BUILTIN_IMAGE: &str = "skep/whoami";
+
+/// The spec's own, with templates filled in. The built-in image is told who it is; no other image gets a variable that its
+/// spec does not name.
+fn environment(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Vec<String>, String> {
+    let image = task.spec.container.image.parse::<Reference>();
+    let mut env = Vec::new();
+    if image.is_ok_and(|image| image.familiar_name() == BUILTIN_IMAGE) {
+        env.push(format!("SKEP_TASK_NAME={}", task.name()));
+        env.push(format!("SKEP_NODE={}", node.hostname));
+    }
+    for line in &task.spec.container.env {
+        env.push(expand(line, context)?);
+    }
+    Ok(env)
 }
 
 fn labels(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Labels, String> {

@@ -102,9 +102,9 @@ fn services_and_tasks_resolve_on_an_overlay() {
         let container = lab.docker(node, "ps -q --filter name=client").ok();
         let run = |command: &str| lab.docker_words(node, &["exec", &container, "sh", "-c", command]);
         // The service's name is one address, which balances over all tasks.
-        eventually(SOON, "the service answers by name", || run("wget -T 2 -qO- http://api").code == 0);
+        eventually(SOON, "the service answers by name", || run("timeout 5 wget -qO- http://api").code == 0);
         let seen: BTreeSet<String> =
-            (0..9).map(|_| field(&run("wget -T 5 -qO- http://api").ok(), "Hostname:").to_owned()).collect();
+            (0..9).map(|_| field(&run("timeout 5 wget -qO- http://api").ok(), "Hostname:").to_owned()).collect();
         assert_eq!(seen.len(), 3, "from node{node}: {seen:?}");
         // Its tasks have a name each, and one together.
         eventually(SOON, "three addresses of tasks.api", || {
@@ -116,7 +116,7 @@ fn services_and_tasks_resolve_on_an_overlay() {
                 == 3
         });
         let (_, task) = lab.running("api").remove(0);
-        run(&format!("wget -T 5 -qO- http://{task}")).ok();
+        run(&format!("timeout 5 wget -qO- http://{task}")).ok();
         run("nslookup nobody.invalid 127.0.0.11").fails("");
         // A way out of the overlay, to the host's own network.
         run(&format!("nc -w 2 {} 2377 </dev/null", lab.address(1))).ok();

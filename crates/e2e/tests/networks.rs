@@ -36,7 +36,7 @@ fn containers_find_one_another_by_name_and_networks_are_apart() {
     lab.docker(1, "network connect --alias site back web").ok();
     lab.docker(1, "run --rm --network back busybox wget -qO- http://site/hostname").ok();
     lab.docker(1, "network disconnect back web").ok();
-    lab.docker(1, "run --rm --network back busybox wget -T 2 -qO- http://site/hostname").fails("");
+    lab.docker(1, "run --rm --network back busybox timeout 5 wget -qO- http://site/hostname").fails("");
     lab.docker(1, "network rm front").fails("has active endpoints");
     lab.docker(1, "rm -f web").ok();
     assert_eq!(lab.docker(1, "network rm front back").ok(), "front\nback");

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod id;
+pub mod names;
 pub mod reference;
 pub mod time;
 

@@ -117,3 +117,12 @@ fn a_missing_secret_is_said() {
     let error = container(&task, &node(), &BTreeMap::new(), &BTreeMap::new(), &BTreeMap::new()).unwrap_err();
     assert_eq!(error, "secret key not found");
 }
+
+#[test]
+fn only_the_builtin_image_is_told_who_it_is() {
+    let mut task = task();
+    task.spec.container.image = "skep/whoami:latest".into();
+    assert_eq!(plan(&task).config.env, [format!("SKEP_TASK_NAME={}", task.name()), "SKEP_NODE=node1".into()]);
+    task.spec.container.image = "other/whoami".into();
+    assert!(plan(&task).config.env.is_empty());
+}

@@ -405,7 +405,6 @@ pub type StatsStream = BoxStream<'static, Stats>;
 pub const DEFAULT_STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 mod handle;
-pub(crate) mod names;
 mod stdio;
 
 pub(crate) use handle::{Container, Life, RunIo, load, locked, save};

@@ -120,7 +120,7 @@ impl Engine {
             None => {
                 let mut bits = u128::from_str_radix(&id.as_str()[..32], 16).unwrap_or_default();
                 loop {
-                    let name = crate::container::names::invent(bits);
+                    let name = skep_model::names::invent(bits);
                     if !registry.by_name.contains_key(&name) {
                         registry.by_name.insert(name.clone(), id.clone());
                         return Ok(name);

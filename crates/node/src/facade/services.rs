@@ -58,6 +58,9 @@ impl Node {
     /// Networks may be given by name; they are stored by id, as moby does.
     pub async fn service_create(&self, mut spec: ServiceSpec) -> Result<ServiceId> {
         let manager = self.inner.manager()?;
+        if spec.name.is_empty() {
+            spec.name = skep_model::names::invent(rand::random());
+        }
         validate::service(&spec)?;
         resolve(&manager.view(), &mut spec)?;
         let id = ServiceId::from_bits(rand::random());

@@ -8,7 +8,8 @@ use axum::{Extension, Json, Router};
 use http_body_util::BodyExt;
 use skep_api::container::{ExecCreate, ExecInspect, ExecProcess, ExecStart};
 use skep_api::{ApiVersion, go_json};
-use skep_engine::container::ExecConfig;
+use skep_engine::EngineError;
+use skep_engine::container::{Attached, ExecConfig, OutputChunk, StdStream};
 
 use crate::convert::container::words;
 use crate::error::{ApiError, Result};
@@ -67,7 +68,16 @@ async fn start(
         state.engine().exec_start_detached(&id).await?;
         return Ok(StatusCode::OK.into_response());
     }
-    let attached = state.engine().exec_start_attached(&id).await?;
+    let attached = match state.engine().exec_start_attached(&id).await {
+        // By then Docker has taken over the connection: the reason is written where the output would be, and the exit code
+        // (126, 127) is read from the exec's inspect.
+        Err(EngineError::StartFailed { message, .. }) => {
+            let chunk = OutputChunk { stream: StdStream::Stdout, data: format!("{message}\r\n").into() };
+            let output = futures_util::stream::once(std::future::ready(Ok(chunk)));
+            Attached { tty: record.config.tty, stdin: None, output: Box::pin(output) }
+        }
+        result => result?,
+    };
     if let Some([height, width]) = options.console_size.filter(|s| *s != [0, 0]) {
         // The size may be too late for a process that ended at once.
         let _ = state.engine().exec_resize(&id, height, width).await;

@@ -14,7 +14,7 @@ const NOUNS: &[&str] = &[
     "willow", "yarrow",
 ];
 
-pub(crate) fn invent(bits: u128) -> String {
+pub fn invent(bits: u128) -> String {
     let pick = |list: &[&'static str], shift: u32| {
         let index = usize::try_from((bits >> shift) & 0xffff).unwrap_or(0) % list.len();
         list[index]
