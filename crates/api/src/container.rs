@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use skep_model::Labels;
 use skep_model::container::{ContainerConfig, HostConfig, StringOrList};
 
@@ -11,6 +12,51 @@ use crate::{ConvertError, GoTime, go_json, is_default};
 
 mod human;
 pub use human::{human_duration, status_text};
+
+/// Members of `HostConfig` that [`HostConfig`] cannot hold because nothing here can do them.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct UnservedHostConfig {
+    device_requests: Vec<Value>,
+    blkio_weight_device: Vec<Value>,
+    blkio_device_read_bps: Vec<Value>,
+    blkio_device_write_bps: Vec<Value>,
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    blkio_device_read_iops: Vec<Value>,
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    blkio_device_write_iops: Vec<Value>,
+    cpu_realtime_period: i64,
+    cpu_realtime_runtime: i64,
+    cpu_count: i64,
+    cpu_percent: i64,
+    #[serde(rename = "IOMaximumIOps")]
+    io_maximum_iops: u64,
+    #[serde(rename = "IOMaximumBandwidth")]
+    io_maximum_bandwidth: u64,
+}
+
+impl UnservedHostConfig {
+    fn check(&self) -> Result<(), ConvertError> {
+        let asked = [
+            (!self.device_requests.is_empty(), "HostConfig.DeviceRequests (--gpus, CDI devices)"),
+            (!self.blkio_weight_device.is_empty(), "HostConfig.BlkioWeightDevice (--blkio-weight-device)"),
+            (!self.blkio_device_read_bps.is_empty(), "HostConfig.BlkioDeviceReadBps (--device-read-bps)"),
+            (!self.blkio_device_write_bps.is_empty(), "HostConfig.BlkioDeviceWriteBps (--device-write-bps)"),
+            (!self.blkio_device_read_iops.is_empty(), "HostConfig.BlkioDeviceReadIOps (--device-read-iops)"),
+            (!self.blkio_device_write_iops.is_empty(), "HostConfig.BlkioDeviceWriteIOps (--device-write-iops)"),
+            (self.cpu_realtime_period != 0, "HostConfig.CpuRealtimePeriod (--cpu-rt-period)"),
+            (self.cpu_realtime_runtime != 0, "HostConfig.CpuRealtimeRuntime (--cpu-rt-runtime)"),
+            (self.cpu_count != 0, "HostConfig.CpuCount (--cpu-count)"),
+            (self.cpu_percent != 0, "HostConfig.CpuPercent (--cpu-percent)"),
+            (self.io_maximum_iops != 0, "HostConfig.IOMaximumIOps (--io-maxiops)"),
+            (self.io_maximum_bandwidth != 0, "HostConfig.IOMaximumBandwidth (--io-maxbandwidth)"),
+        ];
+        match asked.into_iter().find(|(asked, _)| *asked) {
+            Some((_, what)) => ConvertError::unserved(what),
+            None => Ok(()),
+        }
+    }
+}
 
 /// `POST /containers/create`: the body is a `ContainerConfig` with two more members.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,8 +82,14 @@ impl CreateBody {
         if body.iter().all(u8::is_ascii_whitespace) {
             return ConvertError::invalid("invalid JSON: got EOF while reading request body");
         }
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "PascalCase")]
+        struct Unserved {
+            host_config: UnservedHostConfig,
+        }
         let config = go_json::decode(body)?;
         let rest: Rest = go_json::decode(body)?;
+        go_json::decode::<Unserved>(body)?.host_config.check()?;
         Ok(Self { config, host_config: rest.host_config, endpoints: rest.networking_config.endpoints_config })
     }
 }
@@ -338,6 +390,7 @@ impl UpdateBody {
         struct Rest {
             restart_policy: Option<skep_model::container::ContainerRestartPolicy>,
         }
+        go_json::decode::<UnservedHostConfig>(body)?.check()?;
         Ok(Self { resources: go_json::decode(body)?, restart_policy: go_json::decode::<Rest>(body)?.restart_policy })
     }
 }
@@ -469,6 +522,16 @@ mod tests {
         assert_eq!(got.host_config.console_size, [24, 80]);
         let endpoint = got.endpoints["default"].clone().unwrap();
         assert_eq!(endpoint.into_request("bridge".into()).unwrap().aliases, ["w"]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_not_dropped() {
+        let gpus =
+            br#"{"Image":"a","HostConfig":{"DeviceRequests":[{"Driver":"","Count":-1,"Capabilities":[["gpu"]]}]}}"#;
+        assert!(matches!(CreateBody::decode(gpus), Err(ConvertError::Unserved(_))));
+        let cli = br#"{"Image":"a","HostConfig":{"DeviceRequests":null,"BlkioDeviceReadBps":[],"CpuCount":0,"IOMaximumIOps":0}}"#;
+        CreateBody::decode(cli).unwrap();
+        assert!(UpdateBody::decode(br#"{"CpuRealtimePeriod":1000}"#).is_err());
     }
 
     #[test]

@@ -309,10 +309,21 @@ impl From<&model::Network> for NetworkResource {
             attachable: network.spec.attachable,
             ingress: network.spec.ingress,
             options,
-            labels: network.spec.labels.clone(),
+            labels: shown_labels(network),
             ..Default::default()
         }
     }
+}
+
+/// swarmkit marks its own networks with a label that moby does not show.
+fn shown_labels(network: &model::Network) -> Labels {
+    network
+        .spec
+        .labels
+        .iter()
+        .filter(|(k, _)| *k != "com.docker.swarm.internal")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect()
 }
 
 fn ipam_configs(network: &model::Network) -> Vec<IpamConfig> {
@@ -350,7 +361,7 @@ impl From<&model::Network> for SwarmNetwork {
             updated_at: network.meta.updated_at.into(),
             spec: SwarmNetworkSpec {
                 name: network.spec.name.clone(),
-                labels: network.spec.labels.clone(),
+                labels: shown_labels(network),
                 driver_configuration: VolumeDriver {
                     name: network.spec.driver.clone(),
                     options: network.spec.driver_options.clone(),

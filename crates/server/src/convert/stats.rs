@@ -17,8 +17,8 @@ pub(crate) fn stats(stats: &engine::Stats) -> api::Stats {
         preread: stats.previous.as_ref().map(|p| p.read).unwrap_or_default().into(),
         pids_stats: api::PidsStats {
             current: now.pids_current,
-            // Docker shows the kernel's "max" as the largest number.
-            limit: if now.pids_limit == 0 { u64::MAX } else { now.pids_limit },
+            // On cgroup v2 Docker shows the kernel's "max" as the largest number, on v1 it leaves it out.
+            limit: if now.pids_limit == 0 && now.cgroup_v2 { u64::MAX } else { now.pids_limit },
         },
         blkio_stats: api::BlkioStats {
             io_service_bytes_recursive: Some(blkio).filter(|b| !b.is_empty()),
@@ -51,6 +51,21 @@ pub(crate) fn stats(stats: &engine::Stats) -> api::Stats {
             })
             .collect(),
         ..Default::default()
+    }
+}
+
+/// cgroup v1 has eight counters of which only the bytes are read; v2 has no more than those.
+fn blkio_stats(bytes: Vec<api::BlkioEntry>, cgroup_v2: bool) -> api::BlkioStats {
+    let other = || (!cgroup_v2).then(Vec::new);
+    api::BlkioStats {
+        io_service_bytes_recursive: Some(bytes).filter(|b| !b.is_empty() || !cgroup_v2),
+        io_serviced_recursive: other(),
+        io_queue_recursive: other(),
+        io_service_time_recursive: other(),
+        io_wait_time_recursive: other(),
+        io_merged_recursive: other(),
+        io_time_recursive: other(),
+        sectors_recursive: other(),
     }
 }
 

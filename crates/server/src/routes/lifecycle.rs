@@ -94,10 +94,8 @@ async fn wait(State(state): State<ServerState>, Path(id): Path<String>, query: P
     let engine = state.engine().clone();
     let outcome = async move {
         match engine.wait(&id, condition).await {
-            Ok(outcome) => WaitResponse {
-                status_code: outcome.exit_code.into(),
-                error: (!outcome.error.is_empty()).then_some(WaitError { message: outcome.error }),
-            },
+            // Why a start failed is told by the start; an error here would be one of waiting.
+            Ok(outcome) => WaitResponse { status_code: outcome.exit_code.into(), error: None },
             Err(error) => WaitResponse { status_code: -1, error: Some(WaitError { message: error.to_string() }) },
         }
     };

@@ -94,7 +94,12 @@ const REGISTRY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 const CLIENTS_PIN_SINCE: ApiVersion = ApiVersion::new(1, 30);
 
 /// Pins the image for clients that do not. Gives moby's warning if the registry does not answer.
-async fn pin(state: &ServerState, version: ApiVersion, headers: &HeaderMap, spec: &mut model::ServiceSpec) -> Vec<String> {
+async fn pin(
+    state: &ServerState,
+    version: ApiVersion,
+    headers: &HeaderMap,
+    spec: &mut model::ServiceSpec,
+) -> Vec<String> {
     let image = &mut spec.task.container.image;
     let Ok(reference) = image.parse::<Reference>() else { return Vec::new() };
     if version >= CLIENTS_PIN_SINCE || reference.digest.is_some() {

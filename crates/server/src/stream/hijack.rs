@@ -218,7 +218,8 @@ mod tests {
     use super::*;
 
     fn output(pieces: Vec<(StdStream, &'static [u8])>) -> OutputStream {
-        let pieces = pieces.into_iter().map(|(stream, data)| Ok(OutputChunk { stream, data: Bytes::from_static(data) }));
+        let pieces =
+            pieces.into_iter().map(|(stream, data)| Ok(OutputChunk { stream, data: Bytes::from_static(data) }));
         stream::iter(pieces).boxed()
     }
 
@@ -233,7 +234,8 @@ mod tests {
         let (client, server) = tokio::io::duplex(1024);
         let stop = CancellationToken::new();
         let pieces = output(vec![(StdStream::Stdout, b"out"), (StdStream::Stderr, b"err")]);
-        let (got, detached) = tokio::join!(read_all(client), pump(server, None, pieces, Framing::Multiplexed, None, &stop));
+        let (got, detached) =
+            tokio::join!(read_all(client), pump(server, None, pieces, Framing::Multiplexed, None, &stop));
         assert_eq!(got, b"\x01\0\0\0\0\0\0\x03out\x02\0\0\0\0\0\0\x03err");
         assert!(!detached);
     }
