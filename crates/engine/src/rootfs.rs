@@ -11,8 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 
 use crate::container::GraphDirs;
@@ -29,20 +29,42 @@ pub(crate) fn graph(container_dir: &Path, lower: Vec<PathBuf>) -> GraphDirs {
     }
 }
 
+/// Whether the writable layer is to survive a crash of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// As any file: what the container syncs is on disk, and its end syncs the rest.
+    Kept,
+    /// Of a swarm task or with `--rm`, which nobody starts again: nothing is ever synced (overlayfs `volatile`). The sync
+    /// at the end is of the whole file system below, and takes seconds on a host that writes much.
+    Discarded,
+}
+
 /// Mounts the root; what is mounted there already stays.
 ///
 /// By the new mount API, one `lowerdir+` a layer: the option string of mount(2) is limited to a page, which is few layers
 /// with paths as long as ours. Kernels before 6.5 have no `lowerdir+`; there the whole string is one value, up to 256 bytes
 /// less than a page.
-pub(crate) fn mount(dirs: &GraphDirs) -> std::io::Result<()> {
+pub(crate) fn mount(dirs: &GraphDirs, durability: Durability) -> std::io::Result<()> {
+    if is_mounted(&dirs.merged) {
+        return Ok(());
+    }
+    if durability == Durability::Discarded {
+        // A volatile mount marks the work directory and refuses it a second time; ours is used again only while the host
+        // is up, when nothing is lost.
+        let _ = std::fs::remove_dir_all(&dirs.work);
+    }
     for directory in [&dirs.upper, &dirs.work, &dirs.merged] {
         std::fs::create_dir_all(directory)?;
     }
     set_mode(&dirs.upper)?;
-    if is_mounted(&dirs.merged) {
-        return Ok(());
-    }
-    let filesystem = configure(dirs, true).or_else(|_| configure(dirs, false))?;
+    let filesystem = match durability {
+        Durability::Discarded => configure(dirs, true, durability),
+        Durability::Kept => Err(std::io::ErrorKind::Other.into()),
+    };
+    // Older kernels know fewer words.
+    let filesystem = filesystem
+        .or_else(|_| configure(dirs, true, Durability::Kept))
+        .or_else(|_| configure(dirs, false, Durability::Kept))?;
     let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     move_mount(&mount, c"", rustix::fs::CWD, &dirs.merged, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     Ok(())
@@ -54,7 +76,7 @@ fn set_mode(upper: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(upper, std::fs::Permissions::from_mode(0o755))
 }
 
-fn configure(dirs: &GraphDirs, one_by_one: bool) -> std::io::Result<OwnedFd> {
+fn configure(dirs: &GraphDirs, one_by_one: bool, durability: Durability) -> std::io::Result<OwnedFd> {
     let filesystem = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let fd = filesystem.as_fd();
     fsconfig_set_string(fd, c"source", c"overlay")?;
@@ -68,6 +90,9 @@ fn configure(dirs: &GraphDirs, one_by_one: bool) -> std::io::Result<OwnedFd> {
     }
     fsconfig_set_string(fd, c"upperdir", &*c_path(&dirs.upper)?)?;
     fsconfig_set_string(fd, c"workdir", &*c_path(&dirs.work)?)?;
+    if durability == Durability::Discarded {
+        fsconfig_set_flag(fd, c"volatile")?;
+    }
     fsconfig_create(fd)?;
     Ok(filesystem)
 }
@@ -79,6 +104,16 @@ fn c_path(path: &Path) -> std::io::Result<CString> {
 /// Takes the root away; fine if it is not there. Lazily, since a process elsewhere may be looking into it.
 pub(crate) fn unmount(merged: &Path) {
     while rustix::mount::unmount(merged, UnmountFlags::DETACH).is_ok() {}
+}
+
+/// Takes the root away at once, but keeps it alive until what this gives back is dropped, which may take long: the last
+/// reference to an overlay syncs the whole file system below it.
+pub(crate) fn detach(merged: &Path) -> Option<OwnedFd> {
+    let last = is_mounted(merged)
+        .then(|| rustix::fs::open(merged, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok())
+        .flatten();
+    unmount(merged);
+    last
 }
 
 /// A mount point is on another device than its parent.

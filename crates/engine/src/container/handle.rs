@@ -49,6 +49,8 @@ pub(crate) struct Container {
     /// Counted up when something was written to the log.
     pub(crate) log_grown: watch::Sender<u64>,
     pub(crate) run: Mutex<RunIo>,
+    /// The root of the last run, still on its way out: two mounts of one writable layer must not be at once.
+    pub(crate) leaving: Mutex<Option<JoinHandle<()>>>,
     /// Cancelled when the present run (health checks) or the wait for a restart is over.
     pub(crate) run_token: Mutex<CancellationToken>,
     /// Secrets of a task, in memory only: gone with the daemon, brought again by the agent.
@@ -73,6 +75,7 @@ impl Container {
             log: Mutex::default(),
             log_grown: watch::channel(0).0,
             run: Mutex::default(),
+            leaving: Mutex::default(),
             run_token: Mutex::default(),
             task_files: Mutex::default(),
         }

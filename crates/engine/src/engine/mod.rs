@@ -26,6 +26,7 @@ use crate::container::*;
 use crate::error::{EngineError, Result};
 use crate::event::{EventBus, EventKind};
 use crate::image::{ImageId, ImageStore};
+use crate::rootfs::Durability;
 use crate::seccomp::Filters;
 use crate::spec::HostFeatures;
 use crate::supervisor::client::Connection;
@@ -127,11 +128,17 @@ impl Engine {
     ) -> Result<T> {
         let container = self.find(key)?;
         let _operation = container.operation.lock().await;
-        let alive = container.record().state.status.is_alive();
+        let record = container.record();
+        let (alive, durability) = (record.state.status.is_alive(), durability(&record));
         let graph = self.graph(&container);
+        let leaving = locked(&container.leaving).take();
+        if let Some(leaving) = leaving {
+            let _ = leaving.await;
+        }
         blocking(move || {
             if !alive {
-                crate::rootfs::mount(&graph).map_err(EngineError::file("failed to mount", &graph.merged))?;
+                crate::rootfs::mount(&graph, durability)
+                    .map_err(EngineError::file("failed to mount", &graph.merged))?;
             }
             let result = work(&graph.merged);
             if !alive {
@@ -237,6 +244,11 @@ impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("data_root", &self.inner.config.data_root).finish_non_exhaustive()
     }
+}
+
+/// Swarm tasks and `--rm` containers are gone after a crash of the host anyway.
+fn durability(record: &ContainerRecord) -> Durability {
+    if record.task.is_some() || record.host_config.auto_remove { Durability::Discarded } else { Durability::Kept }
 }
 
 /// File system work off the async threads.

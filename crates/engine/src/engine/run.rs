@@ -240,14 +240,17 @@ impl Engine {
         let state = crate::supervisor::state_root(&self.inner.config.exec_root).join(record.id.as_str());
         let cgroup = self.cgroup(&record.id);
         let local = blocking(move || {
-            crate::rootfs::unmount(&merged);
+            let root = crate::rootfs::detach(&merged);
             crate::rootfs::unmount(&bundle.join("secrets"));
             let _ = std::fs::remove_dir_all(bundle);
             let _ = std::fs::remove_dir_all(state);
             cgroup.remove();
-            Ok(())
+            Ok(root)
         });
-        let (_, sandbox) = tokio::join!(local, self.inner.sandboxes.teardown(&record.id));
+        let (root, sandbox) = tokio::join!(local, self.inner.sandboxes.teardown(&record.id));
+        if let Ok(Some(root)) = root {
+            *locked(&container.leaving) = Some(self.inner.tasks.spawn_blocking(move || drop(root)));
+        }
         if let Err(error) = sandbox {
             tracing::warn!(container.id = %record.id, %error, "sandbox not torn down");
         }

@@ -81,9 +81,15 @@ impl Engine {
         let image = record.image_id.parse().map_err(|_| EngineError::NoSuchImage(record.image_id.clone()))?;
         let lower = self.inner.images.hold(record.id.as_str(), &image)?;
         let graph = rootfs::graph(&container.dir, lower);
+        let leaving = locked(&container.leaving).take();
+        if let Some(leaving) = leaving {
+            let _ = leaving.await;
+        }
         let mounting = {
-            let graph = graph.clone();
-            blocking(move || rootfs::mount(&graph).map_err(EngineError::file("failed to mount", &graph.merged)))
+            let (graph, durability) = (graph.clone(), super::durability(record));
+            blocking(move || {
+                rootfs::mount(&graph, durability).map_err(EngineError::file("failed to mount", &graph.merged))
+            })
         };
         let request = self.sandbox_request(record)?;
         let (mounted, sandbox) = tokio::join!(mounting, self.inner.sandboxes.setup(&request));

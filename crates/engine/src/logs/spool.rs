@@ -2,8 +2,9 @@
 //!
 //! What is read into memory is nowhere else; so nothing is. `splice` moves bytes from the pipe into a file inside the
 //! kernel, where a kill cannot come in between; the log is written from there, and then the file's header is moved on in
-//! one write. The header also says how long the log was before: a daemon that finds lines here compares, and knows
-//! whether they are in the log already. A crash of the host loses this file, and the container with it.
+//! one write. The header also says how long the log was before: a daemon that finds lines here cuts the log there and
+//! writes them again. (A kill can come in the middle of a write.) A crash of the host loses this file, and the container
+//! with it.
 //!
 //! ```text
 //!   pipe --splice--> | header: log size, begin | done … | begin: half a line, new bytes | --> log
@@ -49,11 +50,11 @@ impl Spool {
         let mut spool = Self { file, stream, begin, end: size.max(begin), punched: begin };
         let mut left = vec![0; usize::try_from(spool.end - begin).unwrap_or(0)];
         spool.file.read_exact_at(&mut left, begin)?;
-        if number(&header[..8]) == log.size() {
-            log.write(stream, &left, now)?;
-        } else {
-            log.skip(stream, &left);
+        if super::writer::has_complete(&left) {
+            // Killed on the way to the log: none of it is there, or some, or all. It goes there again from where the log was.
+            log.rewind(number(&header[..8]))?;
         }
+        log.write(stream, &left, now)?;
         spool.advance(log)?;
         Ok(spool)
     }

@@ -90,6 +90,11 @@ fn a_daemon_killed_at_any_step_neither_loses_nor_doubles() {
     std::fs::write(&log, &before.0).unwrap();
     let (_, _) = open();
     assert_eq!(texts(&log, &all()), ["one\n", "two\n", "three\n", "four\n", "five\n"]);
+    // Killed after half of the log was written.
+    std::fs::write(&path, &came).unwrap();
+    std::fs::write(&log, &after.0[..after.0.len() - 30]).unwrap();
+    let (_, _) = open();
+    assert_eq!(texts(&log, &all()), ["one\n", "two\n", "three\n", "four\n", "five\n"]);
     // Killed after the log was written, before the spool was moved on.
     std::fs::write(&path, &came).unwrap();
     std::fs::write(&log, &after.0).unwrap();

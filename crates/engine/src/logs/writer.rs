@@ -63,9 +63,13 @@ impl LogWriter {
         result
     }
 
-    /// Takes output whose complete lines are in the log already.
-    pub(crate) fn skip(&mut self, stream: StdStream, data: &[u8]) {
-        split(self.pending(stream), data, |_| {});
+    /// Takes back what was written after the file had `size` bytes.
+    pub(crate) fn rewind(&mut self, size: u64) -> std::io::Result<()> {
+        if size < self.size {
+            self.file.set_len(size)?;
+            self.size = size;
+        }
+        Ok(())
     }
 
     /// The stream has ended: what is left is a line without an end.
@@ -113,6 +117,11 @@ impl LogWriter {
         self.size = 0;
         Ok(())
     }
+}
+
+/// Whether [`LogWriter::write`] would write some of it.
+pub(crate) fn has_complete(data: &[u8]) -> bool {
+    data.len() >= MAX_LINE || data.contains(&b'\n')
 }
 
 /// Joins what is waiting and what is new, and gives out what is complete: lines, and pieces of lines too long to wait for.

@@ -295,3 +295,41 @@ async fn an_init_passes_signals_on_and_reaps() {
     host.engine.stop(&id, StopOptions::default()).await.unwrap();
     assert_eq!(host.engine.inspect(&id).unwrap().state.exit_code, 6);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_never_syncs_its_root_and_can_be_restarted() {
+    let host = Host::new().await;
+    let request = CreateRequest {
+        config: skep_model::container::ContainerConfig {
+            image: "busybox".into(),
+            cmd: Some(skep_model::container::StringOrList(vec!["sleep".into(), "1000".into()])),
+            ..Default::default()
+        },
+        host_config: skep_model::container::HostConfig { network_mode: "none".into(), ..Default::default() },
+        task: Some(TaskExtras {
+            task_id: "x".into(),
+            files: vec![TaskFile {
+                target: "/run/secrets/honey".into(),
+                uid: 1000,
+                gid: 0,
+                mode: 0o440,
+                data: skep_model::secret::SecretBytes(b"sweet".to_vec()),
+            }],
+        }),
+        ..CreateRequest::default()
+    };
+    let id = host.engine.create(request).await.unwrap().id.to_string();
+    host.engine.start(&id).await.unwrap();
+    let script =
+        "mount | grep -c '^overlay on / .*volatile'; ls -ln /run/secrets/honey; cat /run/secrets/honey; touch /made";
+    let (_, said) = host.exec(&id, &["sh", "-c", script], |_| {}).await;
+    assert!(said.starts_with("1\n-r--r-----") && said.contains(" 1000 ") && said.ends_with("sweet"), "{said}");
+    host.engine.restart(&id, StopOptions { timeout_secs: Some(0), signal: None }).await.unwrap();
+    let (_, said) = host.exec(&id, &["sh", "-c", "ls /made; cat /run/secrets/honey"], |_| {}).await;
+    assert_eq!(said, "/made\nsweet");
+    // The secret is nowhere on disk.
+    let config = std::fs::read_to_string(host.folder().join("data/containers").join(&id).join("config.json")).unwrap();
+    assert!(!config.contains("sweet"));
+    host.engine.remove(&id, RemoveOptions { force: true, volumes: false }).await.unwrap();
+    assert_eq!(std::fs::read_dir(host.folder().join("run/bundles")).unwrap().count(), 0);
+}
