@@ -37,11 +37,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let peer =
         !options.alone && Command::new(&options.peer).arg("--version").output().is_ok_and(|o| o.status.success());
     let (mut ours, mut theirs) = (Figures::new(), Figures::new());
-    engine(&skep, &mut ours)?;
+    let tar = ImageTar::make()?;
+    engine(&skep, &tar, &mut ours)?;
     for _ in 0..options.rounds {
-        measure(&skep, "bench", None, options, &mut ours)?;
+        measure(&skep, "bench", None, options, &tar, &mut ours)?;
         if peer {
-            measure(&skep, "peer", Some(&options.peer), options, &mut theirs)?;
+            measure(&skep, "peer", Some(&options.peer), options, &tar, &mut theirs)?;
         }
     }
     print(&ours, &theirs);
@@ -89,8 +90,12 @@ fn print(ours: &Figures, theirs: &Figures) {
 }
 
 /// Containers inside the engine, without API or swarm: `skep bench-engine` prints milliseconds.
-fn engine(skep: &Path, figures: &mut Figures) -> anyhow::Result<()> {
-    let output = Command::new(skep).args(["bench-engine", "--rounds", "50"]).output().context("skep bench-engine")?;
+fn engine(skep: &Path, tar: &ImageTar, figures: &mut Figures) -> anyhow::Result<()> {
+    let output = Command::new(skep)
+        .args(["bench-engine", "--rounds", "50", "--image-tar"])
+        .arg(&tar.0)
+        .output()
+        .context("skep bench-engine")?;
     if !output.status.success() {
         bail!("skep bench-engine: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -137,27 +142,44 @@ impl<'a> Lab<'a> {
 
 const IMAGE: &str = "bench/busybox:latest";
 
-/// A root file system of one static busybox, given to every host.
-fn give_image(lab: &Lab) -> anyhow::Result<()> {
-    let folder = std::env::temp_dir().join(format!("skep-bench-{}", std::process::id()));
-    std::fs::create_dir_all(folder.join("bin"))?;
-    std::fs::copy("/bin/busybox", folder.join("bin/busybox")).context("busybox-static is needed for the test image")?;
-    for name in ["sh", "sleep", "true"] {
-        let link = folder.join("bin").join(name);
-        let _ = std::fs::remove_file(&link);
-        std::os::unix::fs::symlink("busybox", link)?;
+/// A root file system of one static busybox, as a tar that goes away with the value.
+struct ImageTar(PathBuf);
+
+impl Drop for ImageTar {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
-    let tar = folder.with_extension("tar");
-    Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&tar).arg("bin").status()?;
+}
+
+impl ImageTar {
+    fn make() -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("skep-bench-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("bin"))?;
+        std::fs::copy("/bin/busybox", folder.join("bin/busybox"))
+            .context("busybox-static is needed for the test image")?;
+        for name in ["sh", "sleep", "true"] {
+            let link = folder.join("bin").join(name);
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink("busybox", link)?;
+        }
+        let tar = Self(folder.with_extension("tar"));
+        let status = Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&tar.0).arg("bin").status()?;
+        std::fs::remove_dir_all(&folder)?;
+        if !status.success() {
+            bail!("tar: {status}");
+        }
+        Ok(tar)
+    }
+}
+
+fn give_image(lab: &Lab, tar: &ImageTar) -> anyhow::Result<()> {
     for (_, socket) in &lab.hosts {
-        let status =
-            Command::new("docker").args(["-H", &format!("unix://{socket}"), "import"]).arg(&tar).arg(IMAGE).output()?;
-        if !status.status.success() {
-            bail!("docker import: {}", String::from_utf8_lossy(&status.stderr));
+        let host = format!("unix://{socket}");
+        let output = Command::new("docker").args(["-H", &host, "import"]).arg(&tar.0).arg(IMAGE).output()?;
+        if !output.status.success() {
+            bail!("docker import: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
-    std::fs::remove_file(&tar)?;
-    std::fs::remove_dir_all(&folder)?;
     Ok(())
 }
 
@@ -271,13 +293,14 @@ fn measure(
     name: &'static str,
     daemon: Option<&str>,
     options: &Options,
+    tar: &ImageTar,
     out: &mut Figures,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
     let lab = Lab::up(skep, name, daemon)?;
     let mut put = |key: String, value: f64| out.entry(key).or_default().push(value);
     put("lab_up_3_hosts_s".into(), begun.elapsed().as_secs_f64());
-    give_image(&lab)?;
+    give_image(&lab, tar)?;
     let mut api = Api::open(&lab.hosts[0].1)?;
 
     for &size in &options.sizes {

@@ -8,10 +8,10 @@ use skep_model::container::{
     PortBinding, StringOrList, TmpfsMountOptions, VolumeMountOptions,
 };
 use skep_model::network::{GWBRIDGE_NETWORK_NAME, mac_of};
+use skep_model::reference::Reference;
 use skep_model::sandbox::EndpointRequest;
 use skep_model::secret::SecretBytes;
 use skep_model::service::PublishMode;
-use skep_model::reference::Reference;
 use skep_model::task::{FileTarget, Mount, MountKind, Task};
 use skep_model::{ConfigId, Labels, NodeId, SecretId};
 

@@ -12,13 +12,13 @@ use clap::{Args, Parser, Subcommand};
     after_help = "Start with `skep lab up` for a swarm on this machine, or `skep daemon` for one host; then use `docker`.",
     arg_required_else_help = true
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run the daemon of this host (takes dockerd's flags and daemon.json)
     Daemon(Box<DaemonFlags>),
     /// Many hosts on this machine, joined to one swarm
@@ -35,170 +35,179 @@ pub enum Command {
     /// pid 1 of a lab host; started by `skep lab`
     #[command(hide = true)]
     LabHost { spec: String },
+    /// Time containers inside the engine, for `cargo xtask bench`
+    #[command(hide = true)]
+    BenchEngine {
+        /// A tar of a root file system with /bin/true
+        #[arg(long)]
+        image_tar: PathBuf,
+        #[arg(long, default_value_t = 50)]
+        rounds: usize,
+    },
     /// The HTTP server inside the image skep/whoami
     #[command(hide = true)]
     Whoami(WhoamiFlags),
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct WhoamiFlags {
+pub(crate) struct WhoamiFlags {
     /// Port to listen on
     #[arg(long, env = "WHOAMI_PORT_NUMBER", default_value_t = 80)]
-    pub port: u16,
+    pub(crate) port: u16,
     /// Text for the line `Name:`
     #[arg(long, env = "WHOAMI_NAME")]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// dockerd's flags. Those whose meaning exists here are obeyed; the others are taken with a warning, or refused where
 /// ignoring them would be unsafe.
 #[derive(Args, Clone, Debug, Default)]
-pub struct DaemonFlags {
+pub(crate) struct DaemonFlags {
     /// Daemon socket(s) to listen on: unix:///path, tcp://host:port, fd://
     #[arg(short = 'H', long = "host", value_name = "LIST")]
-    pub host: Vec<String>,
+    pub(crate) host: Vec<String>,
     /// Root directory of persistent state [default: /var/lib/skep]
     #[arg(long, value_name = "DIR")]
-    pub data_root: Option<PathBuf>,
+    pub(crate) data_root: Option<PathBuf>,
     /// Root directory for execution state files [default: /run/skep]
     #[arg(long, value_name = "DIR")]
-    pub exec_root: Option<PathBuf>,
+    pub(crate) exec_root: Option<PathBuf>,
     /// Daemon PID file [default: /run/skep.pid]
     #[arg(short = 'p', long, value_name = "FILE")]
-    pub pidfile: Option<PathBuf>,
+    pub(crate) pidfile: Option<PathBuf>,
     /// Daemon configuration file [default: /etc/skep/daemon.json, else /etc/docker/daemon.json]
     #[arg(long, value_name = "FILE")]
-    pub config_file: Option<PathBuf>,
+    pub(crate) config_file: Option<PathBuf>,
     /// Enable debug mode
     #[arg(short = 'D', long)]
-    pub debug: bool,
+    pub(crate) debug: bool,
     /// Set the logging level: debug, info, warn, error, fatal
     #[arg(short = 'l', long, value_name = "LEVEL")]
-    pub log_level: Option<String>,
+    pub(crate) log_level: Option<String>,
     /// Set key=value labels to the daemon
     #[arg(long, value_name = "LIST")]
-    pub label: Vec<String>,
+    pub(crate) label: Vec<String>,
     /// Registries to speak plain HTTP with, or whose certificate is not checked: host[:port] or CIDR
     #[arg(long, value_name = "LIST")]
-    pub insecure_registry: Vec<String>,
+    pub(crate) insecure_registry: Vec<String>,
     /// Preferred registry mirror for Docker Hub
     #[arg(long, value_name = "LIST")]
-    pub registry_mirror: Vec<String>,
+    pub(crate) registry_mirror: Vec<String>,
     /// Default address pools for node specific local networks: base=CIDR,size=N
     #[arg(long, value_name = "POOL")]
-    pub default_address_pool: Vec<String>,
+    pub(crate) default_address_pool: Vec<String>,
     /// Default address or interface for swarm advertised address
     #[arg(long, value_name = "ADDR")]
-    pub swarm_default_advertise_addr: Option<String>,
+    pub(crate) swarm_default_advertise_addr: Option<String>,
     /// Keep containers running while the daemon is down (they always do; taken for compatibility)
     #[arg(long)]
-    pub live_restore: bool,
+    pub(crate) live_restore: bool,
     /// Set parent cgroup for all containers
     #[arg(long, value_name = "PATH")]
-    pub cgroup_parent: Option<String>,
+    pub(crate) cgroup_parent: Option<String>,
     /// Address and prefix length of the bridge docker0
     #[arg(long, value_name = "CIDR")]
-    pub bip: Option<String>,
+    pub(crate) bip: Option<String>,
     /// DNS servers to use
     #[arg(long, value_name = "LIST")]
-    pub dns: Vec<String>,
+    pub(crate) dns: Vec<String>,
     /// Use TLS; implied by --tlsverify
     #[arg(long)]
-    pub tls: bool,
+    pub(crate) tls: bool,
     /// Use TLS and verify the remote
     #[arg(long)]
-    pub tlsverify: bool,
+    pub(crate) tlsverify: bool,
     /// Trust certs signed only by this CA
     #[arg(long, value_name = "FILE")]
-    pub tlscacert: Option<PathBuf>,
+    pub(crate) tlscacert: Option<PathBuf>,
     /// Path to TLS certificate file
     #[arg(long, value_name = "FILE")]
-    pub tlscert: Option<PathBuf>,
+    pub(crate) tlscert: Option<PathBuf>,
     /// Path to TLS key file
     #[arg(long, value_name = "FILE")]
-    pub tlskey: Option<PathBuf>,
+    pub(crate) tlskey: Option<PathBuf>,
     /// Group for the unix socket
     #[arg(short = 'G', long, value_name = "GROUP")]
-    pub group: Option<String>,
+    pub(crate) group: Option<String>,
     /// Default driver for container logs
     #[arg(long, value_name = "DRIVER")]
-    pub log_driver: Option<String>,
+    pub(crate) log_driver: Option<String>,
     /// Default log driver options
     #[arg(long, value_name = "MAP")]
-    pub log_opt: Vec<String>,
+    pub(crate) log_opt: Vec<String>,
 
     // dockerd's flags without a meaning here. They are named, rather than swallowed, so that a misspelt flag is an error.
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub iptables: Option<String>,
+    pub(crate) iptables: Option<String>,
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub ip6tables: Option<String>,
+    pub(crate) ip6tables: Option<String>,
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub ip_forward: Option<String>,
+    pub(crate) ip_forward: Option<String>,
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub ip_masq: Option<String>,
+    pub(crate) ip_masq: Option<String>,
     #[arg(long, hide = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub userland_proxy: Option<String>,
+    pub(crate) userland_proxy: Option<String>,
     #[arg(long, hide = true)]
-    pub userland_proxy_path: Option<String>,
+    pub(crate) userland_proxy_path: Option<String>,
     #[arg(short = 's', long, hide = true)]
-    pub storage_driver: Option<String>,
+    pub(crate) storage_driver: Option<String>,
     #[arg(long, hide = true)]
-    pub storage_opt: Vec<String>,
+    pub(crate) storage_opt: Vec<String>,
     #[arg(long, hide = true)]
-    pub exec_opt: Vec<String>,
+    pub(crate) exec_opt: Vec<String>,
     #[arg(long, hide = true)]
-    pub containerd: Option<String>,
+    pub(crate) containerd: Option<String>,
     #[arg(long, hide = true)]
-    pub containerd_namespace: Option<String>,
+    pub(crate) containerd_namespace: Option<String>,
     #[arg(long, hide = true)]
-    pub experimental: bool,
+    pub(crate) experimental: bool,
     #[arg(long, hide = true)]
-    pub max_concurrent_downloads: Option<u32>,
+    pub(crate) max_concurrent_downloads: Option<u32>,
     #[arg(long, hide = true)]
-    pub max_concurrent_uploads: Option<u32>,
+    pub(crate) max_concurrent_uploads: Option<u32>,
     #[arg(long, hide = true)]
-    pub max_download_attempts: Option<u32>,
+    pub(crate) max_download_attempts: Option<u32>,
     #[arg(long, hide = true)]
-    pub shutdown_timeout: Option<i64>,
+    pub(crate) shutdown_timeout: Option<i64>,
     #[arg(long, hide = true)]
-    pub metrics_addr: Option<String>,
+    pub(crate) metrics_addr: Option<String>,
     #[arg(long, hide = true)]
-    pub oom_score_adjust: Option<i32>,
+    pub(crate) oom_score_adjust: Option<i32>,
     #[arg(long, hide = true)]
-    pub selinux_enabled: bool,
+    pub(crate) selinux_enabled: bool,
     #[arg(long, hide = true)]
-    pub raw_logs: bool,
+    pub(crate) raw_logs: bool,
     #[arg(long, hide = true)]
-    pub feature: Vec<String>,
+    pub(crate) feature: Vec<String>,
     #[arg(long, hide = true)]
-    pub init: bool,
+    pub(crate) init: bool,
     #[arg(long, hide = true)]
-    pub init_path: Option<String>,
+    pub(crate) init_path: Option<String>,
     #[arg(long, hide = true)]
-    pub add_runtime: Vec<String>,
+    pub(crate) add_runtime: Vec<String>,
     #[arg(long, hide = true)]
-    pub default_runtime: Option<String>,
+    pub(crate) default_runtime: Option<String>,
     #[arg(long, hide = true)]
-    pub seccomp_profile: Option<String>,
+    pub(crate) seccomp_profile: Option<String>,
     #[arg(long, hide = true)]
-    pub userns_remap: Option<String>,
+    pub(crate) userns_remap: Option<String>,
     #[arg(long, hide = true)]
-    pub authorization_plugin: Vec<String>,
+    pub(crate) authorization_plugin: Vec<String>,
     #[arg(short = 'b', long, hide = true)]
-    pub bridge: Option<String>,
+    pub(crate) bridge: Option<String>,
     #[arg(long, hide = true)]
-    pub node_generic_resource: Vec<String>,
+    pub(crate) node_generic_resource: Vec<String>,
     #[arg(long, hide = true)]
-    pub default_ulimit: Vec<String>,
+    pub(crate) default_ulimit: Vec<String>,
     #[arg(long, hide = true)]
-    pub mtu: Option<u32>,
+    pub(crate) mtu: Option<u32>,
     #[arg(long, hide = true)]
-    pub ipv6: bool,
+    pub(crate) ipv6: bool,
 }
 
 impl DaemonFlags {
     /// Flags given that change nothing here, each with the reason.
-    pub fn without_meaning(&self) -> Vec<(&'static str, &'static str)> {
+    pub(crate) fn without_meaning(&self) -> Vec<(&'static str, &'static str)> {
         let mut all = Vec::new();
         let mut say = |given: bool, flag, reason| {
             if given {
@@ -246,7 +255,7 @@ impl DaemonFlags {
     }
 
     /// Flags given that cannot be ignored safely and are not there: starting would promise what is not kept.
-    pub fn refused(&self) -> Option<(&'static str, &'static str)> {
+    pub(crate) fn refused(&self) -> Option<(&'static str, &'static str)> {
         if self.selinux_enabled {
             return Some(("--selinux-enabled", "SELinux labels are not supported"));
         }
@@ -286,7 +295,7 @@ impl DaemonFlags {
 
 /// A lab is made of hosts called node1, node2…
 #[derive(Subcommand, Clone, Debug)]
-pub enum LabCommand {
+pub(crate) enum LabCommand {
     /// Make hosts, start a daemon on each and join them to one swarm
     Up {
         /// How many hosts are managers
@@ -360,10 +369,10 @@ pub enum LabCommand {
 }
 
 #[derive(Args, Clone, Debug)]
-pub struct LabName {
+pub(crate) struct LabName {
     /// The lab
     #[arg(long, default_value = "lab", global = true)]
-    pub name: String,
+    pub(crate) name: String,
 }
 
 #[cfg(test)]

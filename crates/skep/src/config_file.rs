@@ -12,7 +12,7 @@ use crate::args::DaemonFlags;
 const DEFAULT_FILES: [&str; 2] = ["/etc/skep/daemon.json", "/etc/docker/daemon.json"];
 
 /// Adds what the configuration file says to what the flags say.
-pub fn merge(flags: &mut DaemonFlags) -> anyhow::Result<()> {
+pub(crate) fn merge(flags: &mut DaemonFlags) -> anyhow::Result<()> {
     let path = match &flags.config_file {
         Some(path) => path.clone(),
         None => match DEFAULT_FILES.iter().map(PathBuf::from).find(|p| p.exists()) {
@@ -39,7 +39,7 @@ fn merge_text(flags: &mut DaemonFlags, text: &str, path: &Path) -> anyhow::Resul
         }
     };
     for (key, value) in &object {
-        let mut put_list = |target: &mut Vec<String>| -> anyhow::Result<()> {
+        let put_list = |target: &mut Vec<String>| -> anyhow::Result<()> {
             if !target.is_empty() {
                 bail!("the following directives are specified both as a flag and in the configuration file: {key}");
             }

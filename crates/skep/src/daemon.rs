@@ -30,12 +30,12 @@ const BUILTIN_IMAGE: &str = "skep/whoami:latest";
 const WORKER_THREADS: usize = 2;
 
 /// The hidden command that owns the containers of a host.
-pub fn supervise(exec_root: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) fn supervise(exec_root: &Path) -> anyhow::Result<ExitCode> {
     // Still one thread: the supervisor forks.
     Ok(skep_engine::supervisor::main(["--exec-root".to_owned(), exec_root.to_string_lossy().into_owned()].into_iter()))
 }
 
-pub fn run(mut flags: DaemonFlags) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(mut flags: DaemonFlags) -> anyhow::Result<ExitCode> {
     start_logging(&flags);
     config_file::merge(&mut flags)?;
     if let Some((flag, reason)) = flags.refused() {
@@ -67,7 +67,12 @@ fn start_logging(flags: &DaemonFlags) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SKEP_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("{level},openraft=warn,h2=warn,hyper=warn,tonic=warn,libcontainer=warn,libcgroups=warn,netlink_packet_route=error,netlink_proto=error")));
     let colour = nix::unistd::isatty(std::io::stderr().as_fd()).unwrap_or(false);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false)
+        .init();
 }
 
 /// The flags, understood.
@@ -123,7 +128,11 @@ impl Settings {
     /// Keeps the kernel names of several daemons on one machine apart: four hex digits of a hash of the exec root.
     fn tag(&self) -> String {
         // FNV-1a: stable across builds, which the standard hasher does not promise.
-        let hash = self.exec_root.to_string_lossy().bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        let hash = self
+            .exec_root
+            .to_string_lossy()
+            .bytes()
+            .fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
         format!("{:04x}", (hash ^ (hash >> 16)) & 0xffff)
     }
 }
@@ -159,14 +168,16 @@ impl PidFile {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        std::fs::write(path, std::process::id().to_string()).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(path, std::process::id().to_string())
+            .with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self(path.to_owned()))
     }
 }
 
 /// A pid is given to others after a crash: only a process of this program counts.
 fn is_daemon(pid: i32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.split(|b| *b == 0).any(|word| word == b"daemon"))
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .is_ok_and(|line| line.split(|b| *b == 0).any(|word| word == b"daemon"))
 }
 
 impl Drop for PidFile {
@@ -201,7 +212,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     engine_config.log_options.extend(
         settings.flags.log_opt.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())),
     );
-    let engine = Engine::open(engine_config, Arc::new(NetSandboxes::new(net.clone()))).await.context("cannot start the engine")?;
+    let engine = Engine::open(engine_config, Arc::new(NetSandboxes::new(net.clone())))
+        .await
+        .context("cannot start the engine")?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     engine.images().ensure_builtin(BUILTIN_IMAGE, &program).await.context("cannot make the built-in image")?;
 

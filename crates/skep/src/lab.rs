@@ -14,7 +14,7 @@ fn program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find this program's own file")
 }
 
-pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     let root = Path::new(DEFAULT_ROOT);
     match command {
         LabCommand::Up { managers, workers, which, no_swarm, daemon, daemon_args } => {
@@ -89,7 +89,7 @@ fn print_table(hosts: &[HostInfo]) -> std::io::Result<()> {
 }
 
 /// The hidden command that becomes pid 1 of a host.
-pub fn host(spec: &str) -> anyhow::Result<ExitCode> {
+pub(crate) fn host(spec: &str) -> anyhow::Result<ExitCode> {
     let spec = serde_json::from_str(spec).context("lab-host takes a host's description as JSON")?;
     skep_lab::host::launch(&spec)?;
     Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 //! all works. This crate reads argv and wires the rooms together; it decides nothing else.
 
 mod args;
+mod bench;
 mod config_file;
 mod daemon;
 mod lab;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Lab(command) => lab::run(command),
         Command::LabHost { spec } => lab::host(&spec),
         Command::Whoami(flags) => whoami::run(&flags),
+        Command::BenchEngine { image_tar, rounds } => bench::run(&image_tar, rounds),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "skep", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ const MAX_HEAD_BYTES: u64 = 16 * 1024;
 const STACK_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-pub fn run(flags: &WhoamiFlags) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(flags: &WhoamiFlags) -> anyhow::Result<ExitCode> {
     // pid 1 ignores signals it has no handler for: wait for them on the main thread instead.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
