@@ -1,14 +1,15 @@
 //! Sockets the API is served on, and the connections they give.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -177,9 +178,30 @@ macro_rules! each {
     };
 }
 
+impl Connection {
+    /// Whether the peer has closed both directions, as far as the kernel knows by now.
+    fn peer_is_gone(&self) -> bool {
+        let mut noop = Context::from_waker(Waker::noop());
+        let ready = match self {
+            Self::Unix(stream) => pin!(stream.ready(Interest::WRITABLE)).poll(&mut noop),
+            Self::Tcp(stream) => pin!(stream.ready(Interest::WRITABLE)).poll(&mut noop),
+            Self::Tls(stream) => pin!(stream.get_ref().0.ready(Interest::WRITABLE)).poll(&mut noop),
+        };
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_write_closed())
+    }
+}
+
+/// End of input from a peer that is wholly gone is an error, so that a reader can tell it from a half-closed connection.
 impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, s => s.poll_read(cx, buf))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let room = buf.remaining() > 0;
+        let stream = self.as_mut();
+        let result = each!(stream, s => s.poll_read(cx, buf));
+        if room && matches!(result, Poll::Ready(Ok(()))) && buf.filled().len() == before && self.peer_is_gone() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        result
     }
 }
 

@@ -1,5 +1,7 @@
 //! Attach and exec take the connection over: after `101 UPGRADED` it is no longer HTTP but a process's input and output.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
@@ -14,9 +16,12 @@ use skep_engine::container::{Attached, OutputStream, StdStream, StdinWriter};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use super::detach::DetachKeys;
+use super::detach::{DetachKeys, Passed};
 use super::stdcopy::Framing;
 use crate::state::ServerState;
+
+/// How often a client that ended its input is looked after.
+const WATCH_PERIOD: Duration = Duration::from_secs(2);
 
 /// What the request said about the connection, to be taken before the process is attached to.
 pub(crate) struct Hijack {
@@ -118,9 +123,9 @@ async fn feed(mut body: Body, mut stdin: StdinWriter) {
 }
 
 /// How an input side ended.
+#[derive(Debug, PartialEq, Eq)]
 enum InputEnd {
-    /// End of file was passed on, or there never was input: output goes on.
-    Closed,
+    Gone,
     Detached,
 }
 
@@ -137,60 +142,47 @@ where
     T: AsyncRead + AsyncWrite + Send,
 {
     let (reader, mut writer) = tokio::io::split(io);
-    let input = copy_input(reader, stdin, keys);
-    let out = copy_output(output, &mut writer, framing);
-    let detached = {
-        let (mut input, mut out) = (std::pin::pin!(input), std::pin::pin!(out));
-        tokio::select! {
-            () = stop.cancelled() => false,
-            () = &mut out => false,
-            end = &mut input => match end {
-                InputEnd::Detached => true,
-                InputEnd::Closed => {
-                    tokio::select! { () = stop.cancelled() => {}, () = &mut out => {} }
-                    false
-                }
-            },
-        }
+    let end = tokio::select! {
+        () = stop.cancelled() => InputEnd::Gone,
+        () = copy_output(output, &mut writer, framing) => InputEnd::Gone,
+        end = copy_input(reader, stdin, keys) => end,
     };
     let _ = writer.shutdown().await;
-    detached
+    end == InputEnd::Detached
 }
 
+/// Hands on what the client types. After its end of input the process gets its own, and the client is watched: one that
+/// only said "no more input" still wants the output, one that is gone does not, and a quiet process would never tell.
 async fn copy_input<R: AsyncRead + Unpin>(
     mut reader: R,
-    stdin: Option<StdinWriter>,
+    mut stdin: Option<StdinWriter>,
     mut keys: Option<DetachKeys>,
 ) -> InputEnd {
-    let Some(mut stdin) = stdin else {
-        // Nobody reads it, but a client may send anyway; take it, or its writes would block.
-        let mut sink = [0_u8; 1024];
-        while matches!(reader.read(&mut sink).await, Ok(n) if n > 0) {}
-        return InputEnd::Closed;
-    };
     let mut buffer = vec![0_u8; 32 * 1024];
     loop {
-        let n = match reader.read(&mut buffer).await {
-            Ok(n) if n > 0 => n,
-            Ok(_) | Err(_) => {
-                let _ = stdin.close().await;
-                return InputEnd::Closed;
-            }
-        };
-        let written = match &mut keys {
-            None => stdin.write_all(&buffer[..n]).await,
-            Some(keys) => {
-                let passed = keys.pass(&buffer[..n]);
-                let written = stdin.write_all(&passed.data).await;
-                if passed.detach {
-                    return InputEnd::Detached;
+        let input = match reader.read(&mut buffer).await {
+            Err(_) => return InputEnd::Gone,
+            Ok(0) => {
+                if let Some(stdin) = stdin.take() {
+                    let _ = stdin.close().await;
                 }
-                written
+                tokio::time::sleep(WATCH_PERIOD).await;
+                continue;
             }
+            Ok(n) => &buffer[..n],
         };
-        if written.is_err() {
-            // The process closed its input or is gone: its output says so in its own time.
-            return InputEnd::Closed;
+        let passed = match &mut keys {
+            None => Passed { data: input.to_vec(), detach: false },
+            Some(keys) => keys.pass(input),
+        };
+        // Input nobody reads, or that the process closed, is taken and dropped, or the client's writes would block.
+        if let Some(writer) = &mut stdin
+            && writer.write_all(&passed.data).await.is_err()
+        {
+            stdin = None;
+        }
+        if passed.detach {
+            return InputEnd::Detached;
         }
     }
 }
@@ -248,6 +240,20 @@ mod tests {
         let pieces = output(vec![(StdStream::Stdout, b"late")]);
         let (got, _) = tokio::join!(read_all(client), pump(server, None, pieces, Framing::Raw, None, &stop));
         assert_eq!(got, b"late");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_gone_ends_a_quiet_stream() {
+        let (client, server) = tokio::net::UnixStream::pair().unwrap();
+        let quiet: OutputStream = stream::pending().boxed();
+        let stop = CancellationToken::new();
+        let pumped = tokio::spawn(async move {
+            let connection = crate::listen::Connection::Unix(server);
+            pump(connection, None, quiet, Framing::Raw, None, &stop).await
+        });
+        drop(client);
+        let ended = tokio::time::timeout(Duration::from_secs(10), pumped).await;
+        assert!(!ended.expect("ends by itself").unwrap());
     }
 
     #[tokio::test]
