@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use skep_model::container::{ContainerConfig, HostConfig, StringOrList};
 
-use crate::container::{CreateRequest, RemoveOptions, WaitCondition};
+use crate::container::{CreateRequest, RemoveOptions, TaskExtras, WaitCondition};
 use crate::{Engine, Result};
 
 /// One container's life, phase by phase.
@@ -23,7 +23,7 @@ impl Cycle {
     }
 }
 
-/// Creates, starts, awaits and removes so many containers of `image`, one after the other.
+/// Creates, starts, awaits and removes so many containers of `image`, one after the other, as a swarm task's are.
 pub async fn cycles(engine: &Engine, image: &str, command: &[&str], rounds: usize) -> Result<Vec<Cycle>> {
     let mut cycles = Vec::with_capacity(rounds);
     for _ in 0..rounds {
@@ -36,7 +36,12 @@ pub async fn cycles(engine: &Engine, image: &str, command: &[&str], rounds: usiz
         let mut cycle = Cycle::default();
         let mut clock = Instant::now();
         let mut lap = || std::mem::replace(&mut clock, Instant::now()).elapsed();
-        let id = engine.create(CreateRequest { config, host_config, ..CreateRequest::default() }).await?.id.to_string();
+        let task = Some(TaskExtras::default());
+        let id = engine
+            .create(CreateRequest { config, host_config, task, ..CreateRequest::default() })
+            .await?
+            .id
+            .to_string();
         cycle.create = lap();
         engine.start(&id).await?;
         cycle.start = lap();

@@ -73,6 +73,27 @@ impl Cgroup {
         Self { v2: features.cgroup_v2, directories: mounts.iter().map(|m| m.join(inside)).collect(), mounts }
     }
 
+    /// Makes the groups, and at `folder` a tree of them to be bound into the container at `/sys/fs/cgroup`, read-only: one
+    /// mount of the runtime's instead of one a controller, each of which costs it half a millisecond.
+    pub(crate) fn mount_view(&self, folder: &Path, writable: bool) -> std::io::Result<()> {
+        use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
+        let plain = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        std::fs::create_dir_all(folder)?;
+        mount(c"tmpfs", folder, c"tmpfs", plain, c"mode=755,size=64k")?;
+        mount_change(folder, MountPropagationFlags::PRIVATE)?;
+        let access = if writable { MountFlags::empty() } else { MountFlags::RDONLY };
+        for (mount_point, directory) in self.mounts.iter().zip(&self.directories) {
+            std::fs::create_dir_all(directory)?;
+            let Some(name) = mount_point.file_name() else { continue };
+            let target = folder.join(name);
+            std::fs::create_dir(&target)?;
+            mount_bind(directory, &target)?;
+            mount_remount(&target, MountFlags::BIND | plain | access, c"")?;
+        }
+        mount_remount(folder, MountFlags::BIND | plain | access, c"")?;
+        Ok(())
+    }
+
     pub(crate) fn is_v2(&self) -> bool {
         self.v2
     }
@@ -190,6 +211,26 @@ fn remove_tree(directory: &Path) {
                 return;
             }
         }
+    }
+}
+
+/// Moving a process between groups takes a lock whose first holder waits for a grace period of the kernel's RCU, 3 to 15 ms;
+/// those who follow soon do not. Taken here for nothing while a start still does other things, it is cheap when the runtime
+/// comes to it.
+pub(crate) fn warm_up(features: &HostFeatures) {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        let root = match features.cgroup_v2 {
+            true => controllers.is_empty().then(|| PathBuf::from(ROOT)),
+            false => (controllers == "pids").then(|| Path::new(ROOT).join("pids")),
+        }?;
+        Some(root.join(path.trim_start_matches('/')).join("cgroup.procs"))
+    });
+    if let Some(file) = own {
+        // To where we are: nothing moves.
+        let _ = std::fs::write(file, "0");
     }
 }
 

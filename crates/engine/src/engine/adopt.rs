@@ -196,6 +196,7 @@ impl Engine {
             for entry in folders.iter().flat_map(std::fs::read_dir).flatten().flatten() {
                 if !alive(&entry.file_name().to_string_lossy()) {
                     crate::rootfs::unmount(&entry.path().join("secrets"));
+                    crate::rootfs::unmount(&entry.path().join(super::start::CGROUP_VIEW));
                     let _ = std::fs::remove_dir_all(entry.path());
                 }
             }

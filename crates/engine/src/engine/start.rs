@@ -92,6 +92,8 @@ impl Engine {
             })
         };
         let request = self.sandbox_request(record)?;
+        let features = self.inner.features.clone();
+        self.inner.tasks.spawn_blocking(move || crate::cgroup::warm_up(&features));
         let (mounted, sandbox) = tokio::join!(mounting, self.inner.sandboxes.setup(&request));
         // Known before anything else may fail, so that the clean-up takes it down.
         let sandbox = sandbox?;
@@ -113,7 +115,11 @@ impl Engine {
         };
         let (launch, log) = blocking(move || job.prepare()).await?;
         *locked(&container.log) = log;
-        match connection.launch(launch).await? {
+        let launched = connection.launch(launch).await;
+        // The container has its own copy: a mount table that grows with every container slows down all of them.
+        let view = self.bundle(&record.id).join(CGROUP_VIEW);
+        self.inner.tasks.spawn_blocking(move || rootfs::unmount(&view));
+        match launched? {
             Ok(launched) => Ok(launched),
             Err(failure) => Err(EngineError::StartFailed {
                 message: format!(
@@ -223,6 +229,9 @@ impl Engine {
     }
 }
 
+/// Below a container's bundle, while it starts.
+pub(super) const CGROUP_VIEW: &str = "cgroup";
+
 #[derive(Debug)]
 struct Namespaces {
     network: Namespace,
@@ -310,6 +319,8 @@ impl Preparation {
         let env = environment(&record, &user);
         let capabilities = spec::capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
         let security = self.security(capabilities)?;
+        let bundle = self.engine.bundle(&record.id);
+        let cgroup_view = self.cgroup_view(&bundle)?;
         let mounts = std::mem::take(&mut self.mounts);
         let engine = self.engine.clone();
         let spec = spec::build(&SpecInput {
@@ -322,6 +333,7 @@ impl Preparation {
             env,
             user,
             cgroup: self.engine.cgroup_path(&record.id),
+            cgroup_view,
             network: self.namespaces.network.clone(),
             pid: self.namespaces.pid.clone(),
             ipc: self.namespaces.ipc.clone(),
@@ -329,7 +341,6 @@ impl Preparation {
             mounts,
             devices: self.devices()?,
         });
-        let bundle = self.engine.bundle(&record.id);
         let text = serde_json::to_vec(&spec).map_err(|e| EngineError::Internal(format!("runtime spec: {e}")))?;
         std::fs::create_dir_all(&bundle)
             .and_then(|()| std::fs::write(bundle.join("config.json"), text))
@@ -354,6 +365,18 @@ impl Preparation {
 
     fn security(&self, capabilities: u64) -> Result<Security> {
         security(&self.engine, &self.record.host_config, capabilities, self.record.host_config.privileged)
+    }
+
+    fn cgroup_view(&self, bundle: &Path) -> Result<Option<PathBuf>> {
+        let cgroup = self.engine.cgroup(&self.record.id);
+        if cgroup.is_v2() {
+            return Ok(None);
+        }
+        let view = bundle.join(CGROUP_VIEW);
+        cgroup
+            .mount_view(&view, self.record.host_config.privileged)
+            .map_err(EngineError::file("failed to mount the cgroup view", &view))?;
+        Ok(Some(view))
     }
 
     fn devices(&self) -> Result<Vec<devices::Device>> {

@@ -20,7 +20,7 @@ use user::ResolvedUser;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HostFeatures {
     pub(crate) cgroup_v2: bool,
-    /// v1: where controllers are mounted, by name.
+    /// v1: where controllers are mounted.
     pub(crate) cgroup_mounts: Vec<PathBuf>,
     pub(crate) swap_limit: bool,
     pub(crate) blkio_weight: bool,
@@ -46,6 +46,8 @@ pub(crate) struct SpecInput<'a> {
     pub(crate) user: ResolvedUser,
     /// Absolute: `/skep-<tag>/<id>`.
     pub(crate) cgroup: String,
+    /// v1: a tree of the container's own groups, read-only, to be bound in.
+    pub(crate) cgroup_view: Option<PathBuf>,
     pub(crate) network: Namespace,
     pub(crate) pid: Namespace,
     pub(crate) ipc: Namespace,

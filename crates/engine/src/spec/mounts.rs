@@ -92,7 +92,7 @@ fn defaults(input: &SpecInput<'_>) -> Vec<SpecMount> {
 }
 
 /// libcontainer ignores `ro` on a v1 `cgroup` mount, and the container's root could raise its own limits. So on v1 the
-/// container's own directories are plain read-only binds; on v2 the mount is honoured.
+/// container's own directories are plain read-only binds in a tree made beforehand; on v2 the mount is honoured.
 fn cgroup(input: &SpecInput<'_>, access: &str, mounts: &mut Vec<SpecMount>) {
     if input.features.cgroup_v2 {
         mounts.push(SpecMount::new(
@@ -103,24 +103,8 @@ fn cgroup(input: &SpecInput<'_>, access: &str, mounts: &mut Vec<SpecMount>) {
         ));
         return;
     }
-    if input.features.cgroup_mounts.is_empty() {
-        return;
-    }
-    mounts.push(SpecMount::new(
-        "/sys/fs/cgroup",
-        "tmpfs",
-        "tmpfs",
-        &["nosuid", "noexec", "nodev", "mode=755", "size=64k"],
-    ));
-    for controller in &input.features.cgroup_mounts {
-        let Some(name) = controller.file_name() else { continue };
-        let source = controller.join(input.cgroup.trim_start_matches('/'));
-        mounts.push(SpecMount {
-            destination: Path::new("/sys/fs/cgroup").join(name),
-            kind: "bind".to_owned(),
-            source,
-            options: ["bind", "nosuid", "noexec", "nodev", access].iter().map(|o| (*o).to_owned()).collect(),
-        });
+    if let Some(view) = &input.cgroup_view {
+        mounts.push(SpecMount::bind("/sys/fs/cgroup", view, "rprivate", !input.host_config.privileged));
     }
 }
 

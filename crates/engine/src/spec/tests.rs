@@ -3,7 +3,7 @@ use super::*;
 fn check(change: impl Fn(&mut HostConfig, &mut HostFeatures)) -> Value {
     let config = ContainerConfig { working_dir: "/srv".into(), ..ContainerConfig::default() };
     let mut host_config = HostConfig::default();
-    let mut features = HostFeatures { cgroup_mounts: vec!["/sys/fs/cgroup/memory".into()], ..HostFeatures::default() };
+    let mut features = HostFeatures::default();
     change(&mut host_config, &mut features);
     build(&SpecInput {
         config: &config,
@@ -15,6 +15,7 @@ fn check(change: impl Fn(&mut HostConfig, &mut HostFeatures)) -> Value {
         env: vec!["PATH=/bin".into()],
         user: ResolvedUser::default(),
         cgroup: "/skep-ab12/x".into(),
+        cgroup_view: (!features.cgroup_v2).then(|| "/run/view".into()),
         network: Namespace::Path("/run/ns/x".into()),
         pid: Namespace::Private,
         ipc: Namespace::Private,
@@ -44,9 +45,9 @@ fn what_the_executor_does_is_not_in_the_spec() {
 fn v1_cgroups_are_read_only_binds_and_no_cgroup_mount() {
     let spec = check(|_, _| {});
     assert!(spec["mounts"].as_array().unwrap().iter().all(|m| m["type"] != "cgroup"));
-    let memory = mount(&spec, "/sys/fs/cgroup/memory").unwrap();
-    assert_eq!(memory["source"], "/sys/fs/cgroup/memory/skep-ab12/x");
-    assert!(memory["options"].as_array().unwrap().iter().any(|o| o == "ro"));
+    let view = mount(&spec, "/sys/fs/cgroup").unwrap();
+    assert_eq!(view["source"], "/run/view");
+    assert!(view["options"].as_array().unwrap().iter().any(|o| o == "ro"));
     let spec = check(|_, features| features.cgroup_v2 = true);
     assert_eq!(mount(&spec, "/sys/fs/cgroup").unwrap()["type"], "cgroup");
     assert!(spec["linux"]["namespaces"].as_array().unwrap().iter().any(|n| n["type"] == "cgroup"));
