@@ -8,7 +8,7 @@ use skep_e2e::{Following, LATER, Lab, SOON, eventually};
 fn a_dead_hosts_tasks_run_elsewhere_and_nothing_is_doubled_when_it_returns() {
     let lab = Lab::swarm(1, 2);
     lab.give_busybox();
-    lab.docker(1, "service create --detach --name web --replicas 6 busybox sleep 1000").ok();
+    lab.docker(1, "service create --stop-grace-period 100ms --detach --name web --replicas 6 busybox sleep 1000").ok();
     lab.await_running("web", 6);
     lab.lab(&["kill", "node3"]).ok();
     // conformance: works | tasks of a dead host run elsewhere
@@ -33,7 +33,7 @@ fn a_dead_hosts_tasks_run_elsewhere_and_nothing_is_doubled_when_it_returns() {
 fn a_host_that_is_cut_off_and_comes_back_keeps_nothing_it_should_not() {
     let lab = Lab::swarm(1, 2);
     lab.give_busybox();
-    lab.docker(1, "service create --detach --name web --replicas 6 busybox sleep 1000").ok();
+    lab.docker(1, "service create --stop-grace-period 100ms --detach --name web --replicas 6 busybox sleep 1000").ok();
     lab.await_running("web", 6);
     lab.lab(&["partition", "node2"]).ok();
     eventually(LATER, "six tasks on the two hosts that are reached", || {
@@ -91,8 +91,8 @@ fn containers_and_their_logs_survive_kill_9_of_the_daemon() {
     assert_eq!(lab.docker(1, "service ps -q web").ok(), tasks, "no task was replaced");
     assert_eq!(lab.curl(&format!("http://{}:8080", lab.address(1))).code, 0);
     // Not a line is missing or doubled.
+    eventually(SOON, "a hundred lines", || lab.docker(1, "logs count").ok().lines().count() > 100);
     let lines: Vec<u64> = lab.docker(1, "logs count").ok().lines().map(|l| l.parse().expect("a number")).collect();
-    assert!(lines.len() > 100);
     assert!(lines.iter().enumerate().all(|(i, n)| i as u64 == *n), "the log is unbroken");
     // And it is still followed, executed in, and stopped.
     let follower = Following::start(lab.docker_command(1, &["logs", "-f", "--tail", "1", "count"]));

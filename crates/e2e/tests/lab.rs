@@ -24,7 +24,7 @@ fn five_hosts_come_up_and_go_without_a_trace() {
     // The bar is three seconds on two quiet cores; a test only keeps it from becoming absurd.
     assert!(took < Duration::from_secs(20), "{took:?}");
     lab.give_busybox();
-    lab.docker(1, "service create --detach --name web --replicas 5 busybox sleep 1000").ok();
+    lab.docker(1, "service create --stop-grace-period 100ms --detach --name web --replicas 5 busybox sleep 1000").ok();
     lab.await_running("web", 5);
     let listed: Vec<Value> = serde_json::from_str(&lab.lab(&["ls", "--format", "json"]).ok()).expect("JSON");
     assert_eq!(listed.len(), 5);

@@ -95,7 +95,7 @@ fn services_and_tasks_resolve_on_an_overlay() {
     // conformance: works | docker network create --driver overlay
     lab.docker(1, "network create --driver overlay --attachable back").ok();
     lab.docker(1, "service create --detach --name api --replicas 3 --network back skep/whoami").ok();
-    lab.docker(1, "service create --detach --name client --mode global --network back busybox sleep 1000").ok();
+    lab.docker(1, "service create --stop-grace-period 100ms --detach --name client --mode global --network back busybox sleep 1000").ok();
     lab.await_running("api", 3);
     lab.await_running("client", 3);
     for node in 1..=3 {
@@ -115,8 +115,11 @@ fn services_and_tasks_resolve_on_an_overlay() {
                 .count()
                 == 3
         });
-        let (_, task) = lab.running("api").remove(0);
-        run(&format!("timeout 5 wget -qO- http://{task}")).ok();
+        let ids = lab.docker(1, "service ps -q --no-trunc api").ok();
+        let names = lab.docker_words(1, &["service", "ps", "--format", "{{.Name}}", "api"]).ok();
+        for (id, name) in ids.lines().zip(names.lines()) {
+            run(&format!("timeout 5 wget -qO- http://{name}.{id}")).ok();
+        }
         run("nslookup nobody.invalid 127.0.0.11").fails("");
         // A way out of the overlay, to the host's own network.
         run(&format!("nc -w 2 {} 2377 </dev/null", lab.address(1))).ok();

@@ -11,7 +11,7 @@ fn a_service_is_created_listed_scaled_updated_and_removed() {
     let lab = Lab::swarm(1, 2);
     lab.give_busybox();
     // conformance: works | docker service create (with progress)
-    let said = lab.docker(1, "service create --name echo --replicas 2 --env A=1 --limit-memory 32m --reserve-memory 16m busybox sleep 1000").ok();
+    let said = lab.docker(1, "service create --stop-grace-period 100ms --name echo --replicas 2 --env A=1 --limit-memory 32m --reserve-memory 16m busybox sleep 1000").ok();
     assert!(said.contains("overall progress: 2 out of 2 tasks") && said.contains("verify: Service"), "{said}");
     // conformance: works | docker service ls
     let table = lab.docker(1, "service ls").ok();
@@ -190,6 +190,8 @@ fn mounts_constraints_and_host_ports_of_services() {
         "web",
         "--mode",
         "global",
+        "--stop-grace-period",
+        "100ms",
         "--publish",
         "mode=host,published=8088,target=80",
         "--mount",
@@ -214,18 +216,22 @@ fn mounts_constraints_and_host_ports_of_services() {
     assert_eq!(lab.docker(2, "volume ls -q").ok(), "data");
     lab.docker(
         1,
-        "service create --detach --name one --constraint node.hostname==node2 --replicas 2 busybox sleep 1000",
+        "service create --stop-grace-period 100ms --detach --name one --constraint node.hostname==node2 --replicas 2 busybox sleep 1000",
     )
     .ok();
     lab.await_running("one", 2);
     assert!(lab.running("one").iter().all(|(node, _)| node == "node2"));
-    lab.docker(1, "service create --detach --name none --constraint node.labels.zone==nowhere busybox sleep 1000").ok();
+    lab.docker(1, "service create --stop-grace-period 100ms --detach --name none --constraint node.labels.zone==nowhere busybox sleep 1000").ok();
     eventually(SOON, "the reason is told", || {
         lab.docker(1, "service ps --no-trunc none")
             .stdout
             .contains("no suitable node (scheduling constraints not satisfied on 3 nodes)")
     });
-    lab.docker(1, "service create --detach --name big --reserve-memory 900g busybox sleep 1000").ok();
+    lab.docker(
+        1,
+        "service create --stop-grace-period 100ms --detach --name big --reserve-memory 900g busybox sleep 1000",
+    )
+    .ok();
     eventually(SOON, "the reason is told", || {
         lab.docker(1, "service ps --no-trunc big")
             .stdout
@@ -242,7 +248,8 @@ fn mounts_constraints_and_host_ports_of_services() {
 fn bad_services_are_refused_in_dockers_words_and_leave_nothing() {
     let lab = Lab::swarm(1, 0);
     lab.give_busybox();
-    lab.docker(1, "service create --detach --name web --publish 8080:80 busybox sleep 1000").ok();
+    lab.docker(1, "service create --stop-grace-period 100ms --detach --name web --publish 8080:80 busybox sleep 1000")
+        .ok();
     lab.docker(1, "service create --detach --name web busybox sleep 1")
         .fails("name conflicts with an existing object: service web already exists");
     lab.docker(1, "service create --detach --name other --publish 8080:80 busybox sleep 1")
