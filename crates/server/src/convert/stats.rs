@@ -20,10 +20,7 @@ pub(crate) fn stats(stats: &engine::Stats) -> api::Stats {
             // On cgroup v2 Docker shows the kernel's "max" as the largest number, on v1 it leaves it out.
             limit: if now.pids_limit == 0 && now.cgroup_v2 { u64::MAX } else { now.pids_limit },
         },
-        blkio_stats: api::BlkioStats {
-            io_service_bytes_recursive: Some(blkio).filter(|b| !b.is_empty()),
-            ..Default::default()
-        },
+        blkio_stats: blkio_stats(blkio, now.cgroup_v2),
         cpu_stats: cpu(now),
         precpu_stats: stats.previous.as_ref().map(cpu).unwrap_or_default(),
         memory_stats: api::MemoryStats {
