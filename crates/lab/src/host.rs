@@ -25,9 +25,10 @@ pub struct HostSpec {
     pub netns: PathBuf,
     /// Becomes `/run`.
     pub run: PathBuf,
-    /// Bound over `/etc/hostname` and `/etc/hosts`.
+    /// Bound over `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
     pub hostname_file: PathBuf,
     pub hosts_file: PathBuf,
+    pub resolv_conf: PathBuf,
     pub pid_file: PathBuf,
     pub log_file: PathBuf,
     /// The daemon's program and arguments.
@@ -62,6 +63,7 @@ fn arrange(spec: &HostSpec) -> Result<()> {
     bind(&spec.run, "/run")?;
     bind(&spec.hostname_file, "/etc/hostname")?;
     bind(&spec.hosts_file, "/etc/hosts")?;
+    bind(&spec.resolv_conf, "/etc/resolv.conf")?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>).map_err(step("/proc"))?;
     // /sys shows the network devices of the namespace it was mounted from; the cgroup trees are carried over.

@@ -150,12 +150,16 @@ impl Lab {
         }
         let hostname_file = paths.folder.join("hostname");
         let hosts_file = paths.folder.join("hosts");
+        let resolv_conf = paths.folder.join("resolv.conf");
         let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         for other in &self.file.hosts {
             hosts.push_str(&format!("{}\t{}\n", self.file.address(other), other.name));
         }
         std::fs::write(&hostname_file, format!("{}\n", host.name)).map_err(file("cannot write", &hostname_file))?;
         std::fs::write(&hosts_file, hosts).map_err(file("cannot write", &hosts_file))?;
+        // There is no way out of a lab: names of the world fail at once rather than after a time-out.
+        std::fs::write(&resolv_conf, "# a lab host has no name server\n")
+            .map_err(file("cannot write", &resolv_conf))?;
 
         wire::plug_host(&self.file, host)?;
         if !self.file.cut_off.is_empty() {
@@ -184,6 +188,7 @@ impl Lab {
             run: paths.run.clone(),
             hostname_file,
             hosts_file,
+            resolv_conf,
             pid_file: paths.pid.clone(),
             log_file: paths.log.clone(),
             daemon,
