@@ -32,7 +32,11 @@ pub(crate) async fn take_output<T>(
     loop {
         let mut ready = pipe.readable().await.ok()?;
         match ready.try_io(|pipe| take(pipe.get_ref())) {
-            Ok(Ok(some)) => return some,
+            Ok(Ok(some)) => {
+                // A process that never pauses would keep this thread for itself: a ready descriptor costs no budget.
+                tokio::task::yield_now().await;
+                return some;
+            }
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Ok(Err(_)) => return None,
             Err(_would_block) => {}

@@ -333,3 +333,14 @@ async fn a_task_never_syncs_its_root_and_can_be_restarted() {
     host.engine.remove(&id, RemoveOptions { force: true, volumes: false }).await.unwrap();
     assert_eq!(std::fs::read_dir(host.folder().join("run/bundles")).unwrap().count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_container_that_never_stops_talking_does_not_starve_the_rest() {
+    let host = Host::new().await;
+    let id = host.start(&["yes"], |_, host| host.log_config.config = [("max-size".into(), "1m".into())].into()).await;
+    let other = host.sh("echo heard");
+    let other = tokio::time::timeout(Duration::from_secs(20), other).await.expect("one thread is enough for both");
+    assert_eq!(other, (0, "heard\n".into()));
+    let removed = host.engine.remove(&id, RemoveOptions { force: true, volumes: true });
+    tokio::time::timeout(Duration::from_secs(20), removed).await.expect("and to remove it").unwrap();
+}
