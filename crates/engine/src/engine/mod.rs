@@ -6,6 +6,7 @@ mod create;
 mod exec;
 mod health;
 mod lifecycle;
+mod merge;
 mod observe;
 mod remove;
 mod run;
