@@ -361,7 +361,7 @@ fn measure(
 /// container's own.
 fn host_memory_mib(lab: &Lab, daemon: Option<&str>) -> anyhow::Result<f64> {
     let pattern =
-        if daemon.is_some() { "^(dockerd|containerd|.*/containerd-shim).*" } else { "^.*skep (daemon|supervisor).*" };
+        if daemon.is_some() { "^(dockerd|containerd|.*/containerd-shim)" } else { "^[^ ]+ (daemon|supervisor) --" };
     let script = format!(
         "t=0; for p in $(pgrep -f '{pattern}'); do k=$(awk '/^Pss:/{{print $2}}' /proc/$p/smaps_rollup 2>/dev/null); t=$((t+${{k:-0}})); done; echo $t"
     );
