@@ -79,7 +79,7 @@ pub fn skep_binary() -> PathBuf {
     let beside = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").join("skep");
     assert!(
         beside.exists(),
-        "{} is missing: build it with `cargo build -p skep`, in the same profile",
+        "{} is missing: build it with `cargo build -p skep`, or name another with SKEP_BIN",
         beside.display()
     );
     beside

@@ -25,7 +25,7 @@ pub struct EngineConfig {
     pub supervisor_args: Vec<String>,
     /// Bound to `/sbin/docker-init` in containers with `init: true`, run as `docker-init init -- command…`.
     pub init_exe: PathBuf,
-    /// Registries (host[:port] or CIDR) that may be spoken to over plain HTTP; loopback always may.
+    /// Registries (`host:port`, `host` or CIDR) that may be spoken to over plain HTTP; loopback always may.
     pub insecure_registries: Vec<String>,
     pub registry_mirrors: Vec<String>,
     /// Log driver and options of containers that name none.

@@ -7,7 +7,7 @@
 //! Decides what a host is made of and what it is called. Must not know what runs on it beyond "a daemon with a Docker
 //! socket": a swarm is formed through the same API that users have.
 //!
-//! Read first: [`Lab`], then [`host`] (what becomes of the forked process) and [`wire`] (the switch).
+//! Read first: [`Lab`], then [`host`] (what becomes of the forked process) and `wire` (the switch).
 
 pub mod host;
 

@@ -87,7 +87,7 @@ pub(crate) struct DaemonFlags {
     /// Set key=value labels to the daemon
     #[arg(long, value_name = "LIST")]
     pub(crate) label: Vec<String>,
-    /// Registries to speak plain HTTP with, or whose certificate is not checked: host[:port] or CIDR
+    /// Registries to speak plain HTTP with, or whose certificate is not checked: host, host:port or CIDR
     #[arg(long, value_name = "LIST")]
     pub(crate) insecure_registry: Vec<String>,
     /// Preferred registry mirror for Docker Hub

@@ -27,10 +27,10 @@ impl SandboxDriver for NoNetwork {
         Ok(())
     }
     async fn connect(&self, _id: &ContainerId, _request: &EndpointRequest) -> Result<EndpointInfo> {
-        unimplemented!()
+        unreachable!()
     }
     async fn disconnect(&self, _id: &ContainerId, _network: &str, _force: bool) -> Result<()> {
-        unimplemented!()
+        unreachable!()
     }
 }
 

@@ -1,0 +1,55 @@
+//! What is not there answers with a sentence that says so, status 501, and changes nothing.
+
+use skep_e2e::Lab;
+
+#[test]
+fn what_is_absent_says_so() {
+    let lab = Lab::swarm(1, 0);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.give_busybox();
+    lab.docker(1, "create --name box busybox true").ok();
+    // conformance: absent | docker cp | 501: copying files into and out of a container
+    // conformance: absent | docker export | 501
+    // conformance: absent | docker diff | 501
+    // conformance: absent | docker search | 501
+    // conformance: absent | docker service create --mode replicated-job, global-job | 501
+    // conformance: absent | docker service create --generic-resource | 501
+    // conformance: absent | docker service create --log-driver syslog and others | 501; json-file, local and none are there
+    // conformance: absent | docker network create --opt encrypted | 501; never a clear network instead
+    // conformance: absent | docker network create --driver macvlan, ipvlan | 501
+    // conformance: absent | docker network create --ipv6 | 501
+    // conformance: absent | docker swarm update --autolock | 501
+    // conformance: absent | docker swarm ca --rotate | 501
+    // conformance: absent | docker run --gpus | 501
+    // conformance: absent | docker run --link | 501
+    // conformance: absent | docker run --cgroup-parent | 501
+    // conformance: absent | docker run --storage-opt | 501
+    for line in [
+        "cp box:/etc/passwd /tmp/skep-e2e-never",
+        "export -o /tmp/skep-e2e-never box",
+        "diff box",
+        "search anything",
+        "service create --detach --mode replicated-job --name job busybox true",
+        "service create --detach --name gen --generic-resource gpu=1 busybox",
+        "service create --detach --name sys --log-driver syslog busybox",
+        "network create --driver overlay --opt encrypted enc",
+        "network create --driver macvlan mac",
+        "network create --driver overlay --ipv6 six",
+        "swarm update --autolock",
+        "swarm ca --rotate",
+        "run --rm --gpus all busybox true",
+        "run --rm --link box:b busybox true",
+        "run --rm --cgroup-parent /x busybox true",
+        "run --rm --storage-opt size=1G busybox true",
+    ] {
+        let ran = lab.docker(1, line);
+        assert!(ran.code != 0, "{line} succeeded: {}", ran.stdout);
+        let says_so = ["is not served yet", "not implemented yet", "not there yet", "not supported"];
+        assert!(says_so.iter().any(|words| ran.stderr.contains(words)), "{line}: {}", ran.stderr);
+    }
+    assert_eq!(lab.docker_words(1, &["ps", "-a", "--format", "{{.Names}}"]).ok(), "box");
+    assert_eq!(lab.docker(1, "service ls -q").ok(), "");
+    assert_eq!(lab.docker_words(1, &["network", "ls", "-q", "--filter", "driver=overlay"]).ok().lines().count(), 1);
+}
