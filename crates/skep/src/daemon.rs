@@ -216,6 +216,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         .await
         .context("cannot start the engine")?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
+    upgrade_supervisor(&engine, &program).await;
     engine.images().ensure_builtin(BUILTIN_IMAGE, &program).await.context("cannot make the built-in image")?;
 
     let mut node_config = NodeConfig::new(&settings.data_root, &settings.exec_root, &hostname);
@@ -255,6 +256,22 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     engine.close().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A supervisor that a daemon of an earlier version started becomes this program, with all its containers.
+async fn upgrade_supervisor(engine: &Engine, program: &Path) {
+    use std::os::unix::fs::MetadataExt;
+    let file = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    let Some(pid) = engine.supervisor_pid() else { return };
+    let running = file(Path::new(&format!("/proc/{pid}/exe")));
+    if running.is_none() || running == file(program) {
+        return;
+    }
+    match engine.upgrade_supervisor(program).await {
+        Ok(()) => tracing::info!(pid, "the supervisor is of this version now"),
+        // The old one serves on; its protocol is checked at every connection.
+        Err(error) => tracing::warn!(pid, %error, "the supervisor stays as it was"),
+    }
 }
 
 /// A name for this engine that survives restarts, made once.

@@ -58,7 +58,12 @@ pub(crate) fn rotation(driver: &str, options: &BTreeMap<String, String>) -> Resu
                 let invalid = || EngineError::Invalid(format!("invalid value for max-file: {value}"));
                 rotation.max_files = value.parse().ok().filter(|n| *n > 0).ok_or_else(invalid)?;
             }
-            "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" | "mode" | "max-buffer-size" => {}
+            // The log is written by the daemon at its own pace: a container is never held up by it.
+            "mode" | "max-buffer-size" => {}
+            "compress" if matches!(value.as_str(), "false" | "0") => {}
+            "compress" | "labels" | "labels-regex" | "env" | "env-regex" | "tag" => {
+                return Err(EngineError::NotImplemented(format!("log option '{key}' is not supported yet")));
+            }
             other => {
                 return Err(EngineError::Invalid(format!(
                     "unknown log opt '{other}' for {} log driver",

@@ -146,5 +146,6 @@ fn options_are_checked() {
     assert_eq!(check("none", &[]).unwrap(), None);
     assert!(check("json-file", &[("max-file", "3")]).is_err());
     assert!(check("json-file", &[("nonsense", "3")]).is_err());
+    assert!(check("json-file", &[("tag", "x")]).is_err() && check("json-file", &[("compress", "false")]).is_ok());
     assert_eq!(check("fluentd", &[]).unwrap_err().to_string(), "logger: no log driver named 'fluentd' is registered");
 }
