@@ -98,6 +98,11 @@ impl Cgroup {
         self.v2
     }
 
+    /// Empty on v1.
+    pub(crate) fn v2_directory(&self) -> &Path {
+        self.directories.first().filter(|_| self.v2).map_or(Path::new(""), PathBuf::as_path)
+    }
+
     /// The text of a file of a controller; empty if it is not there.
     pub(crate) fn read(&self, controller: &str, file: &str) -> String {
         self.path(controller, file).and_then(|p| std::fs::read_to_string(p).ok()).unwrap_or_default()

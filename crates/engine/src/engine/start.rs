@@ -357,6 +357,7 @@ impl Preparation {
             stdin: record.config.open_stdin,
             output: true,
             keep: true,
+            device_cgroup: self.engine.cgroup(&record.id).v2_directory().to_string_lossy().into_owned(),
             security,
             ..Launch::default()
         };

@@ -4,6 +4,7 @@
 //! leaves out on purpose, because our executor does it later: capabilities, seccomp, rlimits, `noNewPrivileges`.
 
 pub(crate) mod capabilities;
+pub(crate) mod device_program;
 pub(crate) mod devices;
 pub(crate) mod limits;
 pub(crate) mod mounts;

@@ -110,8 +110,37 @@ fn perform(launch: &Launch, stdio: ChildStdio) -> Result<Started, ExecFailure> {
 fn start_init(builder: ContainerBuilder, launch: &Launch) -> Result<i32, String> {
     let mut container: Container =
         builder.as_init(&launch.bundle).with_systemd(false).as_sibling(true).build().map_err(|e| chain(&e))?;
+    if !launch.device_cgroup.is_empty()
+        && let Err(error) = limit_devices(launch, container.pid().map(|pid| pid.as_raw()))
+    {
+        // It waits for its start, and would for ever.
+        if let Some(pid) = container.pid() {
+            let _ = crate::sys::process::kill(pid.as_raw(), libc::SIGKILL);
+        }
+        let _ = container.delete(true);
+        return Err(format!("failed to limit access to devices in {}: {error}", launch.device_cgroup));
+    }
     container.start().map_err(|e| chain(&e))?;
     container.pid().map(|pid| pid.as_raw()).ok_or_else(|| "the container has no process".to_owned())
+}
+
+/// On cgroup v2 libcontainer leaves the device rules to a C library, which we do not link. The group exists and the command
+/// does not run yet; what is attached stays for every exec, and ends with the group.
+fn limit_devices(launch: &Launch, init: Option<i32>) -> std::io::Result<()> {
+    let text = std::fs::read(Path::new(&launch.bundle).join("config.json"))?;
+    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&text)?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    let Some(program) = crate::spec::device_program::assemble(rules) else { return Ok(()) };
+    let group = Path::new(&launch.device_cgroup);
+    // A program on a group that the container is not in would protect nothing.
+    let members = std::fs::read_to_string(group.join("cgroup.procs"))?;
+    if !members.lines().any(|line| line.parse().ok() == init && init.is_some()) {
+        return Err(std::io::Error::other("the container is not in this control group"));
+    }
+    // Kernels before 5.11 count programs as locked memory. Only this helper's limit: the container exists already.
+    let _ = crate::sys::process::set_rlimit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY);
+    crate::sys::device_filter::attach(std::fs::File::open(group)?.as_fd(), &program)
 }
 
 /// End of file, and nothing read, means that the command runs.

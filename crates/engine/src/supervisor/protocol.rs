@@ -58,6 +58,9 @@ pub struct Launch {
     pub output: bool,
     /// The supervisor keeps the pipes open until `Forget`, so that a daemon that comes back finds them. Not for execs.
     pub keep: bool,
+    /// cgroup v2: the container's directory, to which its device rules are attached before it starts. Empty on v1, whose
+    /// controller takes them from the specification.
+    pub device_cgroup: String,
     pub security: Security,
 }
 

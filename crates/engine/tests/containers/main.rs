@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of tests may panic as a test may")]
 
 mod crash;
+mod devices;
 mod host;
 mod lifecycle;
 mod speed;
