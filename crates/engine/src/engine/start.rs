@@ -450,7 +450,11 @@ pub(super) fn security(engine: &Engine, host: &HostConfig, capabilities: u64, pr
         match option.split_once(['=', ':']).unwrap_or((option, "true")) {
             ("no-new-privileges", value) => no_new_privileges = value != "false",
             ("seccomp", "unconfined") => confined = false,
-            ("seccomp", "builtin" | "default") | ("label" | "apparmor", _) => {}
+            // What is asked for is what there is: no profile and no label of either kind.
+            ("seccomp", "builtin" | "default") | ("label", "disable") | ("apparmor", "unconfined") => {}
+            ("label" | "apparmor", _) => {
+                return Err(EngineError::NotImplemented(format!("--security-opt {option} is not supported yet")));
+            }
             ("seccomp", _) => {
                 return Err(EngineError::NotImplemented(
                     "seccomp profiles of one's own are not supported yet".to_owned(),

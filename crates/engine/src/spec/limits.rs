@@ -100,11 +100,11 @@ fn parse_rule(text: &str) -> Option<Value> {
     let (major, minor) = words.next()?.split_once(':')?;
     let access = words.next()?;
     let mut rule = json!({ "allow": true, "type": kind, "access": access });
-    if let Ok(major) = major.parse::<u32>() {
-        rule["major"] = json!(major);
-    }
-    if let Ok(minor) = minor.parse::<u32>() {
-        rule["minor"] = json!(minor);
+    for (name, number) in [("major", major), ("minor", minor)] {
+        // Only a star is any: what cannot be read must not open more than was meant.
+        if number != "*" {
+            rule[name] = json!(number.parse::<u32>().ok()?);
+        }
     }
     Some(rule)
 }
@@ -153,6 +153,9 @@ pub(crate) fn validate(host: &HostConfig) -> Result<()> {
         return Err(EngineError::Invalid(
             "Minimum memoryswap limit should be larger than memory limit, see usage".to_owned(),
         ));
+    }
+    if let Some(rule) = host.device_cgroup_rules.iter().find(|rule| parse_rule(rule).is_none()) {
+        return Err(EngineError::Invalid(format!("invalid device cgroup rule format: '{rule}'")));
     }
     if host.nano_cpus < 0 {
         return Err(EngineError::Invalid("range of CPUs is from 0.01".to_owned()));

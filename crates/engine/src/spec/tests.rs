@@ -76,3 +76,13 @@ fn a_privileged_container_hides_nothing() {
     assert!(mount(&spec, "/sys").unwrap()["options"].as_array().unwrap().iter().any(|o| o == "rw"));
     assert_eq!(check(|_, _| {})["linux"]["maskedPaths"].as_array().unwrap().len(), MASKED_PATHS.len());
 }
+
+#[test]
+fn a_device_rule_that_cannot_be_read_is_refused() {
+    let host = |rule: &str| HostConfig { device_cgroup_rules: vec![rule.to_owned()], ..HostConfig::default() };
+    assert!(super::limits::validate(&host("c 42:* rmw")).is_ok());
+    for bad in ["b foo:* rwm", "x 1:1 r", "c 1 r", "c 1:1"] {
+        let said = super::limits::validate(&host(bad)).unwrap_err().to_string();
+        assert_eq!(said, format!("invalid device cgroup rule format: '{bad}'"));
+    }
+}
