@@ -14,11 +14,11 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker export | 501
     // conformance: absent | docker diff | 501
     // conformance: absent | docker search | 501
-    // conformance: absent | docker service create --mode replicated-job, global-job | 501
+    // conformance: absent | docker service create --mode replicated-job | 501
     // conformance: absent | docker service create --generic-resource | 501
-    // conformance: absent | docker service create --log-driver syslog and others | 501; json-file, local and none are there
+    // conformance: absent | docker service create --log-driver syslog | 501
     // conformance: absent | docker network create --opt encrypted | 501; never a clear network instead
-    // conformance: absent | docker network create --driver macvlan, ipvlan | 501
+    // conformance: absent | docker network create --driver macvlan | 501
     // conformance: absent | docker network create --ipv6 | 501
     // conformance: absent | docker swarm update --autolock | 501
     // conformance: absent | docker swarm ca --rotate | 501

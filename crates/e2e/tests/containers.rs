@@ -295,7 +295,7 @@ fn mounts_volumes_and_restart_policies() {
         .ok(),
         "1024"
     );
-    // conformance: works | docker run --restart
+    // conformance: works | docker run --restart on-failure:N
     lab.docker_words(1, &["run", "-d", "--name", "res", "--restart", "on-failure:2", "busybox", "sh", "-c", "exit 1"])
         .ok();
     eventually(SOON, "two restarts", || {
