@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::disk::{Disk, HostDisk};
 
 /// How often a leader shows itself. Swarm: one tick a second; a dead leader is then noticed after 3 to 10 s.
 pub const HEARTBEAT: Duration = Duration::from_millis(100);
@@ -68,6 +71,16 @@ pub struct Config {
     pub storage_key: [u8; 32],
     pub snapshot_interval: u64,
     pub log_entries_for_slow_followers: u64,
+    /// What `dir` lies on: this host's files, or a [`SimDisk`](crate::SimDisk).
+    pub disk: Arc<dyn Disk>,
+    /// `Some` makes the manager repeatable: whatever it draws follows from this number, it starts no thread, and disk work
+    /// is done where it is asked for, after [`Disk::latency`]. All that is left outside is the clock and the order in which
+    /// messages arrive, so run it in a tokio runtime of one thread built with `start_paused(true)`, over a
+    /// [`Transport`](crate::Transport) that is as repeatable. Let at most one task wait on one manager's
+    /// [`leadership`](crate::Consensus::leadership): tokio wakes several in an order that cannot be seeded.
+    ///
+    /// What is simulated then, and what is not, is in `docs/adr/0008`.
+    pub simulation_seed: Option<u64>,
 }
 
 impl Config {
@@ -81,6 +94,8 @@ impl Config {
             storage_key,
             snapshot_interval: SNAPSHOT_INTERVAL,
             log_entries_for_slow_followers: LOG_ENTRIES_FOR_SLOW_FOLLOWERS,
+            disk: Arc::new(HostDisk),
+            simulation_seed: None,
         }
     }
 }

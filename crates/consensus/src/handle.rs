@@ -22,7 +22,8 @@ use crate::member::{Leadership, Peer};
 use crate::network::{Network, Transport};
 use crate::snapshot::SnapshotDir;
 use crate::types::{Blob, EntryTerm, Raft, Types};
-use crate::{leadership, wire};
+use crate::work::Work;
+use crate::{leadership, runtime, wire};
 
 /// A proposal asks again this often while a leader is being elected or has not heard from its quorum yet.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -64,14 +65,14 @@ impl Consensus {
     /// Opens (or makes) the files in `config.dir` and starts taking part. A manager without state waits until it is
     /// bootstrapped or a leader adds it; one with state goes on where it stopped.
     pub async fn open(config: Config, transport: Arc<dyn Transport>) -> Result<Self, Error> {
-        let snapshots = SnapshotDir::open(&config.dir, &config.storage_key)?;
+        let snapshots = SnapshotDir::open(&config)?;
         let log = LogStore::open(&config).await?;
-        let machine = Machine::open(snapshots).await?;
+        let machine = Machine::open(snapshots, Work::of(&config)).await?;
         let published = machine.published();
         let network = Network::new(config.raft_id, config.timing.clone(), transport);
-        let raft = Raft::new(config.raft_id, Arc::new(raft_config(&config)?), network, log.clone(), machine)
-            .await
-            .map_err(|fatal| log.explain(&fatal))?;
+        let starting = Raft::new(config.raft_id, Arc::new(raft_config(&config)?), network, log.clone(), machine);
+        let seed = config.simulation_seed.unwrap_or_else(runtime::random_seed);
+        let raft = runtime::with_seed(seed, starting).await.map_err(|fatal| log.explain(&fatal))?;
 
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let (sender, leadership) = watch::channel(Leadership::default());

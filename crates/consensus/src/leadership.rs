@@ -60,6 +60,7 @@ pub(crate) async fn watch(
             changed
         });
         tokio::select! {
+            biased;
             () = cancel.cancelled() => break,
             changed = metrics.changed() => if changed.is_err() { break },
             () = confirm => confirmed_term = Some(known.term),

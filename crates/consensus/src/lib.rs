@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod disk;
 mod error;
 mod feed;
 mod handle;
@@ -22,18 +23,23 @@ mod membership;
 mod leadership;
 mod machine;
 mod network;
+mod runtime;
 mod types;
 mod wire;
+mod work;
 
 mod log;
 mod recovery;
 mod seal;
+mod sim_disk;
 mod snapshot;
 
 pub use config::{Config, Timing};
+pub use disk::{Disk, DiskFile, HostDisk, Open};
 pub use error::{Error, ErrorKind, ProposeError};
 pub use feed::{EventStream, Notice};
 pub use handle::{Applied, Consensus};
 pub use member::{Leadership, Member, MemberRole, Peer};
 pub use network::{MAX_MESSAGE_BYTES, Transport, TransportError};
 pub use recovery::force_new_cluster;
+pub use sim_disk::{Crash, Fault, SimDisk};

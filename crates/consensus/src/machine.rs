@@ -14,11 +14,13 @@ use crate::error::Error;
 use crate::feed::Published;
 use crate::snapshot::SnapshotDir;
 use crate::types::{Blob, LogId, Outcome, Snapshot, SnapshotData, SnapshotMeta, StoredMembership, Types};
+use crate::work::Work;
 
 pub(crate) struct Machine {
     state: State,
     published: Arc<Published>,
     snapshots: SnapshotDir,
+    work: Work,
 }
 
 /// Everything a snapshot must carry. A clone is cheap: the store's tables are persistent maps.
@@ -46,17 +48,18 @@ impl State {
 
 impl Machine {
     /// Starts from the newest snapshot, or empty.
-    pub(crate) async fn open(snapshots: SnapshotDir) -> Result<Self, Error> {
+    pub(crate) async fn open(snapshots: SnapshotDir, work: Work) -> Result<Self, Error> {
         let for_reading = snapshots.clone();
-        let state = tokio::task::spawn_blocking(move || match for_reading.read()? {
+        let read = work.run(move || match for_reading.read()? {
             None => Ok(State::default()),
             Some(snapshot) => State::from_snapshot(&snapshot.meta, &snapshot.snapshot)
                 .map_err(|what| Error::Damaged { path: for_reading.path().to_owned(), what }),
-        })
-        .await
-        .map_err(|panic| Error::Damaged { path: snapshots.path().to_owned(), what: panic.to_string() })??;
+        });
+        let state = read
+            .await
+            .map_err(|panic| Error::Damaged { path: snapshots.path().to_owned(), what: panic.to_string() })??;
         let published = Published::new(state.index(), state.store.view());
-        Ok(Self { state, published, snapshots })
+        Ok(Self { state, published, snapshots, work })
     }
 
     pub(crate) fn published(&self) -> Arc<Published> {
@@ -109,12 +112,12 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { state: self.state.clone(), snapshots: self.snapshots.clone() }
+        Builder { state: self.state.clone(), snapshots: self.snapshots.clone(), work: self.work.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
         let (snapshots, meta) = (self.snapshots.clone(), meta.clone());
-        let installed = tokio::task::spawn_blocking(move || {
+        let installed = self.work.run(move || {
             let state = State::from_snapshot(&meta, &data).map_err(io::Error::other)?;
             snapshots.write(&meta, &data.0).map_err(io::Error::other)?;
             Ok::<_, io::Error>(state)
@@ -126,7 +129,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let snapshots = self.snapshots.clone();
-        let read = tokio::task::spawn_blocking(move || snapshots.read()).await;
+        let read = self.work.run(move || snapshots.read()).await;
         read.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 }
@@ -135,6 +138,7 @@ impl RaftStateMachine<Types> for Machine {
 pub(crate) struct Builder {
     state: State,
     snapshots: SnapshotDir,
+    work: Work,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -142,7 +146,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let (state, snapshots) = (self.state.clone(), self.snapshots.clone());
-        let built = tokio::task::spawn_blocking(move || {
+        let built = self.work.run(move || {
             let (meta, data) = (state.meta(), SnapshotData(state.store.encode().map_err(io::Error::other)?.into()));
             snapshots.write(&meta, &data.0).map_err(io::Error::other)?;
             tracing::info!(index = state.index(), bytes = data.0.len(), "snapshot written");

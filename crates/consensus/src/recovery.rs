@@ -6,8 +6,9 @@ use openraft::{BasicNode, Entry, EntryPayload, Membership};
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::log::Disk;
+use crate::log::{Disk, Recovered};
 use crate::types::{EntryTerm, LogId, Vote};
+use crate::work::Work;
 
 /// Rewrites the log in `config.dir` so that this manager is the only member; call it before [`Consensus::open`], with
 /// consensus not running. Everything committed here is kept, and what was not known to be committed is kept as well: with
@@ -18,18 +19,18 @@ use crate::types::{EntryTerm, LogId, Vote};
 ///
 /// [`Consensus::open`]: crate::Consensus::open
 pub async fn force_new_cluster(config: &Config) -> Result<(), Error> {
-    let config = config.clone();
-    let path = config.dir.clone();
-    let rewritten = tokio::task::spawn_blocking(move || rewrite(&config));
+    let work = Work::of(config);
+    let (disk, recovered) = Disk::open(config, &work).await?;
+    let (config, path) = (config.clone(), config.dir.clone());
+    let rewritten = work.run(move || rewrite(&config, &disk, &recovered));
     rewritten.await.map_err(|panic| Error::Damaged { path, what: format!("rewriting it failed: {panic}") })?
 }
 
-fn rewrite(config: &Config) -> Result<(), Error> {
-    let (disk, recovered) = Disk::open(&config.dir, config.raft_id, &config.storage_key)?;
+fn rewrite(config: &Config, disk: &Disk, recovered: &Recovered) -> Result<(), Error> {
     let Some(vote) = recovered.vote else {
         return Err(Error::Refused("there is no cluster state to start a new cluster from".to_owned()));
     };
-    let snapshot = crate::snapshot::SnapshotDir::open(&config.dir, &config.storage_key)?.read()?;
+    let snapshot = crate::snapshot::SnapshotDir::open(config)?.read()?;
     let last = recovered.last.max(snapshot.and_then(|snapshot| snapshot.meta.last_log_id));
     let term = vote.leader_id.term.max(last.map_or(0, |id| id.leader_id.term)) + 1;
     let log_id = LogId { leader_id: EntryTerm::new(term), index: last.map_or(0, |id| id.index + 1) };

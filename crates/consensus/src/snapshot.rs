@@ -4,15 +4,15 @@
 //! under a temporary name, flushed, renamed, and the directory flushed; only then are older ones removed. Numbers in the
 //! frames' places make a cut, joined or renamed file not open.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
+use crate::disk::{Disk, DiskFile, Open};
 use crate::error::Error;
 use crate::seal::{OVERHEAD, Place, Sealer};
 use crate::types::{LogId, Snapshot, SnapshotData, SnapshotMeta};
@@ -32,22 +32,22 @@ struct Head {
 #[derive(Clone)]
 pub(crate) struct SnapshotDir {
     dir: PathBuf,
+    disk: Arc<dyn Disk>,
     sealer: Arc<Sealer>,
 }
 
 impl SnapshotDir {
     /// Makes the directories and removes what an interrupted write left.
-    pub(crate) fn open(raft_dir: &Path, key: &[u8; 32]) -> Result<Self, Error> {
-        let dir = raft_dir.join("snapshots");
+    pub(crate) fn open(config: &Config) -> Result<Self, Error> {
+        let (dir, disk) = (config.dir.join("snapshots"), config.disk.clone());
         let failed = |source| Error::Directory { path: dir.clone(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
-        for found in fs::read_dir(&dir).map_err(failed)? {
-            let path = found.map_err(failed)?.path();
+        disk.make_dir(&dir).map_err(failed)?;
+        for path in disk.list(&dir).map_err(failed)? {
             if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_file(&path).map_err(failed)?;
+                disk.remove(&path).map_err(failed)?;
             }
         }
-        Ok(Self { dir, sealer: Arc::new(Sealer::new(key)) })
+        Ok(Self { dir, disk, sealer: Arc::new(Sealer::new(&config.storage_key)) })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -60,36 +60,37 @@ impl SnapshotDir {
         let temporary = path.with_extension("tmp");
         let failed = |error: io::Error| Error::Storage { path: path.clone(), what: error.to_string() };
         let written = self.write_file(&temporary, meta, store).and_then(|()| {
-            fs::rename(&temporary, &path)?;
-            File::open(&self.dir)?.sync_all()
+            self.disk.rename(&temporary, &path)?;
+            self.disk.sync_dir(&self.dir)
         });
         if let Err(error) = written {
             // Best effort: the next open removes it too.
-            let _ = fs::remove_file(&temporary);
+            let _ = self.disk.remove(&temporary);
             return Err(failed(error));
         }
         for (other, old) in self.files().map_err(failed)? {
             if other != at {
-                fs::remove_file(old).map_err(failed)?;
+                self.disk.remove(&old).map_err(failed)?;
             }
         }
         Ok(())
     }
 
     fn write_file(&self, path: &Path, meta: &SnapshotMeta, store: &[u8]) -> io::Result<()> {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-        let mut out = BufWriter::new(file);
-        out.write_all(MAGIC)?;
+        let file = self.disk.open(path, Open::Empty)?;
+        file.write_at(0, MAGIC)?;
+        let mut end = MAGIC.len() as u64;
         let head = Head { meta: meta.clone(), store_bytes: store.len() as u64 };
         let head = rmp_serde::to_vec_named(&head).map_err(io::Error::other)?;
         let parts: Vec<&[u8]> = std::iter::once(head.as_slice()).chain(store.chunks(PART_BYTES)).collect();
         for (number, part) in parts.iter().enumerate() {
             let sealed = self.sealer.seal(place(position(meta), number, number + 1 == parts.len()), part);
             let length = u32::try_from(sealed.len()).map_err(io::Error::other)?;
-            out.write_all(&length.to_be_bytes())?;
-            out.write_all(&sealed)?;
+            let frame = [length.to_be_bytes().as_slice(), &sealed].concat();
+            file.write_at(end, &frame)?;
+            end += frame.len() as u64;
         }
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
+        file.sync()
     }
 
     /// The newest snapshot, if there is one. A damaged one is an error, not a reason to start empty.
@@ -107,9 +108,9 @@ impl SnapshotDir {
             io::ErrorKind::UnexpectedEof => damaged("it ends too early"),
             _ => Error::Storage { path: path.to_owned(), what: error.to_string() },
         };
-        let mut file = BufReader::new(File::open(path).map_err(short)?);
+        let mut file = Reader { file: self.disk.open(path, Open::Existing).map_err(short)?, at: 0 };
         let mut magic = [0; MAGIC.len()];
-        file.read_exact(&mut magic).map_err(short)?;
+        file.fill(&mut magic).map_err(short)?;
         if &magic != MAGIC {
             return Err(damaged("it is not a snapshot"));
         }
@@ -117,13 +118,13 @@ impl SnapshotDir {
         let mut frames = 0;
         let mut next = || -> Result<(Vec<u8>, bool), Error> {
             let mut length = [0; 4];
-            file.read_exact(&mut length).map_err(short)?;
+            file.fill(&mut length).map_err(short)?;
             let length = u32::from_be_bytes(length) as usize;
             if length > PART_BYTES * 2 + OVERHEAD {
                 return Err(damaged("a part is too long"));
             }
             let mut sealed = vec![0; length];
-            file.read_exact(&mut sealed).map_err(short)?;
+            file.fill(&mut sealed).map_err(short)?;
             let opened = [false, true]
                 .into_iter()
                 .find_map(|last| Some((self.sealer.open(place(at, frames, last), &sealed).ok()?, last)));
@@ -149,13 +150,25 @@ impl SnapshotDir {
 
     fn files(&self) -> io::Result<Vec<((u64, u64), PathBuf)>> {
         let mut files = Vec::new();
-        for found in fs::read_dir(&self.dir)? {
-            let path = found?.path();
+        for path in self.disk.list(&self.dir)? {
             if let Some(at) = path.file_name().and_then(|name| parse_name(name.to_str()?)) {
                 files.push((at, path));
             }
         }
         Ok(files)
+    }
+}
+
+struct Reader {
+    file: Box<dyn DiskFile>,
+    at: u64,
+}
+
+impl Reader {
+    fn fill(&mut self, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(self.at, out)?;
+        self.at += out.len() as u64;
+        Ok(())
     }
 }
 

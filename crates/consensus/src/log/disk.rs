@@ -1,20 +1,25 @@
 //! The file `raft.db`: tables, sealing and the errors of opening it. Synchronous; callers choose the thread.
 
-use std::ops::Range;
+use std::io;
+use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
-    WriteTransaction,
+    BackendError, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError,
+    TableDefinition, TableError, WriteTransaction,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
+use crate::config::Config;
+use crate::disk::{DiskFile, Open};
 use crate::error::Error;
 use crate::seal::{Place, Sealer};
 use crate::types::{Entry, LogId, Vote};
+use crate::work::Work;
 
 pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -30,6 +35,7 @@ const FORMAT: u32 = 1;
 const PAGE_CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// A predecessor in this process may still be closing the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Serialize, Deserialize)]
 struct Identity {
@@ -55,11 +61,40 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn open(dir: &Path, raft_id: u64, key: &[u8; 32]) -> Result<(Self, Recovered), Error> {
-        let path = dir.join("raft.db");
-        let database = open_database(&path)?;
-        let disk = Self { path, database, sealer: Sealer::new(key) };
-        disk.check_identity(raft_id)?;
+    /// Opens the file, or makes it if there is none.
+    pub(crate) async fn open(config: &Config, work: &Work) -> Result<(Self, Recovered), Error> {
+        let path = config.dir.join("raft.db");
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            let (config, what) = (config.clone(), path.clone());
+            let opened = work.run(move || Self::open_once(&config, what)).await;
+            let opened = opened
+                .map_err(|panic| Error::Damaged { path: path.clone(), what: format!("reading it failed: {panic}") })?;
+            match opened {
+                Err(Error::InUse { .. }) if Instant::now() < deadline => tokio::time::sleep(LOCK_PAUSE).await,
+                done => return done,
+            }
+        }
+    }
+
+    fn open_once(config: &Config, path: PathBuf) -> Result<(Self, Recovered), Error> {
+        let failed = |error: io::Error| Error::Storage { path: path.clone(), what: error.to_string() };
+        let sealer = Sealer::new(&config.storage_key);
+        let disk = match config.disk.open(&path, Open::Existing) {
+            Ok(file) => Self { database: open_database(&path, file)?, sealer, path },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Made whole under another name: a crash in between leaves nothing that looks like a damaged log.
+                let unfinished = path.with_extension("db.new");
+                let file = config.disk.open(&unfinished, Open::Empty).map_err(failed)?;
+                let disk = Self { database: open_database(&path, file)?, sealer, path: path.clone() };
+                disk.put_identity(config.raft_id)?;
+                config.disk.rename(&unfinished, &path).map_err(failed)?;
+                config.disk.sync_dir(&config.dir).map_err(failed)?;
+                disk
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        disk.check_identity(config.raft_id)?;
         let recovered = disk.recover()?;
         Ok((disk, recovered))
     }
@@ -68,14 +103,19 @@ impl Disk {
         &self.path
     }
 
-    /// The first thing written to a new file, the first thing read from an old one: tells a wrong key from a damaged record.
+    /// The first thing written to a new file.
+    fn put_identity(&self, raft_id: u64) -> Result<(), Error> {
+        let transaction = self.begin()?;
+        // The tables must exist for readers.
+        transaction.open_table(LOG).map_err(|error| self.table(error))?;
+        self.put_meta(&transaction, IDENTITY, &Identity { format: FORMAT, raft_id })?;
+        self.commit(transaction)
+    }
+
+    /// The first thing read from an old one: tells a wrong key from a damaged record.
     fn check_identity(&self, raft_id: u64) -> Result<(), Error> {
         let Some(sealed) = self.sealed_meta(IDENTITY)? else {
-            let transaction = self.begin()?;
-            // The tables must exist for readers.
-            transaction.open_table(LOG).map_err(|error| self.table(error))?;
-            self.put_meta(&transaction, IDENTITY, &Identity { format: FORMAT, raft_id })?;
-            return self.commit(transaction);
+            return Err(self.damaged("it does not say whose it is".to_owned()));
         };
         let place = Place::whole(IDENTITY, 0, 0);
         let plain = self.sealer.open(place, &sealed).map_err(|_| Error::WrongKey { path: self.path.clone() })?;
@@ -235,26 +275,52 @@ impl Disk {
     }
 }
 
-fn open_database(path: &Path) -> Result<Database, Error> {
-    let started = Instant::now();
-    loop {
-        // A torn file may make redb's own checks panic; here that is an answer like any other.
-        let opened =
-            catch_unwind(AssertUnwindSafe(|| Database::builder().set_cache_size(PAGE_CACHE_BYTES).create(path)));
-        let damaged = |what: String| Error::Damaged { path: path.to_owned(), what };
-        match opened {
-            Ok(Ok(database)) => return Ok(database),
-            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) if started.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => return Err(Error::InUse { path: path.to_owned() }),
-            Ok(Err(DatabaseError::Storage(StorageError::Io(source))))
-                if source.kind() != std::io::ErrorKind::InvalidData =>
-            {
-                return Err(Error::Storage { path: path.to_owned(), what: source.to_string() });
-            }
-            Ok(Err(other)) => return Err(damaged(other.to_string())),
-            Err(_) => return Err(damaged("its structure is inconsistent".to_owned())),
+fn open_database(path: &Path, file: Box<dyn DiskFile>) -> Result<Database, Error> {
+    // A torn file may make redb's own checks panic; here that is an answer like any other.
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(Backend(file))
+    }));
+    let damaged = |what: String| Error::Damaged { path: path.to_owned(), what };
+    match opened {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(DatabaseError::DatabaseAlreadyOpen)) => Err(Error::InUse { path: path.to_owned() }),
+        Ok(Err(DatabaseError::Storage(StorageError::Io(source)))) if source.kind() != io::ErrorKind::InvalidData => {
+            Err(Error::Storage { path: path.to_owned(), what: source.to_string() })
+        }
+        Ok(Err(other)) => Err(damaged(other.to_string())),
+        Err(_) => Err(damaged("its structure is inconsistent".to_owned())),
+    }
+}
+
+/// One file as redb uses it. It has one lock, on the whole file, which ends with it: the second of redb's three levels.
+#[derive(Debug)]
+struct Backend(Box<dyn DiskFile>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.0.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.0.write_at(offset, data)
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        match (start, end) {
+            (Bound::Unbounded, Bound::Unbounded) => Ok(self.0.try_lock()?),
+            _ => Err(BackendError::Unsupported),
         }
     }
 }

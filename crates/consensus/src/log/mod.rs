@@ -10,5 +10,5 @@ mod store;
 mod tests;
 mod writer;
 
-pub(crate) use disk::Disk;
+pub(crate) use disk::{Disk, Recovered};
 pub(crate) use store::LogStore;

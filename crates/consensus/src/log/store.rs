@@ -17,6 +17,7 @@ use super::writer::{self, Write};
 use crate::config::Config;
 use crate::error::Error;
 use crate::types::{Entry, LogId, Types, Vote};
+use crate::work::Work;
 
 /// Writes that may wait; openraft awaits room beyond that.
 const QUEUE: usize = 1024;
@@ -28,6 +29,7 @@ const REPLICATION_BYTES: usize = 1024 * 1024;
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
     queue: mpsc::Sender<Write>,
+    work: Work,
 }
 
 /// What the handle and the writer thread share.
@@ -69,12 +71,8 @@ impl Shared {
 impl LogStore {
     /// Opens the file and starts its writer, which ends with the last handle.
     pub(crate) async fn open(config: &Config) -> Result<Self, Error> {
-        let (dir, raft_id, key) = (config.dir.clone(), config.raft_id, config.storage_key);
-        let opened = tokio::task::spawn_blocking(move || Disk::open(&dir, raft_id, &key));
-        let (disk, recovered) = opened.await.map_err(|panic| Error::Damaged {
-            path: config.dir.join("raft.db"),
-            what: format!("reading it failed: {panic}"),
-        })??;
+        let work = Work::of(config);
+        let (disk, recovered) = Disk::open(config, &work).await?;
         let cache = Cache::new(recovered);
         let disk = Arc::new(disk);
         let shared = Arc::new(Shared {
@@ -85,11 +83,15 @@ impl LogStore {
         });
         let (queue, receiver) = mpsc::channel(QUEUE);
         let for_writer = shared.clone();
-        std::thread::Builder::new()
-            .name("raft-log".to_owned())
-            .spawn(move || writer::run(disk, for_writer, receiver))
-            .map_err(|source| Error::Directory { path: config.dir.clone(), source })?;
-        Ok(Self { shared, queue })
+        if work.is_inline() {
+            tokio::spawn(writer::run_inline(work.clone(), disk, for_writer, receiver));
+        } else {
+            std::thread::Builder::new()
+                .name("raft-log".to_owned())
+                .spawn(move || writer::run(disk, for_writer, receiver))
+                .map_err(|source| Error::Directory { path: config.dir.clone(), source })?;
+        }
+        Ok(Self { shared, queue, work })
     }
 
     /// Writes what is pending, ends the writer and closes the file. Harmless when done twice.
@@ -137,7 +139,7 @@ impl LogStore {
         let disk = lock(&self.shared.disk).clone().ok_or_else(|| self.closed())?;
         let expected = on_disk.end - on_disk.start;
         let first = on_disk.start;
-        let read = tokio::task::spawn_blocking(move || disk.read(on_disk)).await.map_err(io::Error::other)?;
+        let read = self.work.run(move || disk.read(on_disk)).await.map_err(io::Error::other)?;
         let mut entries = read.map_err(|error| {
             self.shared.fail(&error.to_string());
             io::Error::other(error)

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::machine::Machine;
 use crate::snapshot::SnapshotDir;
 use crate::types::Types;
+use crate::work::Work;
 
 struct Fresh {
     dir: tempfile::TempDir,
@@ -20,9 +21,9 @@ impl StoreBuilder<Types, LogStore, Machine> for Fresh {
     async fn build(&self) -> Result<((), LogStore, Machine), StorageError<Types>> {
         let number = self.built.fetch_add(1, Ordering::Relaxed);
         let config = Config::new(self.dir.path().join(number.to_string()), 1, "", [1; 32]);
-        let snapshots = SnapshotDir::open(&config.dir, &config.storage_key).unwrap();
+        let snapshots = SnapshotDir::open(&config).unwrap();
         let log = LogStore::open(&config).await.unwrap();
-        Ok(((), log, Machine::open(snapshots).await.unwrap()))
+        Ok(((), log, Machine::open(snapshots, Work::of(&config)).await.unwrap()))
     }
 }
 

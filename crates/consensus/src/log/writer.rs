@@ -11,6 +11,7 @@ use super::disk::{COMMITTED, Disk, PURGED, VOTE};
 use super::store::Shared;
 use crate::error::Error;
 use crate::types::{Entry, LogId, Types, Vote};
+use crate::work::Work;
 
 /// Operations in one commit. Bounds how long the first of them waits for the others to be encoded.
 const GROUP: usize = 256;
@@ -39,19 +40,41 @@ enum Waiter {
     Done(Done),
 }
 
-/// Runs until told to close or until nobody can ask any more.
+/// Runs on a thread until told to close or until nobody can ask any more.
 pub(super) fn run(disk: Arc<Disk>, shared: Arc<Shared>, mut queue: mpsc::Receiver<Write>) {
     let mut close = None;
-    while close.is_none() {
-        let Some(first) = queue.blocking_recv() else { break };
-        let mut group = vec![first];
-        while group.len() < GROUP
-            && let Ok(next) = queue.try_recv()
-        {
-            group.push(next);
-        }
+    while close.is_none()
+        && let Some(first) = queue.blocking_recv()
+    {
+        close = write_group(&disk, &shared, group(first, &mut queue));
+    }
+    end(disk, &shared, close);
+}
+
+/// The same as a task of the caller's runtime; what waits while a slow disk works is again one group.
+pub(super) async fn run_inline(work: Work, disk: Arc<Disk>, shared: Arc<Shared>, mut queue: mpsc::Receiver<Write>) {
+    let mut close = None;
+    while close.is_none()
+        && let Some(first) = queue.recv().await
+    {
+        let group = group(first, &mut queue);
+        work.simulated_latency().await;
         close = write_group(&disk, &shared, group);
     }
+    end(disk, &shared, close);
+}
+
+fn group(first: Write, queue: &mut mpsc::Receiver<Write>) -> Vec<Write> {
+    let mut group = vec![first];
+    while group.len() < GROUP
+        && let Ok(next) = queue.try_recv()
+    {
+        group.push(next);
+    }
+    group
+}
+
+fn end(disk: Arc<Disk>, shared: &Shared, close: Option<Done>) {
     shared.forget_disk();
     drop(disk);
     if let Some(done) = close {
