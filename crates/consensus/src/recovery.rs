@@ -10,17 +10,22 @@ use crate::log::{Disk, Recovered};
 use crate::types::{EntryTerm, LogId, Vote};
 use crate::work::Work;
 
-/// Rewrites the log in `config.dir` so that this manager is the only member; call it before [`Consensus::open`], with
-/// consensus not running. Everything committed here is kept, and what was not known to be committed is kept as well: with
-/// the other managers gone it cannot be told whether someone was promised it.
+/// Rewrites the log in `config.dir`, which is member `before`'s, so that `config.raft_id` is the only member; call it before
+/// [`Consensus::open`], with consensus not running. Everything committed here is kept, and what was not known to be committed
+/// is kept as well: with the other managers gone it cannot be told whether someone was promised it. Done again, it changes
+/// nothing.
 ///
 /// The new membership is written under a new term voted for by this manager alone, so that no manager of the old cluster
-/// can hold another entry with the same (term, index).
+/// can hold another entry with the same (term, index). Under the new number it is a stranger to them: should they come back,
+/// and be enough to elect a leader, that leader cannot write here.
 ///
 /// [`Consensus::open`]: crate::Consensus::open
-pub async fn force_new_cluster(config: &Config) -> Result<(), Error> {
+pub async fn force_new_cluster(config: &Config, before: u64) -> Result<(), Error> {
     let work = Work::of(config);
-    let (disk, recovered) = Disk::open(config, &work).await?;
+    let (disk, recovered) = match Disk::open(&Config { raft_id: before, ..config.clone() }, &work).await {
+        Err(Error::OtherMember { found, .. }) if found == config.raft_id => return Ok(()),
+        opened => opened?,
+    };
     let (config, path) = (config.clone(), config.dir.clone());
     let rewritten = work.run(move || rewrite(&config, &disk, &recovered));
     rewritten.await.map_err(|panic| Error::Damaged { path, what: format!("rewriting it failed: {panic}") })?
@@ -38,5 +43,5 @@ fn rewrite(config: &Config, disk: &Disk, recovered: &Recovered) -> Result<(), Er
     let membership = Membership::new(vec![BTreeSet::from([config.raft_id])], members)
         .map_err(|error| Error::Refused(error.to_string()))?;
     let entry = Entry { log_id, payload: EntryPayload::Membership(membership) };
-    disk.rewrite(&Vote::new(term, config.raft_id), last, &entry)
+    disk.rewrite(config.raft_id, &Vote::new(term, config.raft_id), last, &entry)
 }

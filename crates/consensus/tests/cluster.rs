@@ -163,19 +163,32 @@ async fn the_only_survivor_starts_a_new_cluster_with_its_data() {
     }
     drop((one, two, three));
 
-    force_new_cluster(&config(dir.path(), 3)).await.unwrap();
-    let three = hub.start(config(dir.path(), 3)).await;
-    let led = leads(&three).await;
+    let nine = skep_consensus::Config { raft_id: 9, ..config(dir.path(), 3) };
+    force_new_cluster(&nine, 3).await.unwrap();
+    // A crash right after it repeats it.
+    force_new_cluster(&nine, 3).await.unwrap();
+    let nine = hub.start(nine).await;
+    let led = leads(&nine).await;
     assert!(led.term > term);
-    assert!(names(&three).contains("kept"));
-    assert_eq!(three.members().len(), 1);
-    three.propose(create("more")).await.unwrap();
+    assert!(names(&nine).contains("kept"));
+    assert_eq!(nine.members().len(), 1);
+    nine.propose(create("more")).await.unwrap();
     let four = hub.start(config(dir.path(), 4)).await;
-    join(&three, &four).await;
+    join(&nine, &four).await;
     has(&four, "more").await;
 
+    // The others come back, enough of them to elect a leader, and reach the survivor at its old address: nothing moves here.
+    hub.plug(3, &nine);
+    let (one, two) = (hub.start(config(dir.path(), 1)).await, hub.start(config(dir.path(), 2)).await);
+    let other = leader_of(&[&one, &two]).await;
+    for n in 0..20 {
+        other.propose(create(&format!("elsewhere{n}"))).await.unwrap();
+    }
+    nine.propose(create("still here")).await.unwrap();
+    assert!(names(&nine).iter().all(|name| !name.starts_with("elsewhere")), "{:?}", names(&nine));
+
     let empty = skep_consensus::Config::new(dir.path().join("empty"), 5, "10.0.0.5:2377", KEY);
-    assert!(force_new_cluster(&empty).await.is_err());
+    assert!(force_new_cluster(&empty, 5).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -112,6 +112,27 @@ pub fn manages(view: &View, node_id: &NodeId, manager: ManagerInfo) -> Option<Ch
         .then(|| Change::SetNodeManager { node_id: node_id.clone(), manager: Some(manager) })
 }
 
+/// This node goes on alone with the state there is, after the other managers were lost (`--force-new-cluster`) or the state
+/// came from a backup. They stay listed: as workers, so that one that comes back gives up its old log, and as down, so that
+/// their tasks are replaced without waiting for a silence.
+pub fn alone(view: &View, node_id: &NodeId, manager: ManagerInfo, now: Timestamp) -> Vec<Change> {
+    let mut changes: Vec<Change> = manages(view, node_id, manager).into_iter().collect();
+    for node in view.nodes() {
+        let others = node.id != *node_id;
+        let role = if others { Role::Worker } else { Role::Manager };
+        let managed = node.spec.role == Role::Manager || node.manager.is_some();
+        if node.spec.role != role {
+            let spec = NodeSpec { role, ..node.spec.clone() };
+            changes.push(Change::SetNodeSpec { node_id: node.id.clone(), spec });
+        }
+        if others && managed {
+            changes.push(Change::SetNodeManager { node_id: node.id.clone(), manager: None });
+            changes.extend(down(view, &node.id, "a manager of the swarm before it was started anew", now));
+        }
+    }
+    changes
+}
+
 /// Raft ids are never given twice: one above the highest any node has or had.
 pub fn next_raft_id(view: &View) -> u64 {
     view.highest_raft_id() + 1

@@ -34,6 +34,11 @@ fn is_candidate(address: &Address) -> bool {
     !address.ip.is_loopback() && !made_by_engine
 }
 
+/// Whether the address is one of this host's; unknown counts as no.
+pub(crate) fn is_own(ip: IpAddr) -> bool {
+    host_addresses().is_ok_and(|all| all.iter().any(|address| IpAddr::V4(address.ip) == ip))
+}
+
 /// The interface of the default route, from the kernel's own table.
 fn default_interface() -> Option<String> {
     let table =

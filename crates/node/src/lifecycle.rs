@@ -2,6 +2,8 @@
 //!
 //! One transition at a time; readers never wait for one.
 
+mod alone;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -82,16 +84,21 @@ impl Inner {
             transition: tokio::sync::Mutex::default(),
         });
         let _guard = inner.transition.lock().await;
-        match inner.resume().await {
-            Ok(Some(member)) => inner.set(Membership::Inside(member)),
-            Ok(None) => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot take part in the swarm this host was in");
-                inner.set(Membership::Broken(error.to_string()));
-            }
-        }
+        inner.take_up().await;
         drop(_guard);
         Ok(inner)
+    }
+
+    /// From what is on disk to the state it says.
+    async fn take_up(self: &Arc<Self>) {
+        self.set(match self.resume().await {
+            Ok(Some(member)) => Membership::Inside(member),
+            Ok(None) => Membership::Outside,
+            Err(error) => {
+                tracing::error!(%error, "cannot take part in the swarm this host was in");
+                Membership::Broken(error.to_string())
+            }
+        });
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -138,21 +145,34 @@ impl Inner {
     /// The member this host was when the daemon last ran.
     async fn resume(self: &Arc<Self>) -> Result<Option<Arc<Member>>> {
         let (state_files, certificates) = self.files();
-        let Some(state) = state_files.load()? else { return Ok(None) };
-        let Some((root, certificate, key)) = certificates.load()? else {
-            return Err(NodeError::Certificate("the node's certificate is missing".into()));
-        };
-        let tls = LiveTls::new(TlsMaterial::new(&root, &certificate, &key)?);
+        let Some(mut state) = state_files.load()? else { return Ok(None) };
+        let tls = self.tls_of(&certificates)?;
         let role = tls.current().identity.role;
         let manager = match (role, state.raft_id) {
             (Role::Manager, Some(raft_id)) => {
                 let listener = listen(state.listen).await?;
                 let config = self.manager_config(&state, raft_id, &tls, &certificates)?;
-                Some(Manager::start(config, listener).await?)
+                alone::rewrite_log(&state, &config).await?;
+                let manager = Manager::start(config, listener).await?;
+                if state.alone_from.is_some() {
+                    alone::take_over(&manager, state.advertise).await?;
+                    state.alone_from = None;
+                    state.managers =
+                        vec![RemoteManager { node_id: state.node_id.clone(), addr: state.advertise.to_string() }];
+                    state_files.save(&state)?;
+                }
+                Some(manager)
             }
             (Role::Manager, None) | (Role::Worker, _) => None,
         };
         Ok(Some(self.member_of(state, tls, manager).await))
+    }
+
+    fn tls_of(&self, certificates: &CertificateFiles) -> Result<LiveTls> {
+        let Some((root, certificate, key)) = certificates.load()? else {
+            return Err(NodeError::Certificate("the node's certificate is missing".into()));
+        };
+        Ok(LiveTls::new(TlsMaterial::new(&root, &certificate, &key)?))
     }
 
     async fn member_of(&self, state: SavedState, tls: LiveTls, manager: Option<Arc<Manager>>) -> Arc<Member> {
@@ -203,20 +223,19 @@ impl Inner {
         error
     }
 
-    fn refuse_if_inside(&self, force: bool) -> Result<()> {
+    fn refuse_if_inside(&self) -> Result<()> {
         match self.get() {
             Membership::Outside => Ok(()),
-            Membership::Broken(_) if force => Ok(()),
-            Membership::Inside(_) if force => {
-                Err(NodeError::NotImplemented("making a new cluster from this manager's state (--force-new-cluster)"))
-            }
             Membership::Joining | Membership::Inside(_) | Membership::Broken(_) => Err(NodeError::AlreadyInSwarm),
         }
     }
 
     pub(crate) async fn init(self: &Arc<Self>, request: InitRequest) -> Result<NodeId> {
         let _guard = self.transition.lock().await;
-        self.refuse_if_inside(request.force_new_cluster)?;
+        if request.force_new_cluster && !matches!(self.get(), Membership::Outside) {
+            return self.force_new_cluster(&request).await;
+        }
+        self.refuse_if_inside()?;
         crate::facade::check_spec(&request.spec)?;
         let listen_at = address::listen(&request.listen_addr)?;
         let advertise =
@@ -270,6 +289,7 @@ impl Inner {
             advertise_given: !request.advertise_addr.is_empty(),
             data_path,
             raft_id: Some(raft_id),
+            alone_from: None,
             managers: vec![RemoteManager { node_id: node_id.clone(), addr: advertise.to_string() }],
         };
         let manager = Manager::start(self.manager_config(&state, raft_id, &tls, &certificates)?, listener).await?;
@@ -306,7 +326,7 @@ impl Inner {
 
     pub(crate) async fn join(self: &Arc<Self>, request: JoinRequest) -> Result<()> {
         let _guard = self.transition.lock().await;
-        self.refuse_if_inside(false)?;
+        self.refuse_if_inside()?;
         if request.remote_addrs.is_empty() {
             return Err(NodeError::BadRequest("at least 1 RemoteAddr is required to join".into()));
         }
@@ -361,6 +381,7 @@ impl Inner {
             advertise_given: !request.advertise_addr.is_empty(),
             data_path,
             raft_id: None,
+            alone_from: None,
             managers: remotes
                 .iter()
                 .map(|addr| RemoteManager { node_id: reply.node_id.clone(), addr: addr.clone() })

@@ -26,6 +26,9 @@ pub(crate) struct SavedState {
     pub(crate) data_path: Option<IpAddr>,
     /// Number in consensus while it is a manager; a new one after a demotion.
     pub(crate) raft_id: Option<u64>,
+    /// This manager is to go on alone under `raft_id`, with the log it wrote under this number; until the swarm knows.
+    #[serde(default)]
+    pub(crate) alone_from: Option<u64>,
     /// Managers heard of last, for the next start.
     pub(crate) managers: Vec<RemoteManager>,
 }

@@ -186,14 +186,16 @@ impl Disk {
         Ok(())
     }
 
-    /// Appends `entry` under a new vote in one commit, after `before`, which a snapshot may have carried past the log's end.
-    pub(crate) fn rewrite(&self, vote: &Vote, before: Option<LogId>, entry: &Entry) -> Result<(), Error> {
+    /// Makes the log `raft_id`'s and appends `entry` under a new vote, in one commit, after `before`, which a snapshot may
+    /// have carried past the log's end.
+    pub(crate) fn rewrite(&self, raft_id: u64, vote: &Vote, before: Option<LogId>, entry: &Entry) -> Result<(), Error> {
         let transaction = self.begin()?;
         let log_ends_at = self.recover()?.last;
         if log_ends_at < before {
             self.remove_entries(&transaction, 0..entry.log_id.index)?;
             self.put_meta(&transaction, PURGED, &before)?;
         }
+        self.put_meta(&transaction, IDENTITY, &Identity { format: FORMAT, raft_id })?;
         self.put_meta(&transaction, VOTE, vote)?;
         // Alone, everything in the log is committed.
         self.put_meta(&transaction, COMMITTED, &entry.log_id)?;

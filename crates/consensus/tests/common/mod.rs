@@ -61,6 +61,11 @@ impl Hub {
         manager
     }
 
+    /// What is sent to `raft_id` reaches `manager`, as if it had taken over the address.
+    pub(crate) fn plug(&self, raft_id: u64, manager: &Consensus) {
+        self.0.lock().unwrap().managers.insert(raft_id, manager.clone());
+    }
+
     /// Takes a manager off the net, so that the caller holds the last handle.
     pub(crate) fn unplug(&self, raft_id: u64) {
         self.0.lock().unwrap().managers.remove(&raft_id);

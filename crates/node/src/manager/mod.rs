@@ -54,6 +54,12 @@ pub(crate) struct ManagerConfig {
     pub(crate) events: broadcast::Sender<SwarmEvent>,
 }
 
+impl ManagerConfig {
+    pub(crate) fn log(&self) -> skep_consensus::Config {
+        skep_consensus::Config::new(&self.raft_dir, self.raft_id, self.advertise.to_string(), self.storage_key)
+    }
+}
+
 pub(crate) struct Manager {
     config: ManagerConfig,
     consensus: Consensus,
@@ -70,13 +76,7 @@ impl Manager {
     /// Opens the log and starts to serve; whether it is part of a cluster is for the caller to see to.
     pub(crate) async fn start(config: ManagerConfig, listener: TcpListener) -> Result<Arc<Self>> {
         let peers = Arc::new(PeerPool::new(config.tls.clone()));
-        let log = skep_consensus::Config::new(
-            &config.raft_dir,
-            config.raft_id,
-            config.advertise.to_string(),
-            config.storage_key,
-        );
-        let consensus = Consensus::open(log, peers.clone()).await.map_err(internal)?;
+        let consensus = Consensus::open(config.log(), peers.clone()).await.map_err(internal)?;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (sender, dispatcher) = watch::channel(None);
         let manager = Arc::new(Self {

@@ -1,5 +1,6 @@
 //! Whole clusters in one process: real certificates, RPC and log; only the containers are pretended.
 
+mod alone;
 mod cluster;
 mod fake;
 mod join;

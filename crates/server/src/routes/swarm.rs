@@ -57,10 +57,22 @@ async fn init(State(state): State<ServerState>, GoJson(body): GoJson<InitRequest
         force_new_cluster: body.force_new_cluster,
         default_address_pools: pools,
         subnet_size,
-        spec: body.spec.into_model(&ClusterSpec::default())?,
+        spec: init_spec(&state, body.force_new_cluster, body.spec)?,
         availability: skep_api::node::availability(&body.availability)?,
     };
     Ok(Json(state.node().swarm_init(request).await?.to_string()))
+}
+
+/// A swarm that is made anew from its own state keeps what the request does not say (moby `MergeSwarmSpecToGRPC`).
+fn init_spec(state: &ServerState, force_new_cluster: bool, mut spec: SwarmSpec) -> Result<ClusterSpec> {
+    let Some(current) = force_new_cluster.then(|| state.node().swarm_inspect().ok()).flatten() else {
+        return Ok(spec.into_model(&ClusterSpec::default())?);
+    };
+    if spec.labels.is_empty() {
+        spec.labels.clone_from(&current.spec.labels);
+    }
+    spec.encryption_config.auto_lock_managers |= current.spec.auto_lock_managers;
+    Ok(spec.into_model(&current.spec)?)
 }
 
 async fn join(State(state): State<ServerState>, GoJson(body): GoJson<JoinRequest>) -> Result<StatusCode> {
