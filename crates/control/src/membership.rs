@@ -92,6 +92,37 @@ pub fn down(view: &View, node_id: &NodeId, message: &str, now: Timestamp) -> Opt
     })
 }
 
+/// A new leader has heard of nobody yet (swarmkit `markNodesUnknown`). Nodes that are down stay so.
+pub fn unknown(view: &View, now: Timestamp) -> Vec<Change> {
+    let heard_of_before = |n: &&std::sync::Arc<Node>| !matches!(n.status.state, NodeState::Down | NodeState::Unknown);
+    view.nodes()
+        .filter(heard_of_before)
+        .map(|node| Change::SetNodeStatus {
+            node_id: node.id.clone(),
+            status: NodeStatus {
+                state: NodeState::Unknown,
+                message: "Node moved to \"unknown\" state due to leadership change in cluster".into(),
+                address: node.status.address,
+                since: now,
+            },
+        })
+        .collect()
+}
+
+/// Its session broke and no other began: it looks for a manager, or is gone. Which, silence will tell.
+pub fn disconnected(view: &View, node_id: &NodeId, now: Timestamp) -> Option<Change> {
+    let node = view.node(node_id).filter(|n| n.status.state == NodeState::Ready)?;
+    Some(Change::SetNodeStatus {
+        node_id: node_id.clone(),
+        status: NodeStatus {
+            state: NodeState::Disconnected,
+            message: "node is currently trying to find new manager".into(),
+            address: node.status.address,
+            since: now,
+        },
+    })
+}
+
 /// The node carries a certificate of this role now; a worker is no manager any more.
 pub fn carries_role(view: &View, node_id: &NodeId, role: Role) -> Vec<Change> {
     let Some(node) = view.node(node_id) else { return Vec::new() };

@@ -63,6 +63,7 @@ impl World {
             subnet_size: 24,
             data_path_port: 4789,
             root_rotated_at: Timestamp::ZERO,
+            gossip_key: None,
         };
         let begin = membership::found(cluster, &mut ids);
         let mut world = Self {

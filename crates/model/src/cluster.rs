@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::secret::SecretBytes;
 use crate::{ClusterId, Labels, Meta, Timestamp};
 
 /// The replicated cluster object. There is exactly one once a swarm is initialised.
@@ -23,6 +24,19 @@ pub struct Cluster {
     pub data_path_port: u16,
     /// When the root was last rotated.
     pub root_rotated_at: Timestamp,
+    /// What members seal their gossip with. A node that is removed knows it: the store forgets it then, and the leader makes
+    /// another.
+    #[serde(default)]
+    pub gossip_key: Option<GossipKey>,
+}
+
+/// Shared by all members; secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GossipKey {
+    /// Tells keys apart while one takes the other's place; drawn at random.
+    pub number: u32,
+    /// 32 bytes.
+    pub secret: SecretBytes,
 }
 
 /// What `docker swarm update` may change. Defaults are Docker's (`defaultSwarmSpec` in moby).

@@ -49,10 +49,14 @@ impl NodeConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     pub heartbeat_period: Duration,
-    /// A node unheard of for so long is down; raised for a node whose heartbeats were seen to come late.
+    /// A node unheard of for so long is down if its peers do not reach it and its kernel does not answer either.
+    pub node_dead: Duration,
+    /// The same where gossip has nothing to say; raised for a node whose heartbeats were seen to come late.
     pub node_timeout: Duration,
-    /// The most that lateness may raise it to.
+    /// The most that lateness may raise it to; and for a host that answers but runs no daemon.
     pub node_timeout_max: Duration,
+    /// The same for a node that a peer reaches, or whose kernel answers: slow or paused, and its containers run.
+    pub node_slow: Duration,
     /// How long a new leader waits for nodes it has not heard of yet.
     pub leader_grace: Duration,
 }
@@ -61,8 +65,10 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat_period: Duration::from_millis(100),
+            node_dead: Duration::from_millis(700),
             node_timeout: Duration::from_millis(1_000),
             node_timeout_max: Duration::from_millis(3_000),
+            node_slow: Duration::from_secs(10),
             leader_grace: Duration::from_secs(5),
         }
     }

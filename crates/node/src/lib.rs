@@ -16,6 +16,7 @@ mod config;
 mod error;
 
 pub mod facade;
+mod gossip;
 mod lifecycle;
 mod member;
 

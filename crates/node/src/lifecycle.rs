@@ -24,6 +24,7 @@ use crate::clock::now;
 use crate::config::{DEFAULT_DATA_PATH_PORT, InitRequest, JoinRequest, NodeConfig};
 use crate::error::{NodeError, Result};
 use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
+use crate::gossip::Gossip;
 use crate::manager::{Manager, ManagerConfig};
 use crate::member::Member;
 use crate::state::{SavedState, StateFiles};
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) events: broadcast::Sender<SwarmEvent>,
     host: Option<Host>,
     executor: Arc<dyn Executor>,
+    gossip: Gossip,
     membership: RwLock<Membership>,
     transition: tokio::sync::Mutex<()>,
 }
@@ -80,6 +82,7 @@ impl Inner {
             events: broadcast::channel(EVENTS_KEPT).0,
             host,
             executor,
+            gossip: Gossip::new(),
             membership: RwLock::default(),
             transition: tokio::sync::Mutex::default(),
         });
@@ -191,6 +194,7 @@ impl Inner {
             manager,
             self.executor.clone(),
             self.events.clone(),
+            self.gossip.clone(),
         )
     }
 
@@ -210,6 +214,7 @@ impl Inner {
             tls: tls.clone(),
             timing: self.config.timing,
             events: self.events.clone(),
+            gossip: self.gossip.clone(),
         })
     }
 
@@ -442,6 +447,11 @@ impl Inner {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn gossip(&self) -> &Gossip {
+        &self.gossip
+    }
+
     pub(crate) fn local_state(&self) -> LocalState {
         match self.get() {
             Membership::Outside => LocalState::Inactive,
@@ -503,6 +513,7 @@ fn new_cluster(request: &InitRequest) -> Result<Cluster> {
         subnet_size,
         data_path_port: if request.data_path_port == 0 { DEFAULT_DATA_PATH_PORT } else { request.data_path_port },
         root_rotated_at: now(),
+        gossip_key: Some(crate::gossip::new_key()),
     })
 }
 

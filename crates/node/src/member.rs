@@ -19,6 +19,7 @@ use crate::clock::now;
 use crate::config::NodeConfig;
 use crate::error::{NodeError, Result};
 use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
+use crate::gossip::Gossip;
 use crate::manager::{Manager, ManagerConfig};
 use crate::state::{SavedState, StateFiles};
 use crate::transport::message::{IssueReply, IssueRequest};
@@ -39,6 +40,7 @@ pub(crate) struct Member {
     executor: Arc<dyn Executor>,
     orders: watch::Sender<Option<Orders>>,
     events: broadcast::Sender<SwarmEvent>,
+    gossip: Gossip,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -54,6 +56,7 @@ impl Member {
         manager: Option<Arc<Manager>>,
         executor: Arc<dyn Executor>,
         events: broadcast::Sender<SwarmEvent>,
+        gossip: Gossip,
     ) -> Arc<Self> {
         let node_id = state.node_id.clone();
         let saved = state_files.load_assignments();
@@ -75,6 +78,7 @@ impl Member {
             executor: executor.clone(),
             board: board.clone(),
             orders: orders.clone(),
+            gossip: gossip.clone(),
             managers: managers.clone(),
             connected: connected_sender,
             wanted_role: wanted_role.clone(),
@@ -89,6 +93,8 @@ impl Member {
         tasks.spawn(WorkerLoop::run(executor.clone(), board, names, orders.subscribe(), cancel.clone()));
         tasks.spawn(run_plane(node_id, executor.clone(), state_files.clone(), orders.subscribe(), cancel.clone()));
         tasks.spawn(session.run(cancel.clone()));
+        let listen = state.listen.ip();
+        tasks.spawn(gossip.clone().run(state.node_id.clone(), listen, orders.subscribe(), cancel.clone()));
 
         let member = Arc::new(Self {
             config,
@@ -103,6 +109,7 @@ impl Member {
             executor,
             orders,
             events,
+            gossip,
             cancel: cancel.clone(),
             tasks: tasks.clone(),
         });
@@ -291,6 +298,7 @@ impl Member {
             tls: self.tls.clone(),
             timing: self.config.timing,
             events: self.events.clone(),
+            gossip: self.gossip.clone(),
         };
         let manager = Manager::start(config, listener).await?;
         let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();

@@ -119,6 +119,13 @@ impl Entry {
                 c.root_rotated_at = *at;
             }),
 
+            Change::SetGossipKey(key) => {
+                if self.view.cluster().is_some_and(|c| c.gossip_key.is_some()) {
+                    return Err(Refused::Stale("there is a gossip key".into()));
+                }
+                self.with_cluster(|c| c.gossip_key = Some(key.clone()))
+            }
+
             Change::CreateNode(node) => self.create_node(node),
             Change::SetNodeSpec { node_id, spec } => self.with_node(node_id, |n| n.spec = spec.clone()),
             Change::SetNodeDescription { node_id, description } => {
@@ -233,6 +240,9 @@ impl Entry {
     fn remove_node(&mut self, id: &NodeId) -> Done {
         let old = self.view.take_node(id).ok_or_else(|| Refused::not_found("node", id))?;
         self.tell(Object::Node(Some(old), None));
+        if self.view.cluster.is_some() {
+            self.with_cluster(|c| c.gossip_key = None)?;
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use skep_model::assignment::TaskReport;
-use skep_model::cluster::{Cluster, ClusterSpec, JoinTokens, RootCa};
+use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, RootCa};
 use skep_model::network::{Network, NetworkAllocation};
 use skep_model::node::{ManagerInfo, Node, NodeDescription, NodeSpec, NodeStatus, Role};
 use skep_model::secret::{Config, Secret};
@@ -99,6 +99,9 @@ pub enum Change {
         root_ca: RootCa,
         at: Timestamp,
     },
+
+    /// Refused while there is one: a key goes only with a node that was removed.
+    SetGossipKey(GossipKey),
 
     /// A certificate was issued: the node exists from now on. See `control::membership`.
     CreateNode(Box<Node>),

@@ -389,6 +389,7 @@ fn a_snapshot_is_the_whole_store() {
         subnet_size: 24,
         data_path_port: 4789,
         root_rotated_at: Timestamp::ZERO,
+        gossip_key: None,
     };
     let restarted =
         NewTask { restart: true, networks: vec![attachment("net", "10.0.5.2/29")], ..new_task("t1", "s1", 1) };

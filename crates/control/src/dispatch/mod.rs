@@ -6,4 +6,4 @@ mod liveness;
 mod tests;
 
 pub use assign::{Affected, Assigner, assignments};
-pub use liveness::Liveness;
+pub use liveness::{Gossip, Knock, Liveness, Patience};

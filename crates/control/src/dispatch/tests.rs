@@ -6,10 +6,10 @@ use skep_model::node::NodeState;
 use skep_model::secret::{Secret, SecretBytes};
 use skep_model::service::{EndpointSpec, PortConfig, ServiceSpec};
 use skep_model::task::{FileTarget, Placement, SecretReference, TaskState, TaskStatus};
-use skep_model::{Labels, Meta};
+use skep_model::{Labels, Meta, NodeId, Timestamp};
 use skep_store::{Batch, Change, Store};
 
-use super::{Affected, Liveness, assignments};
+use super::{Affected, Gossip, Knock, Liveness, Patience, assignments};
 use crate::tests::{World, node_id, replicas};
 
 fn publish(s: &mut ServiceSpec) {
@@ -89,4 +89,124 @@ fn silence_is_long_enough_after_the_timeout_and_longer_for_a_new_leader() {
         if *n1 == node_id("n1") && status.state == NodeState::Down && status.message == "heartbeat failure"));
     let (changes, _) = liveness.expire(world.view(), start.plus(grace));
     assert_eq!(changes.len(), 2);
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+fn patience() -> Patience {
+    Patience { dead: MS(700), alone: MS(1000), late: MS(3000), slow: MS(10_000), grace: MS(5000) }
+}
+
+/// Three nodes that have been punctual until now; n2 and n3 go on being heard.
+struct Watch {
+    world: World,
+    liveness: Liveness,
+    silent_since: Timestamp,
+}
+
+impl Watch {
+    fn new() -> Self {
+        let world = World::new(3);
+        let mut liveness = Liveness::with(world.now, patience());
+        let mut at = world.now;
+        for _ in 0..50 {
+            at = at.plus(MS(100));
+            ["n1", "n2", "n3"].iter().for_each(|n| liveness.heard(&node_id(n), at));
+        }
+        Self { world, liveness, silent_since: at }
+    }
+
+    fn gossiped(&mut self, words: &[(&str, Gossip)]) -> &mut Self {
+        let said = words.iter().map(|(n, word)| (node_id(n), *word)).collect();
+        self.liveness.gossiped(&said, self.silent_since.plus(MS(600)));
+        self
+    }
+
+    fn knocked(&mut self, times: usize, knock: Knock) -> &mut Self {
+        (0..times).for_each(|_| self.liveness.knocked(&node_id("n1"), knock));
+        self
+    }
+
+    /// After how much silence n1 is given up.
+    #[track_caller]
+    fn down_after(&mut self, expected: Duration) -> &mut Self {
+        let mut down = |silent: Duration| {
+            let now = self.silent_since.plus(silent);
+            ["n2", "n3"].iter().for_each(|n| self.liveness.heard(&node_id(n), now));
+            let (changes, _) = self.liveness.expire(self.world.view(), now);
+            assert!(changes.len() <= 1, "{changes:?}");
+            changes.iter().any(|c| matches!(c, Change::SetNodeStatus { node_id: n, .. } if *n == node_id("n1")))
+        };
+        assert!(!down(expected - MS(1)), "too early");
+        assert!(down(expected), "not after {expected:?}");
+        self
+    }
+}
+
+const LOST: Gossip = Gossip::Lost { lasting: Duration::from_millis(100) };
+
+#[test]
+fn a_host_that_is_silent_to_all_is_down_soon() {
+    let said = [("n1", LOST), ("n2", Gossip::Reached), ("n3", Gossip::Reached)];
+    Watch::new().gossiped(&said).knocked(4, Knock::Unanswered).down_after(MS(700));
+    // One lost packet is no witness.
+    Watch::new().gossiped(&said).knocked(3, Knock::Unanswered).down_after(MS(1000));
+    Watch::new().gossiped(&said).knocked(3, Knock::Unanswered).knocked(1, Knock::Open).down_after(MS(10_000));
+}
+
+#[test]
+fn a_host_that_somebody_hears_is_slow() {
+    // Its link to the leader is gone, but peers reach it.
+    let reached = [("n1", Gossip::Reached), ("n2", Gossip::Reached)];
+    Watch::new().gossiped(&reached).knocked(9, Knock::Unanswered).down_after(MS(10_000));
+    // Its daemon is paused: nobody reaches that, but the kernel is there.
+    let lost = [("n1", LOST), ("n2", Gossip::Reached)];
+    Watch::new().gossiped(&lost).knocked(9, Knock::Open).down_after(MS(10_000));
+    // And is switched off after that.
+    Watch::new().gossiped(&lost).knocked(9, Knock::Open).knocked(4, Knock::Unanswered).down_after(MS(700));
+    // Its daemon is gone; it is perhaps started again.
+    Watch::new().gossiped(&lost).knocked(9, Knock::Refused).down_after(MS(3000));
+}
+
+#[test]
+fn without_gossip_the_heartbeat_decides_alone_and_more_slowly() {
+    Watch::new().down_after(MS(1000));
+    Watch::new().knocked(9, Knock::Unanswered).down_after(MS(1000));
+    // The leader reaches nobody: it is the leader that is cut off, or gossip that is blocked.
+    let nobody = [("n1", LOST), ("n2", LOST), ("n3", LOST)];
+    Watch::new().gossiped(&nobody).knocked(9, Knock::Unanswered).down_after(MS(1000));
+    // Gossip that lost it while it was heard all the time is wrong about it.
+    let wrong = [("n1", Gossip::Lost { lasting: MS(3000) }), ("n2", Gossip::Reached)];
+    Watch::new().gossiped(&wrong).knocked(9, Knock::Unanswered).down_after(MS(1000));
+    // Who was late before is given more time, within bounds.
+    for (late, allowed) in [(600, 1800), (2000, 3000)] {
+        let mut watch = Watch::new();
+        watch.silent_since = watch.silent_since.plus(MS(late));
+        watch.liveness.heard(&node_id("n1"), watch.silent_since);
+        watch.down_after(MS(allowed));
+    }
+}
+
+#[test]
+fn a_new_leader_gives_up_at_once_only_whom_its_peers_have_lost() {
+    let mut world = World::new(3);
+    world.create("web", |s| replicas(s, 3));
+    world.settle();
+    let start = world.now;
+    let down = |liveness: &Liveness, after| {
+        let (changes, _) = liveness.expire(world.view(), start.plus(after));
+        changes
+            .iter()
+            .filter_map(|c| if let Change::SetNodeStatus { node_id, .. } = c { Some(node_id.clone()) } else { None })
+            .collect::<Vec<NodeId>>()
+    };
+    let mut liveness = Liveness::with(start, patience());
+    // n1 led before, and died; n2 is on its way here; of n3 nothing is known.
+    let said = [("n1", Gossip::Lost { lasting: MS(900) }), ("n2", Gossip::Reached)];
+    liveness.gossiped(&said.map(|(n, word)| (node_id(n), word)).into(), start);
+    (0..4).for_each(|_| liveness.knocked(&node_id("n1"), Knock::Unanswered));
+    assert_eq!(down(&liveness, MS(699)), []);
+    assert_eq!(down(&liveness, MS(700)), [node_id("n1")]);
+    assert_eq!(down(&liveness, MS(4999)), [node_id("n1")]);
+    assert_eq!(down(&liveness, MS(5000)), [node_id("n1"), node_id("n3")]);
 }

@@ -21,6 +21,7 @@ use super::executor::Executor;
 use super::log_feed;
 use crate::config::Timing;
 use crate::facade::RemoteManager;
+use crate::gossip::Gossip;
 use crate::transport::message::{Down, Facts, Hello, Up};
 use crate::transport::proto::Envelope;
 use crate::transport::{Connection, LiveTls, pack, unpack};
@@ -56,6 +57,7 @@ pub(crate) struct Session {
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) board: Arc<StatusBoard>,
     pub(crate) orders: watch::Sender<Option<Orders>>,
+    pub(crate) gossip: Gossip,
     pub(crate) managers: watch::Sender<Vec<RemoteManager>>,
     pub(crate) connected: watch::Sender<bool>,
     /// The role the leader wants this node to have.
@@ -224,6 +226,7 @@ impl Session {
             }
             Down::Subscribe(subscription) => logs.start(subscription),
             Down::Unsubscribe(id) => logs.stop(id),
+            Down::Gossip(key) => self.gossip.take_key(key),
         }
         true
     }

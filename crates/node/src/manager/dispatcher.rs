@@ -1,24 +1,26 @@
 //! The leader's side of every session: who is alive, and who is told what.
 //!
 //! One task owns all sessions and lives as long as the leadership. After any change of the state it makes each node's
-//! assignments anew from a View and sends the difference; a node that lost count gets the whole set. Silence is measured on
-//! a clock that stops while this process itself is stalled, and is judged by how late a node's heartbeats have been before.
+//! assignments anew from a View and sends the difference; a node that lost count gets the whole set. Who is given up is
+//! decided by `control::dispatch::Liveness`; here its witnesses are heard, on a clock that stops while this process is stalled.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use skep_consensus::{Consensus, EventStream, Notice};
-use skep_control::dispatch::{Affected, Assigner};
+use skep_control::dispatch::{Affected, Assigner, Knock, Liveness, Patience};
 use skep_control::membership;
 use skep_model::assignment::AssignmentSet;
+use skep_model::cluster::GossipKey;
 use skep_model::node::{NodeState, Role};
-use skep_model::{NodeId, SessionId, TaskId};
-use skep_store::{Object, View};
+use skep_model::{NodeId, SessionId, TaskId, Timestamp};
+use skep_store::{Change, Object, View};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use super::leader::Input;
@@ -27,6 +29,7 @@ use crate::clock::now;
 use crate::config::Timing;
 use crate::error::NodeError;
 use crate::facade::{LogRequest, RemoteManager, TaskLog};
+use crate::gossip::{self, Gossip};
 use crate::transport::message::{Down, Facts, Hello, LogSubscription, Up, Welcome};
 use crate::transport::pack;
 use crate::transport::proto::Envelope;
@@ -34,8 +37,15 @@ use crate::transport::proto::Envelope;
 /// Messages to one node under way; a node that does not read gets a complete set once it does.
 const DOWN_IN_FLIGHT: usize = 256;
 const TICK: Duration = Duration::from_millis(50);
-/// Heartbeat gaps remembered of a node.
-const GAPS: usize = 64;
+/// Between two looks at the clock no more than this counts: for the rest of it nobody could be heard here.
+const STALL: Duration = Duration::from_millis(250);
+/// A node silent for so long is asked whether its host is there at all, and again so often.
+const KNOCK_AFTER: Duration = Duration::from_millis(200);
+const KNOCK_PERIOD: Duration = Duration::from_millis(100);
+/// Knocks under way at once; if that many nodes fall silent together it is not theirs that broke.
+const KNOCKS: usize = 256;
+/// A node whose session broke usually has another by then.
+const RECONNECT: Duration = Duration::from_millis(300);
 
 pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
 /// Where the lines of a log subscription go.
@@ -65,6 +75,12 @@ enum Command {
         request: LogRequest,
         sink: LogSink,
     },
+    Knocked {
+        node_id: NodeId,
+        /// When, on the live clock: what was heard later counts more.
+        at: Timestamp,
+        knock: Knock,
+    },
     Publish {
         id: u64,
         reply: oneshot::Sender<Option<LogSink>>,
@@ -80,7 +96,7 @@ pub(crate) struct Dispatcher {
 impl Dispatcher {
     pub(super) fn new() -> (Self, DispatcherTask) {
         let (commands, receiver) = mpsc::channel(4096);
-        (Self { commands }, DispatcherTask { commands: receiver })
+        (Self { commands: commands.clone() }, DispatcherTask { commands: receiver, own: commands.downgrade() })
     }
 
     pub(super) async fn open(
@@ -120,6 +136,8 @@ impl Dispatcher {
 
 pub(super) struct DispatcherTask {
     commands: mpsc::Receiver<Command>,
+    /// For what this task asks of others.
+    own: mpsc::WeakSender<Command>,
 }
 
 struct Session {
@@ -134,27 +152,26 @@ struct Session {
     managers: Vec<RemoteManager>,
     /// The role it has, or was last told to take.
     role: Role,
+    /// Number of the gossip key it was told.
+    gossip_key: Option<u32>,
 }
 
-/// How punctual a node has been.
-struct Pulse {
-    heard: Instant,
-    gaps: VecDeque<Duration>,
+/// A clock that never jumps, and that stands still while this process does.
+struct LiveClock {
+    now: Timestamp,
+    seen: Instant,
 }
 
-impl Pulse {
-    fn beat(&mut self, at: Instant) {
-        if self.gaps.len() == GAPS {
-            self.gaps.pop_front();
-        }
-        self.gaps.push_back(at.saturating_duration_since(self.heard));
-        self.heard = self.heard.max(at);
+impl LiveClock {
+    fn new() -> Self {
+        Self { now: Timestamp::ZERO, seen: Instant::now() }
     }
 
-    /// Three times the worst gap seen lately, within bounds.
-    fn patience(&self, timing: &Timing) -> Duration {
-        let worst = self.gaps.iter().max().copied().unwrap_or_default();
-        (worst * 3).clamp(timing.node_timeout, timing.node_timeout_max)
+    fn now(&mut self) -> Timestamp {
+        let at = Instant::now();
+        self.now = self.now.plus(at.saturating_duration_since(self.seen).min(STALL));
+        self.seen = at;
+        self.now
     }
 }
 
@@ -162,12 +179,28 @@ struct State {
     consensus: Consensus,
     inbox: mpsc::Sender<Input>,
     timing: Timing,
+    gossip: Gossip,
+    own: mpsc::WeakSender<Command>,
     sessions: BTreeMap<NodeId, Session>,
-    pulses: BTreeMap<NodeId, Pulse>,
+    clock: LiveClock,
+    liveness: Liveness,
+    /// When each was last asked, on the live clock.
+    knocks: BTreeMap<NodeId, Timestamp>,
+    knocking: TaskTracker,
+    /// Nodes whose session broke.
+    closed: BTreeMap<NodeId, Timestamp>,
     subscriptions: BTreeMap<u64, LogSink>,
     next_subscription: u64,
-    /// Until then nodes not heard of yet are given the benefit of the doubt.
-    grace_until: Instant,
+}
+
+fn patience(timing: &Timing) -> Patience {
+    Patience {
+        dead: timing.node_dead,
+        alone: timing.node_timeout,
+        late: timing.node_timeout_max,
+        slow: timing.node_slow,
+        grace: timing.leader_grace,
+    }
 }
 
 impl DispatcherTask {
@@ -176,22 +209,32 @@ impl DispatcherTask {
         consensus: Consensus,
         inbox: mpsc::Sender<Input>,
         timing: Timing,
+        gossip: Gossip,
         cancel: CancellationToken,
     ) {
         let mut events = consensus.events();
+        let mut clock = LiveClock::new();
         let mut state = State {
             consensus,
             inbox,
             timing,
+            gossip,
+            own: self.own,
             sessions: BTreeMap::new(),
-            pulses: BTreeMap::new(),
+            liveness: Liveness::with(clock.now(), patience(&timing)),
+            clock,
+            knocks: BTreeMap::new(),
+            knocking: TaskTracker::new(),
+            closed: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             next_subscription: 0,
-            grace_until: Instant::now() + timing.leader_grace,
         };
+        let unknown = membership::unknown(&state.consensus.view(), now());
+        if state.inbox.send(Input::Changes(unknown)).await.is_err() {
+            return;
+        }
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_tick = Instant::now();
         loop {
             let mut news = News::default();
             tokio::select! {
@@ -205,10 +248,7 @@ impl DispatcherTask {
                     None => return,
                 },
                 _ = tick.tick() => {
-                    // While this process did not run, nobody could be heard.
-                    let stalled = last_tick.elapsed().saturating_sub(TICK * 2);
-                    last_tick = Instant::now();
-                    state.check_pulses(stalled).await;
+                    state.check_pulses().await;
                     state.subscriptions.retain(|_, sink| !sink.is_closed());
                 }
             }
@@ -284,11 +324,18 @@ impl State {
                 // A broken connection says nothing about the node's tasks: silence decides.
                 if self.sessions.get(&node_id).is_some_and(|s| s.id == session_id) {
                     self.sessions.remove(&node_id);
+                    self.closed.insert(node_id, self.clock.now());
+                }
+            }
+            Command::Knocked { node_id, at, knock } => {
+                let now = self.clock.now();
+                if self.liveness.silent_for(&node_id, now) > now.since(at) {
+                    self.liveness.knocked(&node_id, knock);
                 }
             }
             Command::Leave { node_id } => {
                 self.sessions.remove(&node_id);
-                self.pulses.remove(&node_id);
+                self.liveness.forget(&node_id);
                 self.down(&node_id, "node left the swarm").await;
             }
             Command::Subscribe { tasks, request, sink } => {
@@ -336,18 +383,18 @@ impl State {
             needs_all: true,
             managers,
             role: identity.role,
+            gossip_key: None,
         };
         tracing::info!(node.id = %node_id, session.id = %id, "session opened");
-        self.sessions.insert(node_id.clone(), session);
-        self.pulses.insert(node_id, Pulse { heard: Instant::now(), gaps: VecDeque::new() });
+        self.liveness.heard(&node_id, self.clock.now());
+        self.closed.remove(&node_id);
+        self.sessions.insert(node_id, session);
         Ok((id, stream))
     }
 
     async fn heard(&mut self, node_id: NodeId, session_id: &SessionId, message: Up) {
         let Some(session) = self.sessions.get_mut(&node_id).filter(|s| s.id == *session_id) else { return };
-        if let Some(pulse) = self.pulses.get_mut(&node_id) {
-            pulse.beat(Instant::now());
-        }
+        self.liveness.heard(&node_id, self.clock.now());
         match message {
             Up::Heartbeat => {
                 let _ = session.down.try_send(Ok(pack(&Down::Heartbeat)));
@@ -385,32 +432,55 @@ impl State {
         }
     }
 
-    async fn check_pulses(&mut self, stalled: Duration) {
-        let at = Instant::now();
-        if !stalled.is_zero() {
-            for pulse in self.pulses.values_mut() {
-                pulse.heard += stalled;
-            }
-            self.grace_until += stalled;
-        }
+    async fn check_pulses(&mut self) {
+        let live = self.clock.now();
         let view = self.consensus.view();
-        let mut dead = Vec::new();
-        for node in view.nodes().filter(|n| n.status.state == NodeState::Ready) {
-            let silent = match self.pulses.get(&node.id) {
-                Some(pulse) => at.saturating_duration_since(pulse.heard) > pulse.patience(&self.timing),
-                None => at > self.grace_until,
-            };
-            if silent {
-                dead.push(node.id.clone());
+        self.liveness.retain(|id| view.node(id).is_some());
+        self.sessions.retain(|id, _| view.node(id).is_some());
+        self.knock_where_silent(&view, live);
+        let said = self.gossip.says();
+        self.liveness.gossiped(&said.into_iter().filter(|(id, _)| view.node(id).is_some()).collect(), live);
+        let (mut changes, _) = self.liveness.expire(&view, live);
+        for change in &mut changes {
+            if let Change::SetNodeStatus { node_id, status } = change {
+                // The world's clock, not ours.
+                status.since = now();
+                tracing::info!(node.id = %node_id, reason = status.message, "node is down");
+                self.sessions.remove(node_id);
+                self.liveness.forget(node_id);
             }
         }
-        for node_id in dead {
-            self.sessions.remove(&node_id);
-            self.pulses.remove(&node_id);
-            self.down(&node_id, "heartbeat failure").await;
+        self.closed.retain(|node_id, at| {
+            let waiting = live.since(*at) < RECONNECT;
+            if !waiting {
+                changes.extend(membership::disconnected(&view, node_id, now()));
+            }
+            waiting
+        });
+        let key_is_gone = view.cluster().is_some_and(|c| c.gossip_key.is_none());
+        changes.extend(key_is_gone.then(|| Change::SetGossipKey(gossip::new_key())));
+        if !changes.is_empty() {
+            let _ = self.inbox.send(Input::Changes(changes)).await;
         }
-        self.pulses.retain(|id, _| view.node(id).is_some());
-        self.sessions.retain(|id, _| view.node(id).is_some());
+    }
+
+    /// A node that should be heard and is not: is its host there?
+    fn knock_where_silent(&mut self, view: &View, live: Timestamp) {
+        self.knocks.retain(|id, _| view.node(id).is_some());
+        for node in view.nodes().filter(|n| n.status.state != NodeState::Down) {
+            let Some(address) = node.status.address else { continue };
+            let asked = self.knocks.get(&node.id).is_some_and(|at| live.since(*at) < KNOCK_PERIOD);
+            if asked || self.liveness.silent_for(&node.id, live) < KNOCK_AFTER || self.knocking.len() >= KNOCKS {
+                continue;
+            }
+            self.knocks.insert(node.id.clone(), live);
+            let (node_id, own) = (node.id.clone(), self.own.clone());
+            self.knocking.spawn(gossip::knock(SocketAddr::new(address, gossip::PORT), async move |knock| {
+                if let Some(own) = own.upgrade() {
+                    let _ = own.send(Command::Knocked { node_id: node_id.clone(), at: live, knock }).await;
+                }
+            }));
+        }
     }
 
     fn dispatch(&mut self, news: &News) {
@@ -424,6 +494,7 @@ impl State {
         for (node_id, session) in &mut self.sessions {
             let Some(node) = view.node(node_id).filter(|_| wants(node_id, session)) else { continue };
             session.introduce(&managers, super::role_due(node));
+            session.key(view.cluster().and_then(|c| c.gossip_key.as_ref()));
             session.tell(assigner.assignments(node_id), &facts);
         }
     }
@@ -464,6 +535,14 @@ impl Session {
         }
         if wanted != self.role && self.send(&Down::Role(wanted)) {
             self.role = wanted;
+        }
+    }
+
+    fn key(&mut self, key: Option<&GossipKey>) {
+        if let Some(key) = key.filter(|k| self.gossip_key != Some(k.number))
+            && self.send(&Down::Gossip(key.clone()))
+        {
+            self.gossip_key = Some(key.number);
         }
     }
 

@@ -20,6 +20,7 @@ use super::dispatcher::{Dispatcher, DispatcherTask};
 use super::roles;
 use crate::clock::now;
 use crate::config::Timing;
+use crate::gossip::Gossip;
 
 /// Reports and node changes waiting for the log; senders wait when it is full.
 const INBOX: usize = 1024;
@@ -41,11 +42,11 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    pub(super) fn start(consensus: Consensus, term: u64, timing: Timing) -> Self {
+    pub(super) fn start(consensus: Consensus, term: u64, timing: Timing, gossip: Gossip) -> Self {
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (dispatcher, task): (Dispatcher, DispatcherTask) = Dispatcher::new();
-        tasks.spawn(task.run(consensus.clone(), inbox, timing, cancel.clone()));
+        tasks.spawn(task.run(consensus.clone(), inbox, timing, gossip, cancel.clone()));
         let mut writer = Loop { consensus: consensus.clone(), term, refused: 0, dirty: Dirty::all(), wake_at: None };
         let stop = cancel.clone();
         tasks.spawn(async move {
@@ -169,9 +170,19 @@ impl Loop {
             }
         }
         // Sessions speak of nodes that may have been removed meanwhile: one refused change must not take others along.
-        for change in changes {
-            if matches!(self.write(vec![change]).await, Outcome::Over) {
-                return false;
+        let together = match changes.len() {
+            0 => Outcome::Applied,
+            _ => self.write(changes.clone()).await,
+        };
+        match together {
+            Outcome::Applied => {}
+            Outcome::Over => return false,
+            Outcome::Refused => {
+                for change in changes {
+                    if matches!(self.write(vec![change]).await, Outcome::Over) {
+                        return false;
+                    }
+                }
             }
         }
         if reports.is_empty() {

@@ -32,6 +32,7 @@ use tonic::Request;
 use crate::config::Timing;
 use crate::error::{NodeError, Result};
 use crate::facade::SwarmEvent;
+use crate::gossip::Gossip;
 use crate::transport::message::{JoinRaft, Propose, Proposed};
 use crate::transport::{Connection, LiveTls, pack, serve, unpack};
 use leader::Leader;
@@ -52,6 +53,7 @@ pub(crate) struct ManagerConfig {
     pub(crate) tls: LiveTls,
     pub(crate) timing: Timing,
     pub(crate) events: broadcast::Sender<SwarmEvent>,
+    pub(crate) gossip: Gossip,
 }
 
 impl ManagerConfig {
@@ -88,7 +90,7 @@ impl Manager {
             stopped: Mutex::new(false),
             config,
         });
-        tasks.spawn(lead(consensus.clone(), manager.config.timing, sender, cancel.clone()));
+        tasks.spawn(lead(consensus.clone(), manager.config.clone(), sender, cancel.clone()));
         tasks.spawn(publish(consensus, manager.config.events.clone(), cancel.clone()));
         let router = rpc::router(&manager);
         tasks.spawn(serve(listener, manager.config.tls.clone(), router, cancel));
@@ -275,7 +277,7 @@ fn internal(error: impl std::fmt::Display) -> NodeError {
 /// Makes a [`Leader`] on election and drops it on demotion.
 async fn lead(
     consensus: Consensus,
-    timing: Timing,
+    config: ManagerConfig,
     dispatcher: watch::Sender<Option<Dispatcher>>,
     cancel: CancellationToken,
 ) {
@@ -292,7 +294,7 @@ async fn lead(
             }
             if let Some(term) = term {
                 tracing::info!(term, "leading");
-                let leader = Leader::start(consensus.clone(), term, timing);
+                let leader = Leader::start(consensus.clone(), term, config.timing, config.gossip.clone());
                 dispatcher.send_replace(Some(leader.dispatcher.clone()));
                 leading = Some((term, leader));
             }

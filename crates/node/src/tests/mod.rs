@@ -4,4 +4,5 @@ mod alone;
 mod cluster;
 mod fake;
 mod join;
+mod liveness;
 mod run;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use skep_model::assignment::{AssignmentChange, AssignmentSet, TaskReport};
+use skep_model::cluster::GossipKey;
 use skep_model::node::{Availability, NodeDescription, Role};
 use skep_model::{ClusterId, NodeId, SessionId, TaskId};
 
@@ -100,6 +101,8 @@ pub(crate) enum Down {
     Role(Role),
     Subscribe(LogSubscription),
     Unsubscribe(u64),
+    /// What to seal gossip with. Never on a disk.
+    Gossip(GossipKey),
 }
 
 #[derive(Serialize, Deserialize)]
