@@ -154,7 +154,11 @@ impl Node {
                         .map(|(kind, name)| PluginDescription { kind: kind.clone(), name: name.clone() })
                         .collect(),
                 },
-                tls_info: TlsInfo::of_root(&description.tls_trust_root_pem),
+                tls_info: TlsInfo::new(
+                    &description.tls_trust_root_pem,
+                    &description.tls_issuer_subject,
+                    &description.tls_issuer_key,
+                ),
             },
             status: NodeStatus {
                 state: state_word(node.status.state).into(),

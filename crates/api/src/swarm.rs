@@ -3,7 +3,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use skep_model::Labels;
 use skep_model::cluster as model;
 
@@ -59,11 +58,16 @@ pub struct TlsInfo {
 }
 
 impl TlsInfo {
-    /// Of nodes whose certificates are signed by this root itself, as all of ours are.
-    pub fn of_root(pem: &str) -> Self {
-        let (subject, key) = subject_and_key(pem).unwrap_or_default();
+    /// Of the swarm: what is trusted, and what signs; two roots while one replaces the other.
+    pub fn of_root(root: &model::RootCa) -> Self {
+        let (subject, key) = subject_and_key(root.signing().0).unwrap_or_default();
+        Self::new(&root.cert_pem, &subject, &key)
+    }
+
+    /// From the PEM of the trusted root, and DER of the issuer's name and key.
+    pub fn new(trust_root: &str, subject: &[u8], key: &[u8]) -> Self {
         Self {
-            trust_root: pem.to_owned(),
+            trust_root: trust_root.to_owned(),
             cert_issuer_subject: STANDARD.encode(subject),
             cert_issuer_public_key: STANDARD.encode(key),
         }
@@ -151,13 +155,25 @@ pub struct CaConfig {
     #[serde(skip_serializing_if = "is_default")]
     pub node_cert_expiry: i64,
     #[serde(rename = "ExternalCAs", skip_serializing_if = "Vec::is_empty")]
-    pub external_cas: Vec<Value>,
+    pub external_cas: Vec<ExternalCa>,
     #[serde(rename = "SigningCACert", skip_serializing_if = "String::is_empty")]
     pub signing_ca_cert: String,
     #[serde(rename = "SigningCAKey", skip_serializing_if = "String::is_empty")]
     pub signing_ca_key: String,
     #[serde(skip_serializing_if = "is_default")]
     pub force_rotate: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ExternalCa {
+    pub protocol: String,
+    #[serde(rename = "URL")]
+    pub url: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub options: Labels,
+    #[serde(rename = "CACert")]
+    pub ca_cert: String,
 }
 
 impl std::fmt::Debug for CaConfig {
@@ -243,8 +259,8 @@ impl Swarm {
             created_at: cluster.meta.created_at.into(),
             updated_at: cluster.meta.updated_at.into(),
             spec: (&cluster.spec).into(),
-            tls_info: TlsInfo::of_root(&cluster.root_ca.cert_pem),
-            root_rotation_in_progress: false,
+            tls_info: TlsInfo::of_root(&cluster.root_ca),
+            root_rotation_in_progress: cluster.root_ca.rotation.is_some(),
             default_addr_pool: cluster.default_address_pools.iter().map(ToString::to_string).collect(),
             subnet_size: cluster.subnet_size.into(),
             data_path_port: cluster.data_path_port.into(),
@@ -273,10 +289,41 @@ impl From<&model::ClusterSpec> for SwarmSpec {
                 heartbeat_tick: spec.heartbeat_tick,
             },
             dispatcher: Dispatcher { heartbeat_period: nanos(spec.heartbeat_period) },
-            ca_config: CaConfig { node_cert_expiry: nanos(spec.node_cert_expiry), ..Default::default() },
+            // Neither certificate nor key of a root that was brought: they would come back with the next update (moby).
+            ca_config: CaConfig {
+                node_cert_expiry: nanos(spec.node_cert_expiry),
+                external_cas: spec.external_cas.iter().map(ExternalCa::from).collect(),
+                force_rotate: spec.force_rotate,
+                ..Default::default()
+            },
             task_defaults: TaskDefaults::default(),
             encryption_config: EncryptionConfig { auto_lock_managers: spec.auto_lock_managers },
         }
+    }
+}
+
+impl From<&model::ExternalCa> for ExternalCa {
+    fn from(ca: &model::ExternalCa) -> Self {
+        Self {
+            protocol: "cfssl".into(),
+            url: ca.url.clone(),
+            options: ca.options.clone(),
+            ca_cert: ca.ca_cert_pem.clone(),
+        }
+    }
+}
+
+impl TryFrom<&ExternalCa> for model::ExternalCa {
+    type Error = ConvertError;
+
+    fn try_from(ca: &ExternalCa) -> Result<Self, ConvertError> {
+        if !ca.protocol.is_empty() && !ca.protocol.eq_ignore_ascii_case("cfssl") {
+            return ConvertError::invalid(format!("invalid CAProtocol: {:?}", ca.protocol));
+        }
+        if !ca.url.starts_with("https://") {
+            return ConvertError::invalid(format!("invalid external CA URL {:?}: it must begin with https://", ca.url));
+        }
+        Ok(Self { url: ca.url.clone(), options: ca.options.clone(), ca_cert_pem: ca.ca_cert.clone() })
     }
 }
 
@@ -288,13 +335,7 @@ impl SwarmSpec {
             return ConvertError::unserved("locking managers (--autolock)");
         }
         let ca = &self.ca_config;
-        if !ca.external_cas.is_empty()
-            || !ca.signing_ca_cert.is_empty()
-            || !ca.signing_ca_key.is_empty()
-            || ca.force_rotate != 0
-        {
-            return ConvertError::unserved("rotating the swarm's root certificate, or an external one (CAConfig)");
-        }
+        let external_cas = ca.external_cas.iter().map(model::ExternalCa::try_from).collect::<Result<_, _>>()?;
         if self.task_defaults.log_driver.as_ref().is_some_and(|d| !d.name.is_empty()) {
             return ConvertError::unserved("a default log driver for tasks (TaskDefaults.LogDriver)");
         }
@@ -329,6 +370,8 @@ impl SwarmSpec {
             election_tick: tick(self.raft.election_tick, current.election_tick),
             heartbeat_tick: tick(self.raft.heartbeat_tick, current.heartbeat_tick),
             auto_lock_managers: false,
+            external_cas,
+            force_rotate: self.ca_config.force_rotate,
         })
     }
 }
@@ -369,7 +412,7 @@ mod tests {
 
     #[test]
     fn garbage_is_no_certificate() {
-        assert_eq!(TlsInfo::of_root("").cert_issuer_subject, "");
+        assert_eq!(TlsInfo::of_root(&model::RootCa::default()).cert_issuer_subject, "");
         assert_eq!(subject_and_key("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"), None);
     }
 }

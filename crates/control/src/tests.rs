@@ -57,7 +57,7 @@ impl World {
             id: ClusterId::from_bits(1),
             meta: Meta::default(),
             spec: ClusterSpec::default(),
-            root_ca: RootCa { cert_pem: String::new(), key_pem: String::new(), digest: String::new() },
+            root_ca: RootCa::default(),
             join_tokens: JoinTokens { worker: String::new(), manager: String::new() },
             default_address_pools: Vec::new(),
             subnet_size: 24,

@@ -54,6 +54,9 @@ pub struct ClusterSpec {
     pub election_tick: u32,
     pub heartbeat_tick: u32,
     pub auto_lock_managers: bool,
+    pub external_cas: Vec<ExternalCa>,
+    /// Raised to have a new root made, `docker swarm ca --rotate`.
+    pub force_rotate: u64,
 }
 
 impl Default for ClusterSpec {
@@ -70,19 +73,71 @@ impl Default for ClusterSpec {
             election_tick: 10,
             heartbeat_tick: 1,
             auto_lock_managers: false,
+            external_cas: Vec::new(),
+            force_rotate: 0,
         }
     }
 }
 
 /// The root that signs every node's certificate.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RootCa {
-    /// PEM of the self-signed root.
+    /// PEM of the self-signed root: what every node trusts.
     pub cert_pem: String,
-    /// PEM of its key; secret.
+    /// PEM of its key; secret. Empty if only an external CA has it.
     pub key_pem: String,
     /// `sha256:<hex>` of the certificate, as joiners pin it.
     pub digest: String,
+    /// PEM of this root signed by the one before it: goes with every certificate, for nodes that have not heard of this one.
+    pub cross_signed_pem: String,
+    /// The root that is to follow, while one does.
+    pub rotation: Option<RootRotation>,
+    /// `ClusterSpec::force_rotate` when a rotation was last begun.
+    pub last_forced_rotation: u64,
+}
+
+impl RootCa {
+    /// PEM of certificate and key of what signs now: of the new root from the moment a rotation begins.
+    pub fn signing(&self) -> (&str, &str) {
+        match &self.rotation {
+            Some(next) => (&next.cert_pem, &next.key_pem),
+            None => (&self.cert_pem, &self.key_pem),
+        }
+    }
+
+    /// PEM of what goes with every certificate so that nodes trusting only an older root accept it.
+    pub fn intermediates(&self) -> &str {
+        self.rotation.as_ref().map_or(&self.cross_signed_pem, |next| &next.cross_signed_pem)
+    }
+}
+
+/// A root on its way in: it signs already, and is trusted through the old one until every node has a certificate of it.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RootRotation {
+    pub cert_pem: String,
+    /// Secret; empty if only an external CA has it.
+    pub key_pem: String,
+    /// PEM of the new root signed by the old one.
+    pub cross_signed_pem: String,
+}
+
+impl std::fmt::Debug for RootRotation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RootRotation(..)")
+    }
+}
+
+/// Somebody else who signs for a root, `--external-ca`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExternalCa {
+    /// Of a CFSSL `sign` endpoint, https.
+    pub url: String,
+    pub options: Labels,
+    /// PEM of the root it signs for; empty is the swarm's current one.
+    pub ca_cert_pem: String,
 }
 
 impl std::fmt::Debug for RootCa {

@@ -61,8 +61,15 @@ pub struct NodeDescription {
     pub engine_labels: Labels,
     /// (type, name) as `docker node inspect` lists them: `("Network", "overlay")`, `("Volume", "local")`, `("Log", "json-file")`.
     pub plugins: Vec<(String, String)>,
-    /// PEM of the root the node trusts, and its certificate's issuer and key, for `docker node inspect`.
+    /// PEM of the root the node trusts.
     pub tls_trust_root_pem: String,
+    /// DER of the subject and of the public key of what signed its certificate.
+    #[serde(with = "serde_bytes")]
+    pub tls_issuer_subject: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    pub tls_issuer_key: Vec<u8>,
+    /// SHA-256 in hex of the certificate it last opened a session with.
+    pub tls_certificate: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

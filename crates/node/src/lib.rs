@@ -33,6 +33,7 @@ mod host;
 #[cfg(test)]
 mod tests;
 
+pub use ca::RootRequest;
 pub use config::{DEFAULT_DATA_PATH_PORT, DEFAULT_LISTEN_PORT, InitRequest, JoinRequest, NodeConfig, Timing};
 pub use error::{Kind, NodeError};
 pub use facade::{

@@ -277,7 +277,7 @@ impl Inner {
         let cluster = new_cluster(&request)?;
 
         let key = NodeKey::generate()?;
-        let signed = Signer::from_root(&cluster.root_ca)?.sign(
+        let signed = Signer::of(&cluster.root_ca)?.sign(
             &key.request_pem()?,
             &node_id,
             Role::Manager,

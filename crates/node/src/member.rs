@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent_loop::{ARCHITECTURE, Executor, Orders, Session, StatusBoard, WorkerLoop, run_plane};
-use crate::ca::{CertificateFiles, NodeKey};
+use crate::ca::{CertificateFiles, NodeKey, check_chain};
 use crate::clock::now;
 use crate::config::NodeConfig;
 use crate::error::{NodeError, Result};
@@ -22,10 +22,11 @@ use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
 use crate::gossip::Gossip;
 use crate::manager::{Manager, ManagerConfig};
 use crate::state::{SavedState, StateFiles};
-use crate::transport::message::{IssueReply, IssueRequest};
+use crate::transport::message::{IssueReply, IssueRequest, Trust};
 use crate::transport::{Connection, LiveTls, TlsMaterial, pack, unpack};
 
 const RENEW_RETRY: Duration = Duration::from_secs(5);
+const ISSUER_RETRY: Duration = Duration::from_millis(200);
 
 pub(crate) struct Member {
     config: NodeConfig,
@@ -37,6 +38,7 @@ pub(crate) struct Member {
     managers: watch::Sender<Vec<RemoteManager>>,
     connected: watch::Receiver<bool>,
     wanted_role: watch::Sender<Option<Role>>,
+    wanted_trust: watch::Sender<Option<Trust>>,
     executor: Arc<dyn Executor>,
     orders: watch::Sender<Option<Orders>>,
     events: broadcast::Sender<SwarmEvent>,
@@ -65,6 +67,7 @@ impl Member {
         let (managers, _) = watch::channel(state.managers.clone());
         let (connected_sender, connected) = watch::channel(false);
         let (wanted_role, _) = watch::channel(None);
+        let (wanted_trust, _) = watch::channel(None);
         let board = Arc::new(StatusBoard::default());
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
 
@@ -82,6 +85,7 @@ impl Member {
             managers: managers.clone(),
             connected: connected_sender,
             wanted_role: wanted_role.clone(),
+            wanted_trust: wanted_trust.clone(),
             advertise: state.data_path.or(advertised),
         };
         let names = NodeFacts {
@@ -106,6 +110,7 @@ impl Member {
             managers,
             connected,
             wanted_role,
+            wanted_trust,
             executor,
             orders,
             events,
@@ -176,6 +181,7 @@ impl Member {
     async fn keep(&self) {
         let mut managers = self.managers.subscribe();
         let mut wanted = self.wanted_role.subscribe();
+        let mut trust = self.wanted_trust.subscribe();
         // Drawn once, so that nodes that joined together do not renew together.
         let share = 0.5 + rand::random::<f64>() * 0.3;
         loop {
@@ -194,6 +200,23 @@ impl Member {
                     }
                     self.renew().await
                 }
+                changed = trust.changed() => {
+                    if changed.is_err() { return }
+                    let wanted = trust.borrow_and_update().clone();
+                    let have = self.tls.current();
+                    match wanted {
+                        Some(wanted) if wanted.issuer_key != have.issuer.key => {
+                            let renewed = self.renew().await;
+                            if self.tls.current().issuer.key != wanted.issuer_key {
+                                // A manager that has not heard of the new root yet.
+                                tokio::time::sleep(ISSUER_RETRY).await;
+                            }
+                            renewed
+                        }
+                        Some(wanted) if wanted.root_pem != have.root_pem => self.adopt_root(&wanted.root_pem),
+                        Some(_) | None => continue,
+                    }
+                }
                 () = tokio::time::sleep(due) => self.renew().await,
             };
             if let Err(error) = match renewed {
@@ -203,6 +226,7 @@ impl Member {
                 tracing::warn!(%error, "cannot renew the certificate or follow its role");
                 tokio::time::sleep(RENEW_RETRY).await;
                 wanted.mark_changed();
+                trust.mark_changed();
             }
         }
     }
@@ -220,13 +244,13 @@ impl Member {
 
     fn renew_in(&self, share: f64) -> Duration {
         let identity = &self.tls.current().identity;
-        let life = identity.not_after.saturating_sub(identity.not_before);
+        let life = identity.not_after.saturating_sub(identity.issued_at()).max(0);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_precision_loss,
             reason = "seconds of a certificate's life"
         )]
-        let at = identity.not_before + (life as f64 * share) as i64;
+        let at = identity.issued_at() + (life as f64 * share) as i64;
         let left = at - now().0 / 1_000_000_000;
         Duration::from_secs(u64::try_from(left).unwrap_or(0)).max(Duration::from_secs(1))
     }
@@ -248,15 +272,36 @@ impl Member {
             match connection.ca().issue(request).await {
                 Ok(reply) => {
                     let reply: IssueReply = unpack(reply.get_ref()).map_err(|s| NodeError::Internal(s.to_string()))?;
-                    self.certificates.save(&reply.root_pem, &reply.cert_pem, &key.pem())?;
-                    self.tls.replace(TlsMaterial::new(&reply.root_pem, &reply.cert_pem, &key.pem())?);
-                    tracing::info!(role = ?reply.role, "certificate renewed");
-                    return Ok(());
+                    return self.take_up(&reply, &key);
                 }
                 Err(status) => last = NodeError::Internal(status.to_string()),
             }
         }
-        Err(last)
+        // When every manager's certificate has run out there is nobody to ask.
+        match self.manager().filter(|_| self.tls.current().identity.has_expired(now())) {
+            Some(manager) => self.take_up(&manager.issue_to_itself(&issue.request_pem).await?, &key),
+            None => Err(last),
+        }
+    }
+
+    fn take_up(&self, reply: &IssueReply, key: &NodeKey) -> Result<()> {
+        check_chain(&reply.root_pem, &reply.cert_pem)?;
+        let material = TlsMaterial::new(&reply.root_pem, &reply.cert_pem, &key.pem())?;
+        self.certificates.save(&reply.root_pem, &reply.cert_pem, &key.pem())?;
+        self.tls.replace(material);
+        tracing::info!(role = ?reply.role, "certificate renewed");
+        Ok(())
+    }
+
+    /// The root was replaced. The certificate this node has must be good for those who trust only the new one.
+    fn adopt_root(&self, root_pem: &str) -> Result<()> {
+        let Some((_, cert_pem, key_pem)) = self.certificates.load()? else { return Ok(()) };
+        check_chain(root_pem, &cert_pem)?;
+        let material = TlsMaterial::new(root_pem, &cert_pem, &key_pem)?;
+        self.certificates.save(root_pem, &cert_pem, &key_pem)?;
+        self.tls.replace(material);
+        tracing::info!("the new root certificate is trusted from now on");
+        Ok(())
     }
 
     /// Makes the manager the certificate says there should be, or ends the one it says there should not.
@@ -353,6 +398,11 @@ impl Member {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_connected(&self) -> bool {
+        *self.connected.borrow()
     }
 
     #[cfg(test)]

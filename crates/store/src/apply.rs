@@ -3,10 +3,11 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::Cluster;
-use skep_model::node::Node;
+use skep_model::node::{Node, Role};
 use skep_model::service::{Endpoint, Service, ServiceSpec, UpdateStatus};
 use skep_model::task::{NetworkAttachment, Task, TaskSpec, TaskState, TaskStatus};
 use skep_model::{Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
@@ -20,6 +21,9 @@ use crate::restart::SlotKey;
 use crate::view::{View, folded};
 
 type Done = Result<(), Refused>;
+
+/// At least so long a node that was removed or demoted is remembered: certificates may have been given for longer once.
+const REVOKED_KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Store {
     /// Applies a log entry: all of its changes, or none and the reason. Never panics.
@@ -132,7 +136,12 @@ impl Entry {
                 self.with_node(node_id, |n| n.description = (**description).clone())
             }
             Change::SetNodeStatus { node_id, status } => self.with_node(node_id, |n| n.status = status.clone()),
-            Change::SetNodeRole { node_id, role } => self.with_node(node_id, |n| n.role = *role),
+            Change::SetNodeRole { node_id, role } => {
+                if *role == Role::Worker && self.view.node(node_id).is_some_and(|n| n.role == Role::Manager) {
+                    self.revoke(node_id);
+                }
+                self.with_node(node_id, |n| n.role = *role)
+            }
             Change::SetNodeManager { node_id, manager } => self.with_node(node_id, |n| n.manager = manager.clone()),
             Change::AllocateNode { node_id, attachments, mesh_index } => {
                 let owner = AddressOwner::Node(node_id.clone());
@@ -243,7 +252,20 @@ impl Entry {
         if self.view.cluster.is_some() {
             self.with_cluster(|c| c.gossip_key = None)?;
         }
+        self.revoke(id);
         Ok(())
+    }
+
+    /// Managers that lag behind must not listen to a node that is no manager any more; a certificate dies by itself in time.
+    fn revoke(&mut self, id: &NodeId) {
+        let life = self.view.cluster.as_ref().map_or(Duration::ZERO, |c| c.spec.node_cert_expiry).max(REVOKED_KEPT);
+        let at = self.at;
+        let long_ago: Vec<_> =
+            self.view.revoked.iter().filter(|(_, then)| at.since(**then) > life).map(|(id, _)| id.clone()).collect();
+        for id in long_ago {
+            self.view.revoked.remove(&id);
+        }
+        self.view.revoked.insert(id.clone(), at);
     }
 
     fn create_service(&mut self, service: &Service) -> Done {

@@ -12,7 +12,7 @@ use skep_model::node::Node;
 use skep_model::secret::{Config, Secret};
 use skep_model::service::Service;
 use skep_model::task::Task;
-use skep_model::{NetworkId, ServiceId};
+use skep_model::{NetworkId, NodeId, ServiceId, Timestamp};
 
 use crate::change::Batch;
 use crate::restart::{RestartRecord, SlotKey};
@@ -76,6 +76,7 @@ struct Contents {
     secrets: Vec<Arc<Secret>>,
     configs: Vec<Arc<Config>>,
     restarts: Vec<(ServiceId, SlotKey, RestartRecord)>,
+    revoked: Vec<(NodeId, Timestamp)>,
     cursors: Vec<(NetworkId, Ipv4Addr)>,
 }
 
@@ -94,6 +95,7 @@ impl View {
             secrets: self.secrets.values().cloned().collect(),
             configs: self.configs.values().cloned().collect(),
             restarts: self.restarts.iter().map(|((s, k), r)| (s.clone(), k.clone(), r.clone())).collect(),
+            revoked: self.revoked.iter().map(|(n, at)| (n.clone(), *at)).collect(),
             cursors: self.addresses.iter().filter_map(|(n, a)| Some((n.clone(), a.cursor?))).collect(),
         };
         let mut header = SNAPSHOT_MAGIC.to_vec();
@@ -131,6 +133,7 @@ impl Store {
         for (service, slot, record) in contents.restarts {
             view.restarts.insert((service, slot), record);
         }
+        view.revoked.extend(contents.revoked);
         for (network, cursor) in contents.cursors {
             view.addresses.entry(network).or_default().cursor = Some(cursor);
         }

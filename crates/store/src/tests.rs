@@ -383,7 +383,7 @@ fn a_snapshot_is_the_whole_store() {
         id: "c1".parse().unwrap(),
         meta: Meta::default(),
         spec: ClusterSpec::default(),
-        root_ca: RootCa { cert_pem: "c".into(), key_pem: "k".into(), digest: "d".into() },
+        root_ca: RootCa { cert_pem: "c".into(), key_pem: "k".into(), digest: "d".into(), ..RootCa::default() },
         join_tokens: JoinTokens { worker: "w".into(), manager: "m".into() },
         default_address_pools: Vec::new(),
         subnet_size: 24,

@@ -9,7 +9,7 @@ use skep_model::node::Node;
 use skep_model::secret::{Config, Secret};
 use skep_model::service::Service;
 use skep_model::task::Task;
-use skep_model::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
+use skep_model::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
 
 use crate::address::Addresses;
 use crate::restart::{RestartKey, RestartRecord, SlotKey};
@@ -30,6 +30,7 @@ pub struct View {
     pub(crate) secrets: OrdMap<SecretId, Arc<Secret>>,
     pub(crate) configs: OrdMap<ConfigId, Arc<Config>>,
     pub(crate) restarts: OrdMap<RestartKey, RestartRecord>,
+    pub(crate) revoked: OrdMap<NodeId, Timestamp>,
 
     // Indexes: derived from the above, rebuilt when a snapshot is read.
     pub(crate) service_names: OrdMap<String, ServiceId>,
@@ -123,6 +124,11 @@ impl View {
 
     pub fn config(&self, id: &ConfigId) -> Option<&Arc<Config>> {
         self.configs.get(id)
+    }
+
+    /// When a node was last demoted or removed: certificates it was given as a manager before that are void.
+    pub fn revoked(&self, id: &NodeId) -> Option<Timestamp> {
+        self.revoked.get(id).copied()
     }
 
     /// All in order of id.

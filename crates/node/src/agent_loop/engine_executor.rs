@@ -155,6 +155,7 @@ impl Executor for EngineExecutor {
                 plugin("Volume", "local"),
             ],
             tls_trust_root_pem: root_pem.to_owned(),
+            ..NodeDescription::default()
         }
     }
 

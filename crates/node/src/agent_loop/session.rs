@@ -22,7 +22,7 @@ use super::log_feed;
 use crate::config::Timing;
 use crate::facade::RemoteManager;
 use crate::gossip::Gossip;
-use crate::transport::message::{Down, Facts, Hello, Up};
+use crate::transport::message::{Down, Facts, Hello, Trust, Up};
 use crate::transport::proto::Envelope;
 use crate::transport::{Connection, LiveTls, pack, unpack};
 
@@ -62,12 +62,16 @@ pub(crate) struct Session {
     pub(crate) connected: watch::Sender<bool>,
     /// The role the leader wants this node to have.
     pub(crate) wanted_role: watch::Sender<Option<Role>>,
+    /// What the leader wants this node to trust and to have a certificate of.
+    pub(crate) wanted_trust: watch::Sender<Option<Trust>>,
     pub(crate) advertise: Option<std::net::IpAddr>,
 }
 
 enum Ended {
     /// The manager answered that another one leads.
     Elsewhere(Option<String>),
+    /// This node has another certificate now; the connection shows the old one.
+    Renewed,
     /// It ran for a while and broke.
     Broken(String),
     /// It could not be opened.
@@ -103,6 +107,10 @@ impl Session {
                     next = Some(leader);
                     continue;
                 }
+                Ended::Renewed => {
+                    next = Some(address);
+                    continue;
+                }
                 Ended::Elsewhere(_) => backoff = BACKOFF_FIRST,
                 Ended::Broken(reason) => {
                     failed = Some((address.clone(), Instant::now()));
@@ -125,7 +133,10 @@ impl Session {
         connection: &Connection,
     ) -> Result<(mpsc::Sender<Envelope>, tonic::Streaming<Envelope>), Status> {
         let (up, outgoing) = mpsc::channel(64);
-        let description = self.executor.describe(&self.tls.current().root_pem).await;
+        let tls = self.tls.current();
+        let mut description = self.executor.describe(&tls.root_pem).await;
+        description.tls_issuer_subject.clone_from(&tls.issuer.subject);
+        description.tls_issuer_key.clone_from(&tls.issuer.key);
         let hello = Up::Hello(Box::new(Hello { description, address: self.advertise }));
         up.try_send(pack(&hello)).map_err(|_| Status::internal("an empty channel is full"))?;
         let call = async { connection.dispatcher().session(ReceiverStream::new(outgoing)).await };
@@ -134,6 +145,7 @@ impl Session {
     }
 
     async fn once(&self, address: &str) -> Ended {
+        let mut renewed = self.tls.subscribe();
         let connection = match Connection::lazy(address, &self.tls) {
             Ok(connection) => connection,
             Err(error) => return Ended::Refused(error.to_string()),
@@ -169,6 +181,7 @@ impl Session {
                         Err(status) => return Ended::Broken(status.to_string()),
                     }
                 }
+                _ = renewed.changed() => return Ended::Renewed,
                 _ = heartbeat.tick() => {
                     // A stalled process hears late, too: only silence seen by a live clock counts.
                     if heard.elapsed() > SILENCE {
@@ -223,6 +236,9 @@ impl Session {
             }
             Down::Role(role) => {
                 self.wanted_role.send_replace(Some(role));
+            }
+            Down::Trust(trust) => {
+                self.wanted_trust.send_replace(Some(trust));
             }
             Down::Subscribe(subscription) => logs.start(subscription),
             Down::Unsubscribe(id) => logs.stop(id),

@@ -1,6 +1,7 @@
 //! What a certificate says about its bearer.
 
-use skep_model::{ClusterId, NodeId};
+use sha2::{Digest, Sha256};
+use skep_model::{ClusterId, NodeId, Timestamp};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub(crate) use skep_model::node::Role;
@@ -35,6 +36,8 @@ pub(crate) struct Identity {
     /// Seconds since 1970.
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
+    /// SHA-256 of the certificate, in hex: which of the node's certificates this is.
+    pub(crate) certificate: String,
 }
 
 impl Identity {
@@ -54,6 +57,16 @@ impl Identity {
                 .map_err(|_| bad("cluster id"))?,
             not_before: certificate.validity().not_before.timestamp(),
             not_after: certificate.validity().not_after.timestamp(),
+            certificate: super::root::hex_of(&Sha256::digest(der)),
         })
+    }
+
+    /// When it was signed, in seconds since 1970; it is valid from a little earlier.
+    pub(crate) fn issued_at(&self) -> i64 {
+        self.not_before.saturating_add(super::root::BACKDATE.as_secs().cast_signed())
+    }
+
+    pub(crate) fn has_expired(&self, now: Timestamp) -> bool {
+        self.not_after < now.0 / 1_000_000_000
     }
 }

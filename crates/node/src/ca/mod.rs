@@ -3,14 +3,21 @@
 //!
 //! Node id in CN, role in OU, cluster in O, as swarmkit does it. Knows nothing of sockets.
 
+mod certificate;
 mod files;
 mod identity;
 mod root;
+mod rotation;
 mod token;
 
+pub(crate) use certificate::{Issuer, check_chain, issuer_of};
 pub(crate) use files::{CertificateFiles, write_private};
-pub(crate) use identity::{Identity, Role};
+pub(crate) use identity::Identity;
+#[cfg(test)]
+pub(crate) use identity::Role;
 pub(crate) use root::{NodeKey, Signer, root_digest};
+pub use rotation::RootRequest;
+pub(crate) use rotation::{finish, next_root};
 pub(crate) use token::{JoinToken, new_tokens};
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use skep_model::cluster::RootCa;
 use skep_model::{ClusterId, NodeId};
 
+use super::certificate::CaCertificate;
 use super::identity::{Role, role_ou};
 use crate::error::{NodeError, Result};
 
@@ -17,7 +18,7 @@ use crate::error::{NodeError, Result};
 const ROOT_CN: &str = "swarm-ca";
 const ROOT_LIFE: Duration = Duration::from_secs(630_720_000);
 /// swarmkit `CertBackdate`: clocks of joining hosts may be behind.
-const BACKDATE: Duration = Duration::from_secs(3_600);
+pub(super) const BACKDATE: Duration = Duration::from_secs(3_600);
 
 impl From<rcgen::Error> for NodeError {
     fn from(error: rcgen::Error) -> Self {
@@ -68,12 +69,23 @@ impl NodeKey {
 }
 
 pub(crate) struct SignedCertificate {
+    /// The certificate, and after it what links it to older roots.
     pub(crate) cert_pem: String,
 }
 
-/// Holds the root key; on managers only.
+/// The names in a certificate, swarmkit's: the role and the node's id; managers also answer as the CA.
+pub(super) fn names_of(node_id: &NodeId, role: Role) -> Vec<String> {
+    let mut names = vec![role_ou(role).to_owned(), node_id.to_string()];
+    if role == Role::Manager {
+        names.push(ROOT_CN.to_owned());
+    }
+    names
+}
+
+/// Holds the key that signs; on managers only.
 pub(crate) struct Signer {
     issuer: Issuer<'static, KeyPair>,
+    intermediates: String,
 }
 
 impl Signer {
@@ -88,12 +100,28 @@ impl Signer {
         params.serial_number = Some(random_serial());
         set_validity(&mut params, ROOT_LIFE);
         let cert_pem = params.self_signed(&key)?.pem();
-        Ok(RootCa { digest: root_digest(&cert_pem), key_pem: key.serialize_pem(), cert_pem })
+        Ok(RootCa { digest: root_digest(&cert_pem), key_pem: key.serialize_pem(), cert_pem, ..RootCa::default() })
     }
 
-    pub(crate) fn from_root(root: &RootCa) -> Result<Self> {
-        let key = KeyPair::from_pem(&root.key_pem)?;
-        Ok(Self { issuer: Issuer::from_ca_cert_pem(&root.cert_pem, key)? })
+    /// Signs with what the swarm signs with now: the new root's key from the moment a rotation begins.
+    pub(crate) fn of(root: &RootCa) -> Result<Self> {
+        let (cert_pem, key_pem) = root.signing();
+        Self::new(cert_pem, key_pem, root.intermediates())
+    }
+
+    pub(super) fn new(cert_pem: &str, key_pem: &str, intermediates: &str) -> Result<Self> {
+        let issuer = Issuer::from_ca_cert_pem(cert_pem, KeyPair::from_pem(key_pem)?)?;
+        Ok(Self { issuer, intermediates: intermediates.to_owned() })
+    }
+
+    /// This other root as this one would have it: same name, same key, signed here. A node that trusts only this root
+    /// accepts through it what the other has signed.
+    pub(super) fn cross_sign(&self, other: &CaCertificate) -> Result<String> {
+        let mut params = other.params.clone();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(random_serial());
+        Ok(params.signed_by(&other.key, &self.issuer)?.pem())
     }
 
     /// Signs the key of a request. Whatever names the request carries are dropped: who the bearer is, is decided here.
@@ -109,12 +137,7 @@ impl Signer {
         if request.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
             return Err(NodeError::Certificate("the key of a request must be ECDSA P-256".into()));
         }
-        // swarmkit: the role and the node's id; managers also answer as the CA.
-        let mut names = vec![role_ou(role).to_owned(), node_id.to_string()];
-        if role == Role::Manager {
-            names.push(ROOT_CN.to_owned());
-        }
-        let mut params = CertificateParams::new(names)?;
+        let mut params = CertificateParams::new(names_of(node_id, role))?;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, cluster_id.as_str());
         params.distinguished_name.push(DnType::OrganizationalUnitName, role_ou(role));
@@ -124,6 +147,7 @@ impl Signer {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(random_serial());
         set_validity(&mut params, life);
-        Ok(SignedCertificate { cert_pem: params.signed_by(&request.public_key, &self.issuer)?.pem() })
+        let leaf = params.signed_by(&request.public_key, &self.issuer)?.pem();
+        Ok(SignedCertificate { cert_pem: leaf + &self.intermediates })
     }
 }

@@ -37,7 +37,7 @@ fn what_is_no_token_is_refused() {
 #[test]
 fn the_signer_decides_who_the_bearer_is() {
     let root = Signer::create_root().unwrap();
-    let signer = Signer::from_root(&root).unwrap();
+    let signer = Signer::of(&root).unwrap();
     // A request that claims to be a manager of another swarm.
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["swarm-manager".to_owned()]).unwrap();
@@ -64,7 +64,7 @@ fn files_come_back_as_they_were_and_are_private() {
     assert!(files.load().unwrap().is_none());
     let key = NodeKey::generate().unwrap();
     let root = Signer::create_root().unwrap();
-    let signed = Signer::from_root(&root)
+    let signed = Signer::of(&root)
         .unwrap()
         .sign(
             &key.request_pem().unwrap(),

@@ -6,7 +6,7 @@ use skep_model::cluster::{Cluster, ClusterSpec};
 use skep_store::{Batch, Change, ObjectKey};
 
 use super::Node;
-use crate::ca::new_tokens;
+use crate::ca::{RootRequest, new_tokens, next_root};
 use crate::clock::now;
 use crate::config::{InitRequest, JoinRequest};
 use crate::error::{NodeError, Result};
@@ -38,12 +38,23 @@ impl Node {
         self.view()?.cluster().map(|c| (**c).clone()).ok_or(NodeError::NoSwarm)
     }
 
-    pub async fn swarm_update(&self, version: u64, spec: ClusterSpec, rotate: RotateTokens) -> Result<()> {
+    /// `root` is the signing root a user brings; a new one is made when `spec.force_rotate` moves.
+    pub async fn swarm_update(
+        &self,
+        version: u64,
+        spec: ClusterSpec,
+        rotate: RotateTokens,
+        root: RootRequest,
+    ) -> Result<()> {
         let manager = self.inner.manager()?;
         let view = manager.view();
         let cluster = view.cluster().ok_or(NodeError::NoSwarm)?;
         check_spec(&spec)?;
+        let root_ca = next_root(cluster, &spec, &root, now())?;
         let mut changes = vec![Change::SetClusterSpec(Box::new(spec))];
+        if root_ca != cluster.root_ca {
+            changes.push(Change::SetRootCa { root_ca, at: now() });
+        }
         if rotate.worker || rotate.manager {
             let fresh = new_tokens(&cluster.root_ca.digest)?;
             let mut tokens = cluster.join_tokens.clone();

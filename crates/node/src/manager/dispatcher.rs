@@ -24,13 +24,13 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use super::leader::Input;
-use crate::ca::Identity;
+use crate::ca::{Identity, issuer_of};
 use crate::clock::now;
 use crate::config::Timing;
 use crate::error::NodeError;
 use crate::facade::{LogRequest, RemoteManager, TaskLog};
 use crate::gossip::{self, Gossip};
-use crate::transport::message::{Down, Facts, Hello, LogSubscription, Up, Welcome};
+use crate::transport::message::{Down, Facts, Hello, LogSubscription, Trust, Up, Welcome};
 use crate::transport::pack;
 use crate::transport::proto::Envelope;
 
@@ -83,6 +83,7 @@ enum Command {
     },
     Publish {
         id: u64,
+        node_id: NodeId,
         reply: oneshot::Sender<Option<LogSink>>,
     },
 }
@@ -127,9 +128,10 @@ impl Dispatcher {
         let _ = self.commands.send(Command::Subscribe { tasks, request, sink }).await;
     }
 
-    pub(super) async fn sink_of(&self, id: u64) -> Option<LogSink> {
+    /// The sink of a subscription that was sent to this node.
+    pub(super) async fn sink_of(&self, id: u64, node_id: NodeId) -> Option<LogSink> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Publish { id, reply }).await.ok()?;
+        self.commands.send(Command::Publish { id, node_id, reply }).await.ok()?;
         answer.await.ok()?
     }
 }
@@ -154,6 +156,8 @@ struct Session {
     role: Role,
     /// Number of the gossip key it was told.
     gossip_key: Option<u32>,
+    /// What it trusts and has, or was last told to.
+    trust: Trust,
 }
 
 /// A clock that never jumps, and that stands still while this process does.
@@ -189,7 +193,7 @@ struct State {
     knocking: TaskTracker,
     /// Nodes whose session broke.
     closed: BTreeMap<NodeId, Timestamp>,
-    subscriptions: BTreeMap<u64, LogSink>,
+    subscriptions: BTreeMap<u64, (NodeId, LogSink)>,
     next_subscription: u64,
 }
 
@@ -249,7 +253,7 @@ impl DispatcherTask {
                 },
                 _ = tick.tick() => {
                     state.check_pulses().await;
-                    state.subscriptions.retain(|_, sink| !sink.is_closed());
+                    state.subscriptions.retain(|_, (_, sink)| !sink.is_closed());
                 }
             }
             // What else is ready is taken first: one look at the state serves all of it.
@@ -312,6 +316,12 @@ fn facts_of(view: &View) -> Facts {
     Facts { data_path_port: view.cluster().map_or(crate::config::DEFAULT_DATA_PATH_PORT, |c| c.data_path_port) }
 }
 
+fn trust_of(view: &View) -> Option<Trust> {
+    let root = &view.cluster()?.root_ca;
+    let issuer = issuer_of(root.signing().0).ok()?;
+    Some(Trust { root_pem: root.cert_pem.clone(), issuer_key: issuer.key })
+}
+
 impl State {
     async fn command(&mut self, command: Command) {
         match command {
@@ -341,8 +351,9 @@ impl State {
             Command::Subscribe { tasks, request, sink } => {
                 self.subscribe(tasks, &request, &sink);
             }
-            Command::Publish { id, reply } => {
-                let _ = reply.send(self.subscriptions.remove(&id));
+            Command::Publish { id, node_id, reply } => {
+                let its_own = self.subscriptions.get(&id).is_some_and(|(asked, _)| *asked == node_id);
+                let _ = reply.send(its_own.then(|| self.subscriptions.remove(&id)).flatten().map(|(_, sink)| sink));
             }
         }
     }
@@ -350,7 +361,7 @@ impl State {
     async fn open(
         &mut self,
         identity: Identity,
-        hello: Hello,
+        mut hello: Hello,
         peer: IpAddr,
     ) -> Result<(SessionId, DownStream), Status> {
         let view = self.consensus.view();
@@ -359,6 +370,7 @@ impl State {
             return Err(Status::permission_denied("this node was removed from the swarm"));
         }
         let address = Some(hello.address.unwrap_or(peer));
+        hello.description.tls_certificate.clone_from(&identity.certificate);
         let mut changes = membership::ready(&view, &node_id, &hello.description, address, now());
         changes.extend(membership::carries_role(&view, &node_id, identity.role));
         if !changes.is_empty() {
@@ -384,6 +396,10 @@ impl State {
             managers,
             role: identity.role,
             gossip_key: None,
+            trust: Trust {
+                root_pem: hello.description.tls_trust_root_pem,
+                issuer_key: hello.description.tls_issuer_key,
+            },
         };
         tracing::info!(node.id = %node_id, session.id = %id, "session opened");
         self.liveness.heard(&node_id, self.clock.now());
@@ -490,10 +506,11 @@ impl State {
         }
         let view = self.consensus.view();
         let (facts, managers) = (facts_of(&view), managers_of(&view));
+        let trust = trust_of(&view);
         let mut assigner = Assigner::new(&view);
         for (node_id, session) in &mut self.sessions {
             let Some(node) = view.node(node_id).filter(|_| wants(node_id, session)) else { continue };
-            session.introduce(&managers, super::role_due(node));
+            session.introduce(&managers, super::role_due(node), trust.as_ref());
             session.key(view.cluster().and_then(|c| c.gossip_key.as_ref()));
             session.tell(assigner.assignments(node_id), &facts);
         }
@@ -516,7 +533,7 @@ impl State {
                 .get(&node_id)
                 .is_some_and(|s| s.down.try_send(Ok(pack(&Down::Subscribe(subscription)))).is_ok());
             if told {
-                self.subscriptions.insert(id, sink.clone());
+                self.subscriptions.insert(id, (node_id.clone(), sink.clone()));
             } else {
                 let hostname = view.node(&node_id).map(|n| n.description.hostname.clone()).unwrap_or_default();
                 let text = format!(
@@ -529,12 +546,18 @@ impl State {
 }
 
 impl Session {
-    fn introduce(&mut self, managers: &[RemoteManager], wanted: Role) {
+    fn introduce(&mut self, managers: &[RemoteManager], wanted: Role, trust: Option<&Trust>) {
         if self.managers != managers && self.send(&Down::Managers(managers.to_vec())) {
             self.managers = managers.to_vec();
         }
         if wanted != self.role && self.send(&Down::Role(wanted)) {
             self.role = wanted;
+        }
+        if let Some(trust) = trust
+            && self.trust != *trust
+            && self.send(&Down::Trust(trust.clone()))
+        {
+            self.trust = trust.clone();
         }
     }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dispatcher::{Dispatcher, DispatcherTask};
-use super::roles;
+use super::{roles, root};
 use crate::clock::now;
 use crate::config::Timing;
 use crate::gossip::Gossip;
@@ -52,6 +52,7 @@ impl Leader {
         tasks.spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = writer.run(inputs) => {} }
         });
+        tasks.spawn(root::run(consensus.clone(), term, cancel.clone()));
         tasks.spawn(roles::run(consensus, term, cancel.clone()));
         tasks.close();
         Self { dispatcher, cancel, tasks }

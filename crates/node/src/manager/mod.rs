@@ -5,10 +5,13 @@
 //!                                                        +--> leader.dispatcher --> assignments to every session
 //! ```
 
+mod access;
 mod dispatcher;
+mod issue;
 mod leader;
 mod peers;
 mod roles;
+mod root;
 mod rpc;
 
 pub(crate) use dispatcher::Dispatcher;

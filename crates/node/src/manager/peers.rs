@@ -1,33 +1,46 @@
 //! Connections to the other managers, one each, made when first needed; consensus speaks over them.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use skep_consensus::{Peer, Transport, TransportError};
+use tokio::sync::watch;
 use tonic::{Code, Request};
 
 use crate::error::Result;
 use crate::transport::proto::Envelope;
-use crate::transport::{Connection, LiveTls};
+use crate::transport::{Connection, LiveTls, TlsMaterial};
 
 /// More managers than this have never made sense; those that left are not kept for ever.
 const MAX_KEPT: usize = 64;
 
 pub(crate) struct PeerPool {
     tls: LiveTls,
-    connections: Mutex<BTreeMap<String, Connection>>,
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    connections: BTreeMap<String, Connection>,
+    /// Connections made with a certificate that was replaced are given up before it runs out.
+    certificate: watch::Receiver<Arc<TlsMaterial>>,
 }
 
 impl PeerPool {
     pub(crate) fn new(tls: LiveTls) -> Self {
-        Self { tls, connections: Mutex::default() }
+        let kept = Kept { connections: BTreeMap::new(), certificate: tls.subscribe() };
+        Self { tls, kept: Mutex::new(kept) }
     }
 
     pub(crate) fn connection(&self, address: &str) -> Result<Connection> {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.certificate.has_changed().unwrap_or(false) {
+            kept.certificate.mark_unchanged();
+            kept.connections.clear();
+        }
+        let connections = &mut kept.connections;
         if let Some(connection) = connections.get(address) {
             return Ok(connection.clone());
         }
@@ -41,7 +54,7 @@ impl PeerPool {
 
     /// Dials anew at the next call: what is behind the address may be another process now.
     pub(crate) fn forget(&self, address: &str) {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).connections.remove(address);
     }
 }
 

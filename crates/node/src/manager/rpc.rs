@@ -17,18 +17,19 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Manager;
+use super::{Manager, access};
 use crate::agent_loop::LEADER_HEADER;
-use crate::ca::{JoinToken, Signer};
+use crate::ca::JoinToken;
 use crate::clock::now;
 use crate::error::NodeError;
-use crate::transport::message::{IssueReply, IssueRequest, JoinRaft, LogPart, LogsCall, Propose, Proposed, Root, Up};
+use crate::facade::TaskLog;
+use crate::transport::message::{IssueRequest, JoinRaft, LogPart, LogsCall, Propose, Proposed, Root, Up};
 use crate::transport::proto::Envelope;
 use crate::transport::proto::ca_server::{Ca, CaServer};
 use crate::transport::proto::control_server::{Control, ControlServer};
 use crate::transport::proto::dispatcher_server::{Dispatcher, DispatcherServer};
 use crate::transport::proto::raft_server::{Raft, RaftServer};
-use crate::transport::{MAX_MESSAGE_BYTES, pack, peer_of, require_manager, require_member, unpack};
+use crate::transport::{MAX_MESSAGE_BYTES, pack, peer_of, unpack};
 
 type EnvelopeStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
 
@@ -94,12 +95,7 @@ impl Rpc {
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
         let Some(token) = &request.token else {
             let identity = peer.ok_or_else(|| Status::unauthenticated("a join token or a certificate is required"))?;
-            if identity.cluster_id != cluster.id {
-                return Err(Status::permission_denied("the certificate is of another swarm"));
-            }
-            let node = view
-                .node(&identity.node_id)
-                .ok_or_else(|| Status::permission_denied("this node was removed from the swarm"))?;
+            let node = access::renewing(&identity, cluster, view)?;
             return Ok((node.id.clone(), super::role_due(node), None));
         };
         let role =
@@ -114,7 +110,11 @@ impl Rpc {
 impl Ca for Rpc {
     async fn get_root(&self, _: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        let cert_pem = manager.tls().current().root_pem.clone();
+        // A manager that has no state yet shows what it was told when it joined.
+        let cert_pem = match manager.view().cluster() {
+            Some(cluster) => cluster.root_ca.cert_pem.clone(),
+            None => manager.tls().current().root_pem.clone(),
+        };
         Ok(Response::new(pack(&Root { cert_pem })))
     }
 
@@ -124,23 +124,15 @@ impl Ca for Rpc {
         let request: IssueRequest = unpack(request.get_ref())?;
         let view = manager.view();
         let (node_id, role, admitted) = Self::admit(&view, peer.identity, &request)?;
-        let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
-        let signed = Signer::from_root(&cluster.root_ca)
-            .and_then(|signer| {
-                signer.sign(&request.request_pem, &node_id, role, &cluster.id, cluster.spec.node_cert_expiry)
-            })
+        let reply = manager
+            .issue(&request.request_pem, &node_id, role)
+            .await
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         if let Some(change) = admitted {
             manager.propose(Batch::new(now(), vec![change])).await.map_err(|error| status_of(&error))?;
         }
         tracing::info!(node.id = %node_id, peer = %peer.address, ?role, "certificate issued");
-        Ok(Response::new(pack(&IssueReply {
-            node_id,
-            cluster_id: cluster.id.clone(),
-            role,
-            cert_pem: signed.cert_pem,
-            root_pem: cluster.root_ca.cert_pem.clone(),
-        })))
+        Ok(Response::new(pack(&reply)))
     }
 }
 
@@ -148,7 +140,7 @@ impl Ca for Rpc {
 impl Raft for Rpc {
     async fn call(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        require_manager(&request, manager.tls())?;
+        access::raft_peer(&request, &manager)?;
         let body = manager.consensus().handle_rpc(request.into_inner().body).await;
         Ok(Response::new(Envelope { body }))
     }
@@ -158,7 +150,10 @@ impl Raft for Rpc {
 impl Control for Rpc {
     async fn propose(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        require_manager(&request, manager.tls())?;
+        let identity = access::of_manager(&request, &manager)?;
+        if manager.consensus().leadership().borrow().is_leader {
+            access::present(&identity, &manager)?;
+        }
         let call: Propose = unpack(request.get_ref())?;
         let batch = Batch::decode(&call.batch).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let proposed = match manager.consensus().propose(batch).await {
@@ -175,7 +170,7 @@ impl Control for Rpc {
 
     async fn join_raft(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        let identity = require_manager(&request, manager.tls())?;
+        let identity = access::of_manager(&request, &manager)?;
         let call: JoinRaft = unpack(request.get_ref())?;
         let consensus = manager.consensus();
         if !consensus.leadership().borrow().is_leader {
@@ -207,7 +202,7 @@ impl Control for Rpc {
 
     async fn leave_raft(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        let identity = require_manager(&request, manager.tls())?;
+        let identity = access::of_manager(&request, &manager)?;
         let consensus = manager.consensus();
         if !consensus.leadership().borrow().is_leader {
             return Err(not_leader(consensus));
@@ -225,9 +220,10 @@ impl Control for Rpc {
 
     async fn logs(&self, request: Request<Envelope>) -> Result<Response<EnvelopeStream>, Status> {
         let manager = self.manager()?;
-        require_manager(&request, manager.tls())?;
+        let identity = access::of_manager(&request, &manager)?;
         let call: LogsCall = unpack(request.get_ref())?;
         let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        access::present(&identity, &manager)?;
         let (sink, lines) = mpsc::channel(64);
         dispatcher.subscribe(call.tasks, call.request, sink).await;
         let parts = ReceiverStream::new(lines).map(|line| {
@@ -240,15 +236,21 @@ impl Control for Rpc {
     }
 }
 
+fn of_its_own(view: &View, node_id: &NodeId, line: &TaskLog) -> bool {
+    let task_node = view.task(&line.task_id).and_then(|task| task.node_id.as_ref());
+    line.node_id == *node_id && view.node(node_id).is_some() && task_node.is_none_or(|id| id == node_id)
+}
+
 #[tonic::async_trait]
 impl Dispatcher for Rpc {
     type SessionStream = EnvelopeStream;
 
     async fn session(&self, request: Request<Streaming<Envelope>>) -> Result<Response<EnvelopeStream>, Status> {
         let manager = self.manager()?;
-        let identity = require_member(&request, manager.tls())?;
+        let identity = access::member(&request, &manager)?;
         let peer = peer_of(&request)?;
         let Some(dispatcher) = manager.dispatcher() else { return Err(not_leader(manager.consensus())) };
+        access::present(&identity, &manager)?;
         let mut up = request.into_inner();
         let first = tokio::time::timeout(HELLO_DEADLINE, up.next())
             .await
@@ -256,6 +258,9 @@ impl Dispatcher for Rpc {
             .ok_or_else(|| Status::invalid_argument("no hello"))??;
         let Up::Hello(hello) = unpack::<Up>(&first)? else { return Err(Status::invalid_argument("no hello")) };
         let node_id = identity.node_id.clone();
+        // A certificate that is not renewed in time ends the session with it.
+        let left = identity.not_after.saturating_sub(now().0 / 1_000_000_000).max(0).cast_unsigned();
+        let certificate_ends = tokio::time::sleep(Duration::from_secs(left + 1));
         let (session_id, down) = dispatcher.open(identity, *hello, peer.address.ip()).await?;
         let reader = manager.tasks.clone();
         let cancel = manager.cancel.clone();
@@ -268,7 +273,7 @@ impl Dispatcher for Rpc {
                     }
                 }
             };
-            tokio::select! { () = cancel.cancelled() => {}, () = read => {} }
+            tokio::select! { () = cancel.cancelled() => {}, () = certificate_ends => {}, () = read => {} }
             dispatcher.closed(node_id, session_id).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(down))))
@@ -276,8 +281,9 @@ impl Dispatcher for Rpc {
 
     async fn publish_logs(&self, request: Request<Streaming<Envelope>>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        let identity = require_member(&request, manager.tls())?;
+        let identity = access::member(&request, &manager)?;
         let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        access::present(&identity, &manager)?;
         let mut parts = request.into_inner();
         let mut sink = None;
         loop {
@@ -292,14 +298,14 @@ impl Dispatcher for Rpc {
             let Some(part) = next.transpose()? else { return Ok(Response::new(pack(&()))) };
             let item = match unpack::<LogPart>(&part)? {
                 LogPart::Begin(id) => {
-                    sink = dispatcher.sink_of(id).await;
+                    sink = dispatcher.sink_of(id, identity.node_id.clone()).await;
                     if sink.is_none() {
                         return Err(Status::not_found("no such log subscription"));
                     }
                     continue;
                 }
-                // A node tells what its own containers said.
-                LogPart::Line(line) if line.node_id == identity.node_id => Ok(line),
+                // A node tells what its own containers said, and only while it is one of this swarm.
+                LogPart::Line(line) if of_its_own(&manager.view(), &identity.node_id, &line) => Ok(line),
                 LogPart::Line(_) => return Err(Status::permission_denied("a line of another node")),
                 LogPart::Failed(text) => Err(NodeError::Internal(text)),
             };
@@ -312,8 +318,9 @@ impl Dispatcher for Rpc {
 
     async fn leave(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        let identity = require_member(&request, manager.tls())?;
+        let identity = access::member(&request, &manager)?;
         let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        access::present(&identity, &manager)?;
         dispatcher.leave(identity.node_id).await;
         Ok(Response::new(pack(&())))
     }

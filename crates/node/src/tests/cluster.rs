@@ -10,7 +10,9 @@ use skep_model::task::{Task, TaskState};
 use tempfile::TempDir;
 
 use super::fake::FakeHost;
+use crate::ca::CertificateFiles;
 use crate::lifecycle::Inner;
+use crate::transport::{LiveTls, TlsMaterial};
 use crate::{InitRequest, JoinRequest, Node, NodeConfig};
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -68,6 +70,12 @@ impl Host {
     pub(super) async fn restart(&mut self) {
         self.node.shutdown().await;
         self.node = start(&self.config, &self.fake).await;
+    }
+
+    /// With the certificate that is on its disk now.
+    pub(super) fn tls(&self) -> LiveTls {
+        let (root, certificate, key) = CertificateFiles::new(&self.config.swarm_dir()).load().unwrap().unwrap();
+        LiveTls::new(TlsMaterial::new(&root, &certificate, &key).unwrap())
     }
 
     pub(super) fn certificates(&self) -> PathBuf {

@@ -3,16 +3,7 @@
 use skep_model::node::{NodeState, Role};
 
 use super::cluster::{Host, cluster, eventually};
-use crate::transport::proto::Envelope;
-use crate::transport::{Connection, LiveTls, TlsMaterial, pack};
-use crate::{InitRequest, Kind, LocalState, RotateTokens};
-
-fn tls_of(host: &Host) -> LiveTls {
-    let both = std::fs::read_to_string(host.certificates().join("swarm-node.key")).unwrap();
-    let root = std::fs::read_to_string(host.certificates().join("swarm-root-ca.crt")).unwrap();
-    let (key, certificate) = both.split_at(both.find("-----BEGIN CERTIFICATE-----").unwrap());
-    LiveTls::new(TlsMaterial::new(&root, certificate, key).unwrap())
-}
+use crate::{InitRequest, Kind, LocalState, RootRequest, RotateTokens};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_join_by_token() {
@@ -82,36 +73,16 @@ async fn a_rotated_token_no_longer_opens_the_door() {
     let hosts = cluster(0).await;
     let before = hosts[0].node.swarm_inspect().unwrap();
     let rotate = RotateTokens { worker: true, manager: false };
-    hosts[0].node.swarm_update(before.meta.version, before.spec.clone(), rotate).await.unwrap();
+    hosts[0].node.swarm_update(before.meta.version, before.spec.clone(), rotate, RootRequest::default()).await.unwrap();
     let after = hosts[0].node.swarm_inspect().unwrap();
     assert_ne!(after.join_tokens.worker, before.join_tokens.worker);
     assert_eq!(after.join_tokens.manager, before.join_tokens.manager);
     let late = Host::new("late").await;
     assert!(late.node.swarm_join(late.join_request(&hosts[0], &before.join_tokens.worker)).await.is_err());
     late.join_as_worker(&hosts[0]).await;
-    let stale = hosts[0].node.swarm_update(before.meta.version, before.spec, rotate).await.unwrap_err();
+    let stale =
+        hosts[0].node.swarm_update(before.meta.version, before.spec, rotate, RootRequest::default()).await.unwrap_err();
     assert_eq!(stale.to_string(), "rpc error: code = Unknown desc = update out of sequence");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_call_asks_who_is_calling() {
-    let hosts = cluster(1).await;
-    let root = std::fs::read_to_string(hosts[0].certificates().join("swarm-root-ca.crt")).unwrap();
-    let stranger = Connection::joining(&hosts[0].address, &root).unwrap();
-    let code = |result: Result<_, tonic::Status>| result.map(|_: tonic::Response<Envelope>| ()).unwrap_err().code();
-    assert_eq!(code(stranger.raft().call(pack(&())).await), tonic::Code::Unauthenticated);
-    assert_eq!(code(stranger.control().propose(pack(&())).await), tonic::Code::Unauthenticated);
-    assert_eq!(code(stranger.dispatcher().leave(pack(&())).await), tonic::Code::Unauthenticated);
-
-    let worker = Connection::lazy(&hosts[0].address, &tls_of(&hosts[1])).unwrap();
-    assert_eq!(code(worker.raft().call(pack(&())).await), tonic::Code::PermissionDenied);
-    assert_eq!(code(worker.control().propose(pack(&())).await), tonic::Code::PermissionDenied);
-    assert_eq!(code(worker.control().join_raft(pack(&())).await), tonic::Code::PermissionDenied);
-
-    // A certificate of another swarm ends at the handshake.
-    let other = cluster(0).await;
-    let foreign = Connection::lazy(&hosts[0].address, &tls_of(&other[0])).unwrap();
-    assert!(foreign.raft().call(pack(&())).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 mod alone;
 mod cluster;
 mod fake;
+mod identity;
 mod join;
 mod liveness;
 mod run;

@@ -99,6 +99,8 @@ pub(crate) enum Down {
     Managers(Vec<RemoteManager>),
     /// The node should ask for a certificate of this role.
     Role(Role),
+    /// The node should trust this, and have a certificate of it.
+    Trust(Trust),
     Subscribe(LogSubscription),
     Unsubscribe(u64),
     /// What to seal gossip with. Never on a disk.
@@ -110,6 +112,15 @@ pub(crate) struct Welcome {
     pub(crate) session_id: SessionId,
     pub(crate) heartbeat_ms: u64,
     pub(crate) managers: Vec<RemoteManager>,
+}
+
+/// Which root is trusted, and what signs for it: another key than the root's while the root is replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Trust {
+    pub(crate) root_pem: String,
+    /// DER of the public key.
+    #[serde(with = "serde_bytes")]
+    pub(crate) issuer_key: Vec<u8>,
 }
 
 /// What a worker must know of the cluster besides its assignments.

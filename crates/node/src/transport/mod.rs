@@ -3,7 +3,7 @@
 //! Messages are thin protobuf envelopes around MessagePack values (see `proto/cluster.proto`): protobuf would need every type
 //! of the model written a second time, and the two would drift apart.
 //!
-//! Knows who speaks and refuses whoever may not; not what is said.
+//! Knows who speaks, by a certificate whose chain was checked; not what they may say (`manager/access.rs`).
 
 mod client;
 pub(crate) mod message;
@@ -11,7 +11,7 @@ mod server;
 mod tls;
 
 pub(crate) use client::{Connection, fetch_root};
-pub(crate) use server::{peer_of, require_manager, require_member, serve};
+pub(crate) use server::{peer_of, serve};
 pub(crate) use tls::{LiveTls, TlsMaterial};
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]

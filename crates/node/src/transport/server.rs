@@ -17,7 +17,7 @@ use tonic::transport::server::{Connected, Router};
 use tonic::{Request, Status};
 
 use super::LiveTls;
-use crate::ca::{Identity, Role};
+use crate::ca::Identity;
 
 /// A handshake not done by then is dropped, so that silent connections cannot pile up.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -118,22 +118,4 @@ pub(crate) async fn serve(listener: TcpListener, tls: LiveTls, router: Router, c
 
 pub(crate) fn peer_of<T>(request: &Request<T>) -> Result<Peer, Status> {
     request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("connection without a peer"))
-}
-
-/// Any member of this swarm.
-pub(crate) fn require_member<T>(request: &Request<T>, tls: &LiveTls) -> Result<Identity, Status> {
-    let identity =
-        peer_of(request)?.identity.ok_or_else(|| Status::unauthenticated("a node certificate is required"))?;
-    if identity.cluster_id != tls.current().identity.cluster_id {
-        return Err(Status::permission_denied("the certificate is of another swarm"));
-    }
-    Ok(identity)
-}
-
-pub(crate) fn require_manager<T>(request: &Request<T>, tls: &LiveTls) -> Result<Identity, Status> {
-    let identity = require_member(request, tls)?;
-    if identity.role != Role::Manager {
-        return Err(Status::permission_denied("only managers may call this"));
-    }
-    Ok(identity)
 }

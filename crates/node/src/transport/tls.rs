@@ -1,17 +1,24 @@
 //! TLS configurations from a member's certificate, replaceable while connections live.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio::sync::watch;
 
-use crate::ca::Identity;
+use crate::ca::{Identity, Issuer, issuer_of};
 use crate::error::{NodeError, Result};
+
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -37,6 +44,7 @@ fn roots(pem: &str) -> Result<RootCertStore> {
 pub(crate) struct TlsMaterial {
     pub(crate) identity: Identity,
     pub(crate) root_pem: String,
+    pub(crate) issuer: Issuer,
     pub(super) server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
 }
@@ -53,6 +61,7 @@ impl TlsMaterial {
             .allow_unauthenticated()
             .build()
             .map_err(tls_error)?;
+        let verifier = Arc::new(LateMembers(verifier));
         let mut server = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls_error)?
@@ -67,25 +76,35 @@ impl TlsMaterial {
             .with_client_auth_cert(chain, key)
             .map_err(tls_error)?;
         client.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { identity, root_pem: root_pem.to_owned(), server: Arc::new(server), client: Arc::new(client) })
+        // What follows a certificate is its issuer, signed by an older root; alone, it is of the root itself.
+        let issuer = match cert_pem.match_indices(BEGIN).nth(1) {
+            Some((at, _)) => issuer_of(&cert_pem[at..])?,
+            None => issuer_of(root_pem)?,
+        };
+        Ok(Self { identity, root_pem: root_pem.to_owned(), issuer, server: Arc::new(server), client: Arc::new(client) })
     }
 }
 
 /// The certificate in use: a renewed one serves the next connection.
 #[derive(Clone)]
-pub(crate) struct LiveTls(Arc<ArcSwap<TlsMaterial>>);
+pub(crate) struct LiveTls(Arc<watch::Sender<Arc<TlsMaterial>>>);
 
 impl LiveTls {
     pub(crate) fn new(material: TlsMaterial) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(material)))
+        Self(Arc::new(watch::channel(Arc::new(material)).0))
     }
 
     pub(crate) fn current(&self) -> Arc<TlsMaterial> {
-        self.0.load_full()
+        self.0.borrow().clone()
     }
 
     pub(crate) fn replace(&self, material: TlsMaterial) {
-        self.0.store(Arc::new(material));
+        self.0.send_replace(Arc::new(material));
+    }
+
+    /// Told of every replacement: connections made before still show the old certificate.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<TlsMaterial>> {
+        self.0.subscribe()
     }
 }
 
@@ -110,6 +129,65 @@ pub(super) fn stranger_config() -> Result<Arc<ClientConfig>> {
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// A member whose certificate has run out may connect, to ask for a new one: every other call looks at the date.
+#[derive(Debug)]
+struct LateMembers(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for LateMembers {
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.0.verify_client_cert(end_entity, intermediates, now);
+        let Err(rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) =
+            &verified
+        else {
+            return verified;
+        };
+        // As it was in its last second: chain and use must have been right.
+        let last = Identity::from_der(end_entity).ok().and_then(|i| u64::try_from(i.not_after).ok());
+        match last {
+            Some(last) => {
+                let last = UnixTime::since_unix_epoch(Duration::from_secs(last));
+                self.0.verify_client_cert(end_entity, intermediates, last)
+            }
+            None => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use axum::{Json, Router};
 use ipnet::Ipv4Net;
 use skep_api::swarm::{InitRequest, JoinRequest, Swarm, SwarmSpec};
 use skep_model::cluster::ClusterSpec;
-use skep_node::RotateTokens;
+use skep_node::{RootRequest, RotateTokens};
 
 use crate::error::{ApiError, Result};
 use crate::extract::{GoJson, Params};
@@ -49,6 +49,9 @@ async fn init(State(state): State<ServerState>, GoJson(body): GoJson<InitRequest
             text.parse::<Ipv4Net>().map_err(|_| ApiError::invalid(format!("invalid default address pool: {text}")))
         })
         .collect::<Result<Vec<_>>>()?;
+    if !body.spec.ca_config.signing_ca_cert.is_empty() || !body.spec.ca_config.signing_ca_key.is_empty() {
+        return Err(ApiError::unserved("bringing a root certificate to swarm init; `docker swarm ca --rotate` takes one"));
+    }
     let request = skep_node::InitRequest {
         listen_addr: body.listen_addr,
         advertise_addr: body.advertise_addr,
@@ -108,7 +111,11 @@ async fn update(
     }
     let current = state.node().swarm_inspect()?.spec;
     let rotate = RotateTokens { worker: query.flag("rotateWorkerToken"), manager: query.flag("rotateManagerToken") };
-    state.node().swarm_update(version, body.into_model(&current)?, rotate).await?;
+    let root = RootRequest {
+        cert_pem: body.ca_config.signing_ca_cert.clone(),
+        key_pem: body.ca_config.signing_ca_key.clone(),
+    };
+    state.node().swarm_update(version, body.into_model(&current)?, rotate, root).await?;
     Ok(StatusCode::OK)
 }
 
