@@ -94,6 +94,11 @@ pub enum ProposeError {
     /// The outcome is unknown: no quorum answered in time.
     #[error("timed out waiting for a quorum of managers; the change may still take effect")]
     Timeout,
+    /// The outcome is unknown: a write of this manager's log did not come back in time.
+    #[error(
+        "the disk under {path} has not finished a write for {stalled_ms} ms; the change may still take effect. Look for a failing or overloaded disk"
+    )]
+    DiskStalled { path: PathBuf, stalled_ms: u128 },
     /// The outcome is unknown: leadership changed while the entry was on its way.
     #[error("leadership changed before the change was committed; it may still take effect")]
     Interrupted { leader: Option<Peer> },
@@ -108,7 +113,9 @@ impl ProposeError {
             Self::NotLeader { .. } | Self::NoLeader | Self::TermOver { .. } => ErrorKind::NoLeader,
             Self::Refused(_) => ErrorKind::Conflict,
             Self::TooLarge { .. } => ErrorKind::Invalid,
-            Self::Timeout | Self::Interrupted { .. } | Self::Unavailable(_) => ErrorKind::Unavailable,
+            Self::Timeout | Self::DiskStalled { .. } | Self::Interrupted { .. } | Self::Unavailable(_) => {
+                ErrorKind::Unavailable
+            }
         }
     }
 }

@@ -123,7 +123,7 @@ impl Consensus {
         let patience = started + timing.leader_wait.min(timing.propose_timeout);
         loop {
             let attempt = tokio::time::timeout_at(deadline, self.write_once(payload.clone(), term));
-            let refused = match attempt.await.map_err(|_| ProposeError::Timeout)? {
+            let refused = match attempt.await.map_err(|_| self.timed_out())? {
                 Ok(applied) => return Ok(applied),
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::NotLeading(forward)) => forward,
@@ -141,6 +141,13 @@ impl Consensus {
                 return Err(ProposeError::NoLeader);
             }
             tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    fn timed_out(&self) -> ProposeError {
+        match self.inner.log.stalled() {
+            Some((path, stalled)) => ProposeError::DiskStalled { path, stalled_ms: stalled.as_millis() },
+            None => ProposeError::Timeout,
         }
     }
 

@@ -3,25 +3,9 @@
 
 mod common;
 
-use std::future::Future;
-
 use common::net::{Net, Weather};
-use common::{create, has, leader_of, names};
-use skep_consensus::{Config, Crash, Peer, SimDisk};
-
-/// Runs `story` in one thread whose clock moves when nothing else can.
-fn simulate<F: Future>(story: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(story)
-}
-
-fn simulated(raft_id: u64, seed: u64, disk: &SimDisk) -> Config {
-    let mut config = common::config("/sim".as_ref(), raft_id);
-    config.disk = std::sync::Arc::new(disk.clone());
-    config.simulation_seed = Some(seed.wrapping_mul(31).wrapping_add(raft_id));
-    config.snapshot_interval = 40;
-    config.log_entries_for_slow_followers = 5;
-    config
-}
+use common::{create, has, leader_of, names, simulate, simulated};
+use skep_consensus::{Crash, Peer, SimDisk};
 
 /// Three managers, a leader that is cut off, a follower that crashes with a torn disk, in bad weather.
 async fn a_bad_day(seed: u64) -> Vec<String> {

@@ -5,11 +5,13 @@ use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use openraft::errors::Fatal;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::cache::Cache;
 use super::disk::Disk;
@@ -21,6 +23,8 @@ use crate::work::Work;
 
 /// Writes that may wait; openraft awaits room beyond that.
 const QUEUE: usize = 1024;
+/// A write under way for longer is why a proposal timed out.
+const STALLED: Duration = Duration::from_secs(1);
 /// Payload bytes in one message of replication; a single entry may be larger, up to `skep_model::MAX_BATCH_BYTES`.
 const REPLICATION_BYTES: usize = 1024 * 1024;
 
@@ -38,6 +42,8 @@ pub(super) struct Shared {
     cache: Mutex<Cache>,
     disk: Mutex<Option<Arc<Disk>>>,
     failure: Mutex<Option<String>>,
+    /// Since when the writer is busy with one group.
+    writing: Mutex<Option<Instant>>,
 }
 
 /// A panic while one of these locks is held leaves whole values behind: every critical section is a few moves.
@@ -56,6 +62,10 @@ impl Shared {
 
     pub(super) fn fail(&self, why: &str) {
         lock(&self.failure).get_or_insert_with(|| why.to_owned());
+    }
+
+    pub(super) fn set_writing(&self, since: Option<Instant>) {
+        *lock(&self.writing) = since;
     }
 
     pub(super) fn take_dirty_committed(&self) -> Option<LogId> {
@@ -80,6 +90,7 @@ impl LogStore {
             cache: Mutex::new(cache),
             disk: Mutex::new(Some(disk.clone())),
             failure: Mutex::new(None),
+            writing: Mutex::new(None),
         });
         let (queue, receiver) = mpsc::channel(QUEUE);
         let for_writer = shared.clone();
@@ -109,6 +120,12 @@ impl LogStore {
             Some(why) => format!("{why}; fix the disk and restart the daemon"),
             None => "it is shut down".to_owned(),
         }
+    }
+
+    /// The file, and for how long one write to it has been under way, if that is longer than a disk in order takes.
+    pub(crate) fn stalled(&self) -> Option<(PathBuf, Duration)> {
+        let stalled = (*lock(&self.shared.writing))?.elapsed();
+        (stalled > STALLED).then(|| (self.shared.path.clone(), stalled))
     }
 
     /// Says what openraft's end was about: nearly always the disk.

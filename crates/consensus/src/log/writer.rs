@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::disk::{COMMITTED, Disk, PURGED, VOTE};
 use super::store::Shared;
@@ -46,7 +47,9 @@ pub(super) fn run(disk: Arc<Disk>, shared: Arc<Shared>, mut queue: mpsc::Receive
     while close.is_none()
         && let Some(first) = queue.blocking_recv()
     {
+        shared.set_writing(Some(Instant::now()));
         close = write_group(&disk, &shared, group(first, &mut queue));
+        shared.set_writing(None);
     }
     end(disk, &shared, close);
 }
@@ -58,8 +61,10 @@ pub(super) async fn run_inline(work: Work, disk: Arc<Disk>, shared: Arc<Shared>,
         && let Some(first) = queue.recv().await
     {
         let group = group(first, &mut queue);
+        shared.set_writing(Some(Instant::now()));
         work.simulated_latency().await;
         close = write_group(&disk, &shared, group);
+        shared.set_writing(None);
     }
     end(disk, &shared, close);
 }

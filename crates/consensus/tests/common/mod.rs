@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use skep_consensus::{Config, Consensus, Leadership, Peer, Transport, TransportError};
+use skep_consensus::{Config, Consensus, Leadership, Peer, SimDisk, Transport, TransportError};
 use skep_model::secret::SecretBytes;
 use skep_model::{ConfigId, Labels, Meta, Timestamp};
 use skep_store::{Batch, Change};
@@ -118,6 +118,19 @@ impl Transport for NoPeers {
 pub(crate) fn config(dir: &Path, raft_id: u64) -> Config {
     let mut config = Config::new(dir.join(format!("m{raft_id}")), raft_id, format!("10.0.0.{raft_id}:2377"), KEY);
     config.timing.propose_timeout = Duration::from_secs(5);
+    config
+}
+
+/// Runs `story` in one thread whose clock moves when nothing else can.
+pub(crate) fn simulate<F: Future>(story: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(story)
+}
+
+pub(crate) fn simulated(raft_id: u64, seed: u64, disk: &SimDisk) -> Config {
+    let mut config = config("/sim".as_ref(), raft_id);
+    config.disk = Arc::new(disk.clone());
+    config.simulation_seed = Some(seed.wrapping_mul(31).wrapping_add(raft_id));
+    (config.snapshot_interval, config.log_entries_for_slow_followers) = (40, 5);
     config
 }
 
