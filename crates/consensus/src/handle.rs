@@ -274,6 +274,8 @@ fn raft_config(config: &Config) -> Result<openraft::Config, Error> {
         // Purging is a write like any other: rarely, in one go.
         purge_batch_size: config.snapshot_interval.clamp(1, 256),
         enable_pre_vote: Some(true),
+        // Followers that hear a leader who does not hear them elect another while it is silent (openraft's issue 2080).
+        quorum_loss_probe_interval: Some(ms(timing.lease()) * 2),
         ..openraft::Config::default()
     }
     .validate()

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub(crate) mod linear;
 pub(crate) mod net;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,10 +25,14 @@ pub(crate) fn create(name: &str) -> Batch {
     create_with(name, name.as_bytes().to_vec())
 }
 
-pub(crate) fn create_with(name: &str, data: Vec<u8>) -> Batch {
+pub(crate) fn id_of(name: &str) -> ConfigId {
     let bits = name.bytes().fold(7u128, |hash, byte| hash.wrapping_mul(0x1_0000_01b3).wrapping_add(u128::from(byte)));
+    ConfigId::from_bits(bits)
+}
+
+pub(crate) fn create_with(name: &str, data: Vec<u8>) -> Batch {
     let config = skep_model::secret::Config {
-        id: ConfigId::from_bits(bits),
+        id: id_of(name),
         meta: Meta::default(),
         name: name.to_owned(),
         labels: Labels::default(),

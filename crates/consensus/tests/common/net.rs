@@ -29,6 +29,8 @@ struct Wires {
     dice: StdRng,
     weather: Weather,
     managers: BTreeMap<u64, Consensus>,
+    /// How often each was unplugged: what an earlier life of a manager still says is not heard.
+    lives: BTreeMap<u64, u32>,
     /// Ways (from, to) on which nothing arrives.
     cut: BTreeSet<(u64, u64)>,
     started: Instant,
@@ -45,6 +47,7 @@ impl Net {
             dice: StdRng::seed_from_u64(seed),
             weather: FAIR,
             managers: BTreeMap::new(),
+            lives: BTreeMap::new(),
             cut: BTreeSet::new(),
             started: Instant::now(),
             trace: Vec::new(),
@@ -57,14 +60,21 @@ impl Net {
 
     pub(crate) async fn start(&self, config: Config) -> Consensus {
         let raft_id = config.raft_id;
-        let manager = Consensus::open(config, Arc::new(Wire { net: self.clone(), from: raft_id })).await.unwrap();
+        let life = self.life(raft_id);
+        let manager = Consensus::open(config, Arc::new(Wire { net: self.clone(), from: raft_id, life })).await.unwrap();
         self.wires().managers.insert(raft_id, manager.clone());
         manager
     }
 
     /// Nothing reaches this manager any more, and the net holds no handle on it.
     pub(crate) fn unplug(&self, raft_id: u64) {
-        self.wires().managers.remove(&raft_id);
+        let mut wires = self.wires();
+        wires.managers.remove(&raft_id);
+        *wires.lives.entry(raft_id).or_default() += 1;
+    }
+
+    fn life(&self, raft_id: u64) -> u32 {
+        self.wires().lives.get(&raft_id).copied().unwrap_or_default()
     }
 
     pub(crate) fn set_weather(&self, weather: Weather) {
@@ -110,6 +120,7 @@ impl Net {
 struct Wire {
     net: Net,
     from: u64,
+    life: u32,
 }
 
 struct Fate {
@@ -155,13 +166,15 @@ impl Transport for Wire {
             });
         }
         tokio::time::sleep(fate.there).await;
+        let alive = || self.net.life(from) == self.life;
         if !fate.lost
+            && alive()
             && let Some(manager) = self.net.reaches(from, to)
         {
             let answer = manager.handle_rpc(message).await;
             drop(manager);
             tokio::time::sleep(fate.back).await;
-            if !fate.answer_lost && self.net.reaches(to, from).is_some() {
+            if !fate.answer_lost && alive() && self.net.reaches(to, from).is_some() {
                 return Ok(answer);
             }
         }
