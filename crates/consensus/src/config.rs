@@ -1,4 +1,11 @@
 //! What a caller decides about one manager's consensus; every default is a named constant.
+//!
+//! A leader that dies is noticed after [`ELECTION_MIN`] to [`ELECTION_MAX`] of silence. On a noisy machine that is made
+//! longer by as much as the machine was late lately, up to [`ELECTION_STRETCH_MAX`] (`patience.rs`): nothing to configure. A
+//! follower that wakes late does no harm by itself: it asks first whether anybody would vote for it (pre-vote), and nobody
+//! does who has heard the leader within the lease, half of [`ELECTION_MAX`]. Where the round trip between managers, or a
+//! flush of their disks, comes near a hundred milliseconds, give all of them a longer [`Timing`]: an answer to a request for
+//! votes is waited for no longer than the shortest draw, [`ELECTION_MIN`] less the lease.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,6 +19,8 @@ pub const HEARTBEAT: Duration = Duration::from_millis(100);
 /// A follower that heard nothing for this long asks around for votes (drawn anew between min and max each time).
 pub const ELECTION_MIN: Duration = Duration::from_millis(600);
 pub const ELECTION_MAX: Duration = Duration::from_millis(900);
+/// The most that is added to the silence a manager bears before it stands for election, when its machine is late itself.
+pub const ELECTION_STRETCH_MAX: Duration = Duration::from_secs(2);
 /// Entries between two snapshots (SwarmKit `SnapshotInterval` 10000).
 pub const SNAPSHOT_INTERVAL: u64 = 10_000;
 /// Entries kept behind a snapshot for followers that are a little late (SwarmKit `LogEntriesForSlowFollowers` 500).

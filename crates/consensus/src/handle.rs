@@ -20,10 +20,11 @@ use crate::log::LogStore;
 use crate::machine::Machine;
 use crate::member::{Leadership, Peer};
 use crate::network::{Network, Transport};
+use crate::patience::Heard;
 use crate::snapshot::SnapshotDir;
 use crate::types::{Blob, EntryTerm, Raft, Types};
 use crate::work::Work;
-use crate::{leadership, runtime, wire};
+use crate::{leadership, patience, runtime, wire};
 
 /// A proposal asks again this often while a leader is being elected or has not heard from its quorum yet.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
@@ -77,8 +78,10 @@ impl Consensus {
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
         let (sender, leadership) = watch::channel(Leadership::default());
         tasks.spawn(leadership::watch(config.raft_id, config.timing.clone(), raft.clone(), sender, cancel.clone()));
+        let heard = Heard::now();
+        tasks.spawn(patience::watch(config.timing.clone(), raft.clone(), heard.clone(), cancel.clone()));
         tasks.close();
-        let incoming = wire::Incoming::default();
+        let incoming = wire::Incoming::new(heard);
         Ok(Self { inner: Arc::new(Inner { config, raft, published, leadership, incoming, log, tasks, cancel }) })
     }
 

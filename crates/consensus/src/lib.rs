@@ -23,6 +23,7 @@ mod membership;
 mod leadership;
 mod machine;
 mod network;
+mod patience;
 mod runtime;
 mod types;
 mod wire;

@@ -1,10 +1,12 @@
 //! `--force-new-cluster`: one manager goes on alone with the data it has, after the others are lost for good.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind::NotFound;
 
 use openraft::{BasicNode, Entry, EntryPayload, Membership};
 
 use crate::config::Config;
+use crate::disk::Open;
 use crate::error::Error;
 use crate::log::{Disk, Recovered};
 use crate::types::{EntryTerm, LogId, Vote};
@@ -21,6 +23,9 @@ use crate::work::Work;
 ///
 /// [`Consensus::open`]: crate::Consensus::open
 pub async fn force_new_cluster(config: &Config, before: u64) -> Result<(), Error> {
+    if config.disk.open(&config.dir.join("raft.db"), Open::Existing).is_err_and(|error| error.kind() == NotFound) {
+        return Err(nothing());
+    }
     let work = Work::of(config);
     let (disk, recovered) = match Disk::open(&Config { raft_id: before, ..config.clone() }, &work).await {
         Err(Error::OtherMember { found, .. }) if found == config.raft_id => return Ok(()),
@@ -31,9 +36,13 @@ pub async fn force_new_cluster(config: &Config, before: u64) -> Result<(), Error
     rewritten.await.map_err(|panic| Error::Damaged { path, what: format!("rewriting it failed: {panic}") })?
 }
 
+fn nothing() -> Error {
+    Error::Refused("there is no cluster state to start a new cluster from".to_owned())
+}
+
 fn rewrite(config: &Config, disk: &Disk, recovered: &Recovered) -> Result<(), Error> {
     let Some(vote) = recovered.vote else {
-        return Err(Error::Refused("there is no cluster state to start a new cluster from".to_owned()));
+        return Err(nothing());
     };
     let snapshot = crate::snapshot::SnapshotDir::open(config)?.read()?;
     let last = recovered.last.max(snapshot.and_then(|snapshot| snapshot.meta.last_log_id));

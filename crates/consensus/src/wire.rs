@@ -12,6 +12,7 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::patience::Heard;
 use crate::types::{Blob, Raft, Snapshot, SnapshotData, SnapshotMeta, Types, Vote};
 
 const VERSION: u8 = 1;
@@ -87,10 +88,10 @@ pub(crate) fn decode<T: DeserializeOwned>(message: &[u8]) -> Result<T, WireError
     }
 }
 
-/// The snapshot being received, at most one.
-#[derive(Default)]
+/// The snapshot being received, at most one, and when a leader last said something.
 pub(crate) struct Incoming {
     assembly: Mutex<Option<Assembly>>,
+    heard: Heard,
 }
 
 struct Assembly {
@@ -100,6 +101,10 @@ struct Assembly {
 }
 
 impl Incoming {
+    pub(crate) fn new(heard: Heard) -> Self {
+        Self { assembly: Mutex::default(), heard }
+    }
+
     /// Adds a part. The whole store once it is complete.
     fn take(&self, from: u64, part: &SnapshotPart) -> Result<Option<Vec<u8>>, String> {
         let mut current = self.assembly.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,6 +138,9 @@ pub(crate) async fn answer(raft: &Raft, raft_id: u64, incoming: &Incoming, messa
 }
 
 async fn serve(raft: &Raft, incoming: &Incoming, envelope: Envelope) -> Result<Response, String> {
+    if matches!(envelope.request, Request::Append(_) | Request::Snapshot(_)) {
+        incoming.heard.again();
+    }
     Ok(match envelope.request {
         Request::Append(request) => Response::Append(raft.append_entries(request).await.map_err(text)?),
         Request::Vote(request) => Response::Vote(raft.vote(request).await.map_err(text)?),

@@ -188,7 +188,8 @@ async fn the_only_survivor_starts_a_new_cluster_with_its_data() {
     assert!(names(&nine).iter().all(|name| !name.starts_with("elsewhere")), "{:?}", names(&nine));
 
     let empty = skep_consensus::Config::new(dir.path().join("empty"), 5, "10.0.0.5:2377", KEY);
-    assert!(force_new_cluster(&empty, 5).await.is_err());
+    let nothing = force_new_cluster(&empty, 5).await.unwrap_err();
+    assert!(matches!(&nothing, Error::Refused(why) if why.contains("no cluster state")), "{nothing}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -201,4 +202,32 @@ async fn nonsense_from_the_wire_is_answered() {
         assert!(!manager.handle_rpc(bytes::Bytes::copy_from_slice(message)).await.is_empty());
     }
     manager.propose(create("fine")).await.unwrap();
+}
+
+/// Prints what the machine can do; the bar is kept by `cargo xtask bench`.
+#[tokio::test(flavor = "multi_thread")]
+async fn throughput_of_three() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (_hub, [one, two, three]) = three(dir.path(), |_| {}).await;
+    let started = Instant::now();
+    for n in 0..100 {
+        one.propose(create(&format!("s{n}"))).await.unwrap();
+    }
+    println!("sequential: {:.0}/s", 100.0 / started.elapsed().as_secs_f64());
+    let started = Instant::now();
+    let writers = (0..32u32).map(|writer| {
+        let one = one.clone();
+        tokio::spawn(async move {
+            for n in 0..40 {
+                one.propose(create(&format!("w{writer}-{n}"))).await.unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    println!("32 at a time: {:.0}/s", f64::from(32 * 40) / started.elapsed().as_secs_f64());
+    for manager in [&two, &three] {
+        eventually("all of them", || async { names(manager).len() == 100 + 32 * 40 }).await;
+    }
 }

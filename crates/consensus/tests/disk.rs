@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::net::Net;
 use common::{NoPeers, create, eventually, has, leader_of, leads, names, simulate, simulated};
-use skep_consensus::{Config, Consensus, Crash, Error, Fault, Peer, ProposeError, SimDisk};
+use skep_consensus::{Config, Consensus, Crash, Error, Fault, Peer, ProposeError, SimDisk, force_new_cluster};
 use tokio::time::Instant;
 
 fn few_entries(disk: &SimDisk) -> Config {
@@ -166,4 +166,61 @@ fn a_disk_that_hangs_is_named() {
         disk.set_latency(Duration::ZERO);
         manager.propose(create("next")).await.unwrap();
     });
+}
+
+#[test]
+fn writes_made_at_the_same_time_share_a_flush() {
+    simulate(async {
+        let (disks, net) = (<[SimDisk; 3]>::default(), Net::new(1));
+        let managers = three_on(&disks, &net).await;
+        // A slow disk: 100 flushes a second, so that 500 writes need groups of five at least.
+        disks.iter().for_each(|disk| disk.set_latency(Duration::from_millis(10)));
+        let started = Instant::now();
+        let writes = (0..500).map(|n| {
+            let leader = managers[0].clone();
+            async move { leader.propose(create(&format!("c{n}"))).await.unwrap() }
+        });
+        futures_util::future::join_all(writes).await;
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    });
+}
+
+/// All power fails while managers write; one disk is left, torn, and the first attempts to go on with it are cut short at
+/// each of their writes. True if this one was.
+async fn alone_from_a_torn_disk(at: u64) -> bool {
+    let (disks, net) = (<[SimDisk; 3]>::default(), Net::new(at));
+    let managers = three_on(&disks, &net).await;
+    for n in 0..6 {
+        managers[0].propose(create(&format!("kept{n}"))).await.unwrap();
+    }
+    has(&managers[1], "kept5").await;
+    for n in 0..5 {
+        let leader = managers[0].clone();
+        tokio::spawn(async move { leader.propose(create(&format!("on its way {n}"))).await });
+        tokio::time::sleep(Duration::from_micros(net.draw(0..1500))).await;
+    }
+    for raft_id in 1..=3 {
+        net.unplug(raft_id);
+        disks[raft_id as usize - 1].crash(Crash::Tear(at));
+    }
+    drop(managers);
+
+    let (disk, nine) = (&disks[1], Config { raft_id: 9, ..simulated(2, 7, &disks[1]) });
+    disk.crash_at(disk.operations() + at, Crash::Tear(at));
+    let cut_short = force_new_cluster(&nine, 2).await.is_err();
+    disk.crash(Crash::Tear(at + 1));
+    force_new_cluster(&nine, 2).await.unwrap();
+    let alone = net.start(nine).await;
+    leads(&alone).await;
+    let held = names(&alone);
+    assert!((0..6).all(|n| held.contains(&format!("kept{n}"))), "cut short at {at}: {held:?}");
+    assert_eq!(alone.members().len(), 1);
+    alone.propose(create("goes on")).await.unwrap();
+    cut_short
+}
+
+#[test]
+fn one_torn_disk_is_enough_for_a_new_cluster_whenever_its_making_is_cut_short() {
+    let attempts = (0..).take_while(|at| simulate(alone_from_a_torn_disk(*at))).count();
+    assert!(attempts > 5, "{attempts} operations");
 }
