@@ -75,31 +75,7 @@ fn parse_unix(text: &str) -> Option<Timestamp> {
     Some(Timestamp(secs.checked_mul(1_000_000_000)?.checked_add(nanos)?))
 }
 
-/// `1h2m3.5s` in nanoseconds, as Go's `time.ParseDuration` reads it.
-pub fn parse_go_duration(text: &str) -> Option<i64> {
-    let (sign, mut rest) = match text.strip_prefix('-') {
-        Some(rest) => (-1.0, rest),
-        None => (1.0, text.strip_prefix('+').unwrap_or(text)),
-    };
-    if rest == "0" {
-        return Some(0);
-    }
-    if rest.is_empty() {
-        return None;
-    }
-    let mut total = 0.0_f64;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let value: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let units: [(&str, f64); 8] =
-            [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
-        let (unit, scale) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
-        total += value * scale;
-        rest = &rest[unit.len()..];
-    }
-    Some((sign * total) as i64)
-}
+pub use skep_model::time::parse_go_duration;
 
 #[cfg(test)]
 mod tests {

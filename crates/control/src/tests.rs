@@ -17,6 +17,7 @@ use skep_store::{AddressOwner, Batch, Change, ObjectKey, Store, View};
 use crate::dispatch::Assigner;
 use crate::{Ctx, Dirty, SeededIds, membership, split, tick};
 
+mod fence;
 mod life;
 mod properties;
 mod speed;

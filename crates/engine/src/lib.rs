@@ -32,3 +32,8 @@ pub use config::{EngineConfig, SandboxDriver};
 pub use engine::Engine;
 pub use error::{EngineError, ErrorKind, Result};
 pub use event::{EngineEvent, EventBus, EventKind};
+
+/// How long this host has been up, sleep included: the clock of leases.
+pub fn since_boot() -> std::time::Duration {
+    sys::clock::since_boot()
+}

@@ -114,6 +114,12 @@ impl Task {
         }
     }
 
+    /// How long it may run on after its host was last in touch with a manager. A label that cannot be read was refused when
+    /// the service was made.
+    pub fn stop_after(&self) -> Option<Duration> {
+        crate::validate::stop_after(&self.service_labels).ok().flatten()
+    }
+
     /// Wanted and not yet over: counts as one of its service's replicas.
     pub fn is_live(&self) -> bool {
         self.desired_state <= TaskState::Running && !self.status.state.is_terminal()

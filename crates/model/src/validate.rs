@@ -1,5 +1,8 @@
 //! What is refused before it is stored, in Docker's own words (swarmkit `manager/controlapi`, moby `api/server`).
 
+use std::time::Duration;
+
+use crate::Labels;
 use crate::service::{EndpointSpec, Mode, PublishMode, ResolutionMode, ServiceSpec, UpdateConfig};
 use crate::task::{Resources, RestartPolicy, TaskSpec};
 
@@ -65,6 +68,25 @@ fn restart(_: &RestartPolicy) -> Result<(), Invalid> {
     Ok(()) // durations are unsigned by type; the api layer refuses negative ones
 }
 
+/// On a service: its tasks are killed on a host that no manager has answered for so long (a duration as Go writes it), and
+/// replaced only once that must have happened. A label, because the stock CLI can set one.
+pub const STOP_AFTER_LABEL: &str = "skep.stop-after";
+/// Shorter, and the election of a new leader would stop them.
+const STOP_AFTER_MIN: Duration = Duration::from_secs(3);
+const STOP_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What [`STOP_AFTER_LABEL`] says, if it is there.
+pub fn stop_after(labels: &Labels) -> Result<Option<Duration>, Invalid> {
+    let Some(text) = labels.get(STOP_AFTER_LABEL) else { return Ok(None) };
+    let nanos = crate::time::parse_go_duration(text).and_then(|nanos| u64::try_from(nanos).ok());
+    match nanos.map(Duration::from_nanos) {
+        Some(after) if (STOP_AFTER_MIN..=STOP_AFTER_MAX).contains(&after) => Ok(Some(after)),
+        Some(_) | None => {
+            invalid(format!("label {STOP_AFTER_LABEL}={text}: must be a duration from 3s to 24h, such as 5s or 1m30s"))
+        }
+    }
+}
+
 fn update(config: &UpdateConfig) -> Result<(), Invalid> {
     if !(0.0..=1.0).contains(&config.max_failure_ratio) {
         return invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1");
@@ -115,6 +137,7 @@ fn endpoint(spec: &EndpointSpec) -> Result<(), Invalid> {
 /// Everything about a service spec that can be told without the store.
 pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
     name(&spec.name)?;
+    stop_after(&spec.labels)?;
     match spec.mode {
         Mode::ReplicatedJob { .. } | Mode::GlobalJob if spec.update.is_some() || spec.rollback.is_some() => {
             return invalid("update config must not be set for jobs");
@@ -170,5 +193,16 @@ mod tests {
             },
             "invalid memory value 1: Must be at least 4MiB",
         );
+    }
+
+    #[test]
+    fn stop_after_is_a_duration_within_reason() {
+        let labelled = |text: &str| Labels::from([(STOP_AFTER_LABEL.to_owned(), text.to_owned())]);
+        assert_eq!(stop_after(&Labels::new()), Ok(None));
+        assert_eq!(stop_after(&labelled("1m30s")), Ok(Some(Duration::from_secs(90))));
+        for bad in ["", "5", "2s", "-5s", "25h", "soon"] {
+            let text = format!("label skep.stop-after={bad}: must be a duration from 3s to 24h, such as 5s or 1m30s");
+            refused(|s| s.labels = labelled(bad), &text);
+        }
     }
 }

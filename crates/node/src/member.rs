@@ -69,6 +69,7 @@ impl Member {
         let (wanted_role, _) = watch::channel(None);
         let (wanted_trust, _) = watch::channel(None);
         let board = Arc::new(StatusBoard::default());
+        let (answered, _) = watch::channel(None);
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
 
         let advertised = (state.advertise_given && !state.advertise.ip().is_unspecified())
@@ -82,6 +83,7 @@ impl Member {
             board: board.clone(),
             orders: orders.clone(),
             gossip: gossip.clone(),
+            answered: answered.clone(),
             managers: managers.clone(),
             connected: connected_sender,
             wanted_role: wanted_role.clone(),
@@ -94,7 +96,14 @@ impl Member {
             os: "linux".into(),
             architecture: ARCHITECTURE.into(),
         };
-        tasks.spawn(WorkerLoop::run(executor.clone(), board, names, orders.subscribe(), cancel.clone()));
+        tasks.spawn(WorkerLoop::run(
+            executor.clone(),
+            board,
+            names,
+            orders.subscribe(),
+            answered.subscribe(),
+            cancel.clone(),
+        ));
         tasks.spawn(run_plane(node_id, executor.clone(), state_files.clone(), orders.subscribe(), cancel.clone()));
         tasks.spawn(session.run(cancel.clone()));
         let listen = state.listen.ip();

@@ -1,9 +1,11 @@
 //! Which tasks there should be, and what they should be doing.
 //!
 //! One service at a time, from the View alone: its tasks by slot ([`slot`]), tasks that ended ([`restart`]), how many slots
-//! there are ([`replicated`], [`global`]), the template they are made from ([`update`]), what may be forgotten ([`reap`]).
+//! there are ([`replicated`], [`global`]), the template they are made from ([`update`]), what may be forgotten ([`reap`]), and
+//! what must not run twice ([`fence`]).
 //! Jobs are not orchestrated yet.
 
+mod fence;
 mod global;
 mod reap;
 mod replicated;
@@ -31,7 +33,7 @@ pub(crate) fn reconcile(plan: &mut Plan, dirty: &Dirty, ids: &mut dyn IdSource) 
         dirty.services.clone()
     };
     for id in keys {
-        let mut desk = Desk { plan, ids };
+        let mut desk = Desk { plan, ids, fenced: false };
         match desk.plan.view().service(&id).cloned() {
             None => reap::removed_service(desk.plan, &id),
             Some(service) => desk.service(&service),
@@ -43,6 +45,8 @@ pub(crate) fn reconcile(plan: &mut Plan, dirty: &Dirty, ids: &mut dyn IdSource) 
 struct Desk<'a> {
     plan: &'a mut Plan,
     ids: &'a mut dyn IdSource,
+    /// Whether a task of the service is one that must not run twice.
+    fenced: bool,
 }
 
 impl Desk<'_> {
@@ -51,6 +55,7 @@ impl Desk<'_> {
         self.check_update(service);
         let Some(service) = self.plan.view().service(&service.id).cloned() else { return };
         let service = &*service;
+        self.fenced = self.plan.view().tasks_of_service(&service.id).any(|t| t.stop_after().is_some());
         match service.spec.mode {
             Mode::Replicated { replicas } => {
                 self.restart(service);
@@ -72,7 +77,12 @@ impl Desk<'_> {
     }
 
     /// Makes a task of the service's present template.
-    fn create(&mut self, service: &Service, key: &SlotKey, how: How) -> TaskId {
+    fn create(&mut self, service: &Service, key: &SlotKey, mut how: How) -> TaskId {
+        if self.fenced
+            && let Some(old) = fence::lingering(self.plan.view(), &service.id, key, self.plan.now())
+        {
+            how = How { start_after: how.start_after, restart: how.restart, ..How::after(&old) };
+        }
         let id = TaskId::from_bits(self.ids.next_id());
         let (slot, node_id) = match key {
             SlotKey::Slot(slot) => (Some(*slot), None),

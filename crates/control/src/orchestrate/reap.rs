@@ -8,7 +8,7 @@ use skep_model::{ServiceId, Timestamp};
 use skep_store::{Change, SlotKey, View};
 
 use super::slot::slots;
-use super::{is_over, on_lost_node};
+use super::{fence, is_over, on_lost_node};
 use crate::plan::Plan;
 
 /// After this long without its node a task is given up (swarmkit `defaultOrphanTaskTimeout`).
@@ -31,7 +31,10 @@ pub(super) fn history(plan: &mut Plan, service: &Service) {
     let tasks: Vec<_> = plan.view().tasks_of_service(&service.id).cloned().collect();
     for task in tasks {
         let unwanted = task.desired_state > TaskState::Running;
-        let removing = task.desired_state >= TaskState::Remove && is_over(plan.view(), &task);
+        // Who comes next in its place must know of it until it is surely over.
+        let lingers = fence::over_at(plan.view(), &task).filter(|at| *at > plan.now());
+        lingers.into_iter().for_each(|at| plan.wake(at));
+        let removing = task.desired_state >= TaskState::Remove && is_over(plan.view(), &task) && lingers.is_none();
         if removing || (unwanted && task.node_id.is_none()) || (unwanted && task.status.state < TaskState::Assigned) {
             plan.push(Change::RemoveTask { task_id: task.id.clone() });
         } else if unwanted && !task.status.state.is_terminal() {

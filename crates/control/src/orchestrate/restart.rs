@@ -10,7 +10,7 @@ use skep_model::task::{DEFAULT_RESTART_DELAY, RestartCondition, RestartPolicy, T
 use skep_store::{SlotKey, View};
 
 use super::slot::{Slot, slots};
-use super::{Desk, How, is_over, may_keep, on_lost_node};
+use super::{Desk, How, fence, is_over, may_keep, on_lost_node};
 
 /// How long a task waits for the one it replaces to stop (swarmkit `defaultOldTaskTimeout`).
 const OLD_TASK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -118,6 +118,9 @@ fn policy(service: &Service) -> RestartPolicy {
 /// Until when a task that is made ready must wait; `None` if for nothing.
 fn waits_until(view: &View, task: &Task) -> Option<Timestamp> {
     let old = task.replaces.as_ref().and_then(|id| view.task(id));
+    if let Some(over) = old.and_then(|old| fence::over_at(view, old)) {
+        return Some(over).max(task.start_after);
+    }
     let stopping = old.filter(|old| !is_over(view, old)).map(|_| task.meta.created_at.plus(OLD_TASK_TIMEOUT));
     stopping.max(task.start_after)
 }

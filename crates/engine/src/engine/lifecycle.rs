@@ -77,6 +77,13 @@ impl Engine {
         )))
     }
 
+    /// The container is killed once the host has been up for so long (see [`crate::since_boot`]), unless a later lease comes
+    /// first; without a daemon as well. It need not have started.
+    pub async fn lease(&self, key: &str, until: Duration) -> Result<()> {
+        let container = self.find(key)?;
+        self.connection()?.lease(container.id.as_str(), until).await
+    }
+
     async fn signal(&self, container: &Container, signal: i32) -> Result<bool> {
         let sent = self.connection()?.signal(container.id.as_str(), "", signal).await?;
         let record = container.record();

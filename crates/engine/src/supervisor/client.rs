@@ -139,6 +139,11 @@ impl Connection {
         Ok(matches!(self.request(op).await?.0, Answer::Done))
     }
 
+    pub(crate) async fn lease(&self, id: &str, until: Duration) -> Result<()> {
+        let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+        self.request(Op::Lease { id: id.to_owned(), until_ms }).await.map(|_| ())
+    }
+
     pub(crate) async fn close_stdin(&self, id: &str) -> Result<()> {
         self.request(Op::CloseStdin { id: id.to_owned() }).await.map(|_| ())
     }

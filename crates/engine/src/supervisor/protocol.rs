@@ -32,6 +32,9 @@ pub enum Op {
     CloseStdin { id: String },
     /// The daemon has drained the output: drop what is kept of a process.
     Forget { id: String, exec: String },
+    /// Kill the container once the host has been up for so long, unless a later lease comes first. It may not have started
+    /// yet; one whose lease is over does not start.
+    Lease { id: String, until_ms: u64 },
     /// Replace the program in place (`execve`), keeping every child and descriptor.
     Upgrade { exe: String },
     /// Exit if there is nothing to watch.

@@ -1,5 +1,6 @@
 //! The supervisor's loop: requests from the daemon, results from helpers, children that ended.
 
+mod lease;
 mod upgrade;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -73,6 +74,8 @@ struct Server {
     /// Ends of children not yet claimed by a helper's report; kept only while helpers run.
     unclaimed: HashMap<i32, Exit>,
     idle_since: Option<Instant>,
+    /// Until when containers may run, in milliseconds since boot.
+    leases: BTreeMap<String, u64>,
 }
 
 /// Starts (or, with `resume`, continues after an upgrade) and loops. Comes back in the foreground process when the
@@ -118,12 +121,14 @@ impl Server {
             jobs: Vec::new(),
             unclaimed: HashMap::new(),
             idle_since: Some(Instant::now()),
+            leases: BTreeMap::new(),
         }))
     }
 
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
             self.reap();
+            self.end_leases();
             if self.may_end() {
                 return Ok(());
             }
@@ -145,7 +150,7 @@ impl Server {
                 let flags = if self.outgoing.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
                 fds.push(PollFd::new(connection, flags));
             }
-            let timeout = self.idle_since.map(|_| rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 });
+            let timeout = self.patience();
             match rustix::event::poll(&mut fds, timeout.as_ref()) {
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => return Ok(()),
@@ -218,7 +223,8 @@ impl Server {
         match request.op {
             Op::Hello => self.hello(seq),
             Op::Run(launch) | Op::Exec(launch) => {
-                if let Err(error) = self.launch(seq, launch) {
+                let outcome = self.check_lease(&launch).and_then(|()| self.launch(seq, launch));
+                if let Err(error) = outcome {
                     self.answer(seq, Answer::Failed { message: error.to_string(), exit_code: 128 }, Vec::new());
                 }
             }
@@ -241,7 +247,14 @@ impl Server {
             }
             Op::Forget { id, exec } => {
                 let _ = std::fs::remove_file(self.exits.join(&id));
+                if exec.is_empty() {
+                    self.leases.remove(&id);
+                }
                 self.processes.remove(&(id, exec));
+                self.answer(seq, Answer::Done, Vec::new());
+            }
+            Op::Lease { id, until_ms } => {
+                self.lease(id, until_ms);
                 self.answer(seq, Answer::Done, Vec::new());
             }
             Op::Upgrade { exe } => {

@@ -278,6 +278,10 @@ impl Executor for EngineExecutor {
         }
     }
 
+    async fn lease(&self, container_id: &str, until: Duration) -> Result<(), String> {
+        self.engine.lease(container_id, until).await.map_err(|error| error.to_string())
+    }
+
     async fn remove(&self, task: &Task, container_id: Option<&str>) -> Result<(), String> {
         match container_id {
             Some(id) => self.remove_container(id).await,

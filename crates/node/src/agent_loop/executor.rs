@@ -48,6 +48,8 @@ pub(crate) trait Executor: Send + Sync + 'static {
     async fn watch(&self, container_id: &str, events: mpsc::Sender<TaskEvent>);
     async fn stop(&self, container_id: &str, grace: Duration) -> Result<(), String>;
     async fn kill(&self, container_id: &str) -> Result<(), String>;
+    /// It is killed once this host has been up for so long, unless a later lease comes first; whatever becomes of the daemon.
+    async fn lease(&self, container_id: &str, until: Duration) -> Result<(), String>;
     async fn remove(&self, task: &Task, container_id: Option<&str>) -> Result<(), String>;
     /// Tasks that have a container here, whoever made it.
     async fn found(&self) -> Vec<TaskId>;

@@ -21,5 +21,5 @@ pub(crate) use executor::Executor;
 #[cfg(test)]
 pub(crate) use executor::{LogLine, LogLines, Surroundings};
 pub(crate) use plane::run as run_plane;
-pub(crate) use session::{LEADER_HEADER, Orders, Session};
+pub(crate) use session::{LEADER_HEADER, Orders, REMOVED, Session};
 pub(crate) use worker::WorkerLoop;

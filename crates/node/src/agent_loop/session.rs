@@ -28,6 +28,9 @@ use crate::transport::{Connection, LiveTls, pack, unpack};
 
 /// Header in which a manager that does not lead names the one that does.
 pub(crate) const LEADER_HEADER: &str = "skep-leader";
+/// What the leader says to a node that has no object any more.
+pub(crate) const REMOVED: &str =
+    "this node was removed from the swarm: run \"docker swarm leave --force\" on it and join again with a token";
 
 /// A manager that has not answered by then is probably dead, and this node would be taken for dead next.
 const OPEN_DEADLINE: Duration = Duration::from_millis(1_500);
@@ -58,6 +61,8 @@ pub(crate) struct Session {
     pub(crate) board: Arc<StatusBoard>,
     pub(crate) orders: watch::Sender<Option<Orders>>,
     pub(crate) gossip: Gossip,
+    /// When the last heartbeat that a leader answered was sent, since boot.
+    pub(crate) answered: watch::Sender<Option<Duration>>,
     pub(crate) managers: watch::Sender<Vec<RemoteManager>>,
     pub(crate) connected: watch::Sender<bool>,
     /// The role the leader wants this node to have.
@@ -156,7 +161,12 @@ impl Session {
                 let leader = status.metadata().get(LEADER_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
                 return Ended::Elsewhere(leader);
             }
-            Err(status) => return Ended::Refused(status.to_string()),
+            Err(status) => {
+                if status.code() == Code::PermissionDenied && status.message() == REMOVED {
+                    self.hold_nothing();
+                }
+                return Ended::Refused(status.to_string());
+            }
         };
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
@@ -188,7 +198,7 @@ impl Session {
                         return Ended::Broken("the manager fell silent".into());
                     }
                     // A full channel carries messages, and those are signs of life as well.
-                    if let Err(mpsc::error::TrySendError::Closed(_)) = up.try_send(pack(&Up::Heartbeat)) {
+                    if let Err(mpsc::error::TrySendError::Closed(_)) = up.try_send(pack(&Up::Heartbeat { sent_ms: since_boot_ms() })) {
                         return Ended::Broken("the stream was closed".into());
                     }
                 }
@@ -205,6 +215,15 @@ impl Session {
         }
     }
 
+    /// Nobody will ever say again what is to run here: nothing is.
+    fn hold_nothing(&self) {
+        self.orders.send_if_modified(|orders| {
+            let facts = orders.as_ref().map(|o| o.facts.clone()).unwrap_or_default();
+            let nothing = Orders { facts, set: Arc::default(), fresh: true };
+            orders.replace(nothing) != *orders
+        });
+    }
+
     /// False if a change did not fit what is here.
     fn take(&self, message: Down, have: &mut Option<u64>, logs: &mut log_feed::LogFeeds) -> bool {
         match message {
@@ -213,7 +232,9 @@ impl Session {
                 self.managers.send_if_modified(|known| replace_if_other(known, welcome.managers));
                 self.connected.send_replace(true);
             }
-            Down::Heartbeat => {}
+            Down::Heartbeat { sent_ms } => {
+                self.answered.send_replace(Some(Duration::from_millis(sent_ms)));
+            }
             Down::Complete { results_in, facts, set } => {
                 *have = Some(results_in);
                 self.orders.send_replace(Some(Orders { facts, set: Arc::new(*set), fresh: true }));
@@ -246,6 +267,10 @@ impl Session {
         }
         true
     }
+}
+
+fn since_boot_ms() -> u64 {
+    u64::try_from(skep_engine::since_boot().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn replace_if_other(known: &mut Vec<RemoteManager>, new: Vec<RemoteManager>) -> bool {

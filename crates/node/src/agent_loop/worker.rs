@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use skep_agent::fence::may_run_until;
 use skep_agent::spec::NodeFacts;
-use skep_agent::task::{Effect, TaskEvent};
+use skep_agent::task::{Effect, Started, TaskEvent};
 use skep_agent::worker::{Effects, Worker};
 use skep_model::TaskId;
 use skep_model::task::Task;
@@ -30,6 +32,8 @@ pub(crate) struct WorkerLoop {
     around: Arc<Surroundings>,
     heavy: Arc<Semaphore>,
     results: mpsc::Sender<(TaskId, TaskEvent)>,
+    /// When the last heartbeat that a leader answered was sent, since boot.
+    answered: watch::Receiver<Option<Duration>>,
     running: JoinSet<()>,
     /// Containers of tasks nobody assigned are looked for once, after the first word of a manager.
     strays_removed: bool,
@@ -41,6 +45,7 @@ impl WorkerLoop {
         board: Arc<StatusBoard>,
         node: NodeFacts,
         mut orders: watch::Receiver<Option<Orders>>,
+        mut answered: watch::Receiver<Option<Duration>>,
         cancel: CancellationToken,
     ) {
         let (results, mut events) = mpsc::channel(RESULTS);
@@ -58,6 +63,7 @@ impl WorkerLoop {
             around: Arc::new(around),
             heavy: Arc::new(Semaphore::new(HEAVY_AT_ONCE)),
             results,
+            answered: answered.clone(),
             running: JoinSet::new(),
             strays_removed: false,
         };
@@ -71,6 +77,10 @@ impl WorkerLoop {
                 () = cancel.cancelled() => return,
                 changed = orders.changed() => match changed {
                     Ok(()) => this.take_orders(&mut orders, &mut effects),
+                    Err(_) => return,
+                },
+                changed = answered.changed() => match changed {
+                    Ok(()) => this.extend_leases(*answered.borrow_and_update()),
                     Err(_) => return,
                 },
                 event = events.recv() => if let Some((task_id, event)) = event {
@@ -98,6 +108,21 @@ impl WorkerLoop {
         }
     }
 
+    /// A manager was heard: tasks that may not run without may go on.
+    fn extend_leases(&mut self, answered: Option<Duration>) {
+        let Some(answered) = answered else { return };
+        for task in self.worker.tasks().filter(|t| !t.status.state.is_terminal()) {
+            let Some(until) = may_run_until(task, answered) else { continue };
+            let Some(container_id) = self.worker.container_id(&task.id).map(str::to_owned) else { continue };
+            let executor = self.executor.clone();
+            self.running.spawn(async move {
+                if let Err(error) = executor.lease(&container_id, until).await {
+                    tracing::warn!(container.id = container_id, error, "cannot extend a lease");
+                }
+            });
+        }
+    }
+
     fn perform(&mut self, effects: Effects) {
         for (task_id, effect) in effects {
             match effect {
@@ -111,6 +136,7 @@ impl WorkerLoop {
                         heavy: self.heavy.clone(),
                         around: self.around.clone(),
                         results: self.results.clone(),
+                        answered: self.answered.clone(),
                         task,
                         container_id,
                     };
@@ -139,11 +165,24 @@ struct Act {
     heavy: Arc<Semaphore>,
     around: Arc<Surroundings>,
     results: mpsc::Sender<(TaskId, TaskEvent)>,
+    answered: watch::Receiver<Option<Duration>>,
     task: Task,
     container_id: Option<String>,
 }
 
 impl Act {
+    /// What may not run without a manager has its lease before it starts.
+    async fn start(&self, container_id: &str) -> Result<Started, String> {
+        if self.task.stop_after().is_some() {
+            let mut answered = self.answered.clone();
+            let heard = answered.wait_for(Option::is_some).await.map_err(|_| "the daemon ends")?.unwrap_or_default();
+            if let Some(until) = may_run_until(&self.task, heard) {
+                self.executor.lease(container_id, until).await?;
+            }
+        }
+        self.executor.start(&self.task, container_id).await
+    }
+
     async fn perform(self, effect: Effect) {
         let container_id = self.container_id.clone().unwrap_or_default();
         let event = match effect {
@@ -156,7 +195,7 @@ impl Act {
             Effect::Start => {
                 let started = {
                     let _turn = self.heavy.acquire().await;
-                    self.executor.start(&self.task, &container_id).await
+                    self.start(&container_id).await
                 };
                 let runs = started.is_ok();
                 self.send(TaskEvent::Started(started)).await;

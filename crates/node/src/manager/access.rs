@@ -22,6 +22,7 @@ use skep_store::View;
 use tonic::{Request, Status};
 
 use super::{Manager, role_due};
+use crate::agent_loop::REMOVED;
 use crate::ca::Identity;
 use crate::clock::now;
 use crate::transport::peer_of;
@@ -48,9 +49,7 @@ pub(super) fn other_swarm() -> Status {
 }
 
 pub(super) fn removed() -> Status {
-    Status::permission_denied(
-        "this node was removed from the swarm: run \"docker swarm leave --force\" on it and join again with a token",
-    )
+    Status::permission_denied(REMOVED)
 }
 
 /// The node that asks for a new certificate with its old one. An expired one counts only if it is the last the node was seen

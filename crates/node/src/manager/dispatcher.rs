@@ -367,7 +367,7 @@ impl State {
         let view = self.consensus.view();
         let node_id = identity.node_id;
         if view.node(&node_id).is_none() {
-            return Err(Status::permission_denied("this node was removed from the swarm"));
+            return Err(super::access::removed());
         }
         let address = Some(hello.address.unwrap_or(peer));
         hello.description.tls_certificate.clone_from(&identity.certificate);
@@ -412,8 +412,8 @@ impl State {
         let Some(session) = self.sessions.get_mut(&node_id).filter(|s| s.id == *session_id) else { return };
         self.liveness.heard(&node_id, self.clock.now());
         match message {
-            Up::Heartbeat => {
-                let _ = session.down.try_send(Ok(pack(&Down::Heartbeat)));
+            Up::Heartbeat { sent_ms } => {
+                let _ = session.down.try_send(Ok(pack(&Down::Heartbeat { sent_ms })));
                 let address = session.address;
                 self.revive(&node_id, address).await;
             }

@@ -78,6 +78,10 @@ impl Host {
         LiveTls::new(TlsMaterial::new(&root, &certificate, &key).unwrap())
     }
 
+    pub(super) fn assignments(&self) -> PathBuf {
+        self.config.data_root.join("swarm/worker/assignments")
+    }
+
     pub(super) fn certificates(&self) -> PathBuf {
         self.config.data_root.join("swarm/certificates")
     }

@@ -23,6 +23,7 @@ struct Container {
     name: String,
     /// `None` before it starts.
     running: watch::Sender<Option<bool>>,
+    lease: watch::Sender<Duration>,
 }
 
 /// One host's containers; they outlive the node that made them, as real ones do.
@@ -40,6 +41,11 @@ impl FakeHost {
     pub(super) fn running(&self) -> Vec<TaskId> {
         let containers = self.containers.lock().unwrap();
         containers.values().filter(|c| *c.running.borrow() == Some(true)).map(|c| c.task.clone()).collect()
+    }
+
+    /// Not even a container that has ended.
+    pub(super) fn is_empty(&self) -> bool {
+        self.containers.lock().unwrap().is_empty()
     }
 
     /// As a process that ends by itself.
@@ -95,6 +101,7 @@ impl Executor for FakeHost {
                 service: task.service_id.clone(),
                 name: task.name(),
                 running: watch::channel(None).0,
+                lease: watch::channel(Duration::ZERO).0,
             },
         );
         Ok(id)
@@ -124,6 +131,26 @@ impl Executor for FakeHost {
 
     async fn kill(&self, container_id: &str) -> Result<(), String> {
         self.stop(container_id, Duration::ZERO).await
+    }
+
+    /// As the supervisor does it: a daemon that is gone changes nothing.
+    async fn lease(&self, container_id: &str, until: Duration) -> Result<(), String> {
+        let (running, mut lease) = {
+            let containers = self.containers.lock().unwrap();
+            let container = containers.get(container_id).ok_or("No such container")?;
+            let is_first = container.lease.send_replace(until).is_zero();
+            if !is_first {
+                return Ok(());
+            }
+            (container.running.clone(), container.lease.subscribe())
+        };
+        tokio::spawn(async move {
+            while let Some(left) = { *lease.borrow_and_update() }.checked_sub(skep_engine::since_boot()) {
+                tokio::time::sleep(left + Duration::from_millis(1)).await;
+            }
+            running.send_if_modified(|r| *r == Some(true) && r.replace(false).is_some());
+        });
+        Ok(())
     }
 
     async fn remove(&self, task: &Task, _container_id: Option<&str>) -> Result<(), String> {

@@ -164,7 +164,7 @@ async fn session(host: &Host, tls: &LiveTls) -> mpsc::Sender<Envelope> {
     let mut down = connection.dispatcher().session(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
     let heart = up.clone();
     tokio::spawn(async move {
-        while heart.send(pack(&Up::Heartbeat)).await.is_ok() {
+        while heart.send(pack(&Up::Heartbeat { sent_ms: 0 })).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });

@@ -67,7 +67,10 @@ pub(crate) enum Proposed {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Up {
     Hello(Box<Hello>),
-    Heartbeat,
+    /// When it was sent, in milliseconds on the node's own clock; the leader says it back.
+    Heartbeat {
+        sent_ms: u64,
+    },
     Reports(Vec<TaskReport>),
     /// A change did not fit what the agent has: send everything again.
     Resync,
@@ -84,7 +87,10 @@ pub(crate) struct Hello {
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Down {
     Welcome(Welcome),
-    Heartbeat,
+    /// The answer to the one sent then.
+    Heartbeat {
+        sent_ms: u64,
+    },
     Complete {
         results_in: u64,
         facts: Facts,

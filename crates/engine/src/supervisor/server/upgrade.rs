@@ -17,6 +17,8 @@ struct Saved {
     lock: RawFd,
     daemon: Option<RawFd>,
     processes: Vec<SavedProcess>,
+    #[serde(default)]
+    leases: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -67,6 +69,7 @@ impl Server {
                     pty: number(&p.pty),
                 })
                 .collect(),
+            leases: self.leases.clone(),
         };
         let memory = rustix::fs::memfd_create(c"skep-supervisor-state", rustix::fs::MemfdFlags::empty())?;
         let mut file = std::fs::File::from(memory);
@@ -131,6 +134,7 @@ impl Server {
             jobs: Vec::new(),
             unclaimed: HashMap::new(),
             idle_since: None,
+            leases: saved.leases,
         })
     }
 }
