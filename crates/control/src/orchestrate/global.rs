@@ -22,7 +22,7 @@ impl Desk<'_> {
                 for task in slot.iter().flat_map(|s| s.wanted()) {
                     self.desire(&task.id, TaskState::Remove);
                 }
-            } else if fits && !wanted && takes_new(node) && !slot.is_some_and(|s| s.is_finished(service.spec_version)) {
+            } else if fits && !wanted && takes_new(node) && !slot.is_some_and(|s| self.is_finished(service, s)) {
                 self.create(service, &key, How::at_once());
             }
         }
@@ -30,6 +30,6 @@ impl Desk<'_> {
 }
 
 /// A paused node keeps what it has.
-fn takes_new(node: &std::sync::Arc<Node>) -> bool {
+pub(super) fn takes_new(node: &std::sync::Arc<Node>) -> bool {
     may_keep(Some(node)) && node.status.state == NodeState::Ready && node.spec.availability == Availability::Active
 }

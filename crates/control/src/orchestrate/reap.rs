@@ -18,7 +18,8 @@ const ORPHAN_AFTER: Duration = Duration::from_secs(24 * 3600);
 pub(super) fn removed_service(plan: &mut Plan, id: &ServiceId) {
     let tasks: Vec<_> = plan.view().tasks_of_service(id).cloned().collect();
     for task in tasks {
-        if is_over(plan.view(), &task) {
+        // What was never assigned no node will report about.
+        if is_over(plan.view(), &task) || task.status.state < TaskState::Assigned {
             plan.push(Change::RemoveTask { task_id: task.id.clone() });
         } else {
             plan.push(Change::SetTaskDesired { task_id: task.id.clone(), desired_state: TaskState::Remove });

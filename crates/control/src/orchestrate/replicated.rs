@@ -13,10 +13,8 @@ use super::{Desk, How};
 impl Desk<'_> {
     pub(super) fn replicas(&mut self, service: &Service, replicas: u64) {
         let slots = slots(self.plan.view(), &service.id);
-        let occupied: Vec<&Slot> = slots
-            .values()
-            .filter(|slot| slot.wanted().next().is_some() || slot.is_finished(service.spec_version))
-            .collect();
+        let occupied: Vec<&Slot> =
+            slots.values().filter(|slot| slot.wanted().next().is_some() || self.is_finished(service, slot)).collect();
         let have = u64::try_from(occupied.len()).unwrap_or(u64::MAX);
         if have < replicas {
             let taken: BTreeSet<&SlotKey> = occupied.iter().map(|slot| &slot.key).collect();

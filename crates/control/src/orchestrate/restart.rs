@@ -81,6 +81,12 @@ impl Desk<'_> {
         wanted && self.has_attempts(service, slot, old, &policy)
     }
 
+    /// Its last task ended by itself and the restart policy leaves it at that: it keeps its place until the template changes. A
+    /// task that was given up with its node, and ended unseen, leaves its place free.
+    pub(super) fn is_finished(&self, service: &Service, slot: &Slot) -> bool {
+        slot.ended(service.spec_version).is_some_and(|last| !self.should_restart(service, slot, last))
+    }
+
     fn has_attempts(&self, service: &Service, slot: &Slot, old: &Task, policy: &RestartPolicy) -> bool {
         if policy.max_attempts == 0 {
             return true;

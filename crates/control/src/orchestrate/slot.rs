@@ -32,14 +32,13 @@ impl Slot {
         self.live().any(|t| t.status.state == TaskState::Running)
     }
 
-    /// Its last task ended by itself and the restart policy leaves it at that. It keeps its place until the template changes.
-    pub(super) fn is_finished(&self, spec_version: u64) -> bool {
-        self.live().next().is_none()
-            && self.newest().is_some_and(|task| {
-                task.spec_version == spec_version
-                    && task.desired_state == TaskState::Shutdown
-                    && ended_by_itself(task.status.state)
-            })
+    /// The last task, if it ended by itself with this template and none is live.
+    pub(super) fn ended(&self, spec_version: u64) -> Option<&Arc<Task>> {
+        let last = self.newest().filter(|_| self.live().next().is_none())?;
+        let ended = last.spec_version == spec_version
+            && last.desired_state == TaskState::Shutdown
+            && ended_by_itself(last.status.state);
+        ended.then_some(last)
     }
 }
 

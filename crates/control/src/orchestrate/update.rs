@@ -11,8 +11,9 @@ use skep_model::service::{
     DEFAULT_UPDATE_MONITOR, FailureAction, Service, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
 };
 use skep_model::task::{Task, TaskState};
-use skep_store::Change;
+use skep_store::{Change, SlotKey};
 
+use super::global::takes_new;
 use super::slot::{Slot, ended_by_itself, slots};
 use super::{Desk, How};
 
@@ -29,7 +30,8 @@ enum Progress {
 impl Desk<'_> {
     pub(super) fn update(&mut self, service: &Service) {
         let slots = slots(self.plan.view(), &service.id);
-        let slots: Vec<&Slot> = slots.values().filter(|slot| slot.live().next().is_some()).collect();
+        let slots: Vec<&Slot> =
+            slots.values().filter(|slot| slot.live().next().is_some() && !self.is_paused(slot)).collect();
         self.retire_old(service, &slots);
         let dirty: Vec<&Slot> =
             slots.iter().filter(|s| matches!(progress(service, s), Progress::Dirty)).copied().collect();
@@ -75,6 +77,14 @@ impl Desk<'_> {
         }
         if dirty.is_empty() && slots.iter().all(|s| matches!(progress(&service, s), Progress::Done(_))) {
             self.complete(&service, &update, &config, last_done);
+        }
+    }
+
+    /// A global service's place on a node that takes no new tasks: it keeps what it has, as in swarmkit.
+    fn is_paused(&self, slot: &Slot) -> bool {
+        match &slot.key {
+            SlotKey::Slot(_) => false,
+            SlotKey::Node(id) => !self.plan.view().node(id).is_some_and(takes_new),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use skep_model::node::Availability;
 use skep_model::service::{EndpointSpec, FailureAction, PortConfig, UpdateConfig, UpdateOrder, UpdateState};
-use skep_model::task::{Placement, ResourceRequirements, Resources, RestartCondition, RestartPolicy};
+use skep_model::task::{Placement, ResourceRequirements, Resources, RestartCondition, RestartPolicy, TaskStatus};
 
 use super::*;
 
@@ -418,4 +418,60 @@ fn a_removed_nodes_tasks_are_forgotten_or_replaced() {
     assert_eq!(world.tasks(&all).len(), 1);
     let n1 = Some(node_id("n1"));
     assert!(world.tasks(&web).iter().all(|t| t.node_id == n1 || t.status.state == TaskState::Orphaned));
+}
+
+/// Found by the simulator: the report of its end came after the node was given up and before it was ready again.
+#[test]
+fn a_global_task_that_ended_on_a_lost_node_is_made_again_when_the_node_is_back() {
+    let mut world = World::new(2);
+    let all = world.create("all", |s| s.mode = Mode::Global);
+    world.settle();
+    let lost = world.running(&all).into_iter().find(|t| t.node_id == Some(node_id("n2"))).unwrap();
+    let down = membership::down(world.view(), &node_id("n2"), "heartbeat failure", world.now);
+    world.apply(down.into_iter().collect());
+    world.lead();
+    let status = TaskStatus { state: TaskState::Failed, at: world.now, ..TaskStatus::default() };
+    world.apply(vec![Change::SetTaskStatus(vec![TaskReport { task_id: lost.id, status }])]);
+    world.come_up("n2");
+    world.settle();
+    assert_eq!(world.spread(&all), "n1:1 n2:1");
+}
+
+/// Found by the simulator: a global task keeps its node before it is assigned, and nobody would ever report it stopped.
+#[test]
+fn a_task_that_waits_for_its_node_goes_with_its_service() {
+    let mut world = World::new(2);
+    let all = world.create("all", |s| {
+        s.mode = Mode::Global;
+        s.task.restart = restart(RestartCondition::Any, 0, 0);
+    });
+    world.settle();
+    world.availability("n2", Availability::Pause);
+    let there = world.running(&all).into_iter().find(|t| t.node_id == Some(node_id("n2"))).unwrap();
+    world.exit(&there.id, 1);
+    world.settle();
+    assert!(world.tasks(&all).iter().any(|t| t.status.state == TaskState::Pending), "it waits");
+    world.apply(vec![Change::RemoveService { service_id: all.clone() }]);
+    world.settle();
+    assert_eq!(world.tasks(&all), []);
+}
+
+/// Found by the simulator: the old task was stopped, the new one could not be placed, and the update never ended.
+#[test]
+fn an_update_of_a_global_service_leaves_paused_nodes_alone() {
+    let mut world = World::new(2);
+    let all = world.create("all", |s| {
+        s.mode = Mode::Global;
+        s.update = Some(UpdateConfig { monitor: Some(secs(1)), ..UpdateConfig::default() });
+    });
+    world.settle();
+    world.availability("n2", Availability::Pause);
+    world.update(&all, |s| s.task.container.image = "ok:2".into());
+    world.pass(secs(10));
+    assert_eq!(world.spread(&all), "n1:1 n2:1");
+    let update = world.view().service(&all).unwrap().update_status.clone();
+    assert_eq!(update.map(|u| u.state), Some(UpdateState::Completed));
+    world.availability("n2", Availability::Active);
+    world.pass(secs(10));
+    assert!(world.running(&all).iter().all(|t| t.spec.container.image == "ok:2"));
 }
