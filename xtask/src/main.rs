@@ -1,8 +1,9 @@
 //! The project's own tools: `cargo xtask tidy` (the rules no compiler keeps), `bench` (ours against dockerd), `conformance`
-//! (the table of what works, from what the end-to-end tests recorded).
+//! (the table of what works, from what the end-to-end tests recorded), `sim` (the control plane under simulated faults).
 
 mod bench;
 mod conformance;
+mod sim;
 mod tidy;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,13 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Run the control plane through thousands of simulated bad days, or one of them again by its seed
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// `--seeds N`, `--from SEED`, `--seed SEED --trace`, `--help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -33,5 +41,6 @@ fn main() -> anyhow::Result<()> {
         Command::Tidy => tidy::run(),
         Command::Bench(options) => bench::run(&options),
         Command::Conformance { check } => conformance::run(check),
+        Command::Sim { arguments } => sim::run(&arguments),
     }
 }

@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("skep-server", &["skep-api", "skep-node", "skep-engine", "skep-store", "skep-model"]),
     ("skep-lab", &[]),
     ("skep", &["skep-model", "skep-engine", "skep-net", "skep-node", "skep-server", "skep-lab"]),
+    ("skep-sim", &["skep-store", "skep-control", "skep-agent", "skep-consensus", "skep-model"]),
     ("skep-e2e", &[]),
     ("xtask", &[]),
 ];

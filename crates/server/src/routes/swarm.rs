@@ -50,7 +50,9 @@ async fn init(State(state): State<ServerState>, GoJson(body): GoJson<InitRequest
         })
         .collect::<Result<Vec<_>>>()?;
     if !body.spec.ca_config.signing_ca_cert.is_empty() || !body.spec.ca_config.signing_ca_key.is_empty() {
-        return Err(ApiError::unserved("bringing a root certificate to swarm init; `docker swarm ca --rotate` takes one"));
+        return Err(ApiError::unserved(
+            "bringing a root certificate to swarm init; `docker swarm ca --rotate` takes one",
+        ));
     }
     let request = skep_node::InitRequest {
         listen_addr: body.listen_addr,

@@ -1,0 +1,215 @@
+//! Containers without a kernel: they take their time, fail, end by themselves, and live on when the daemon does not.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use skep_agent::task::{ContainerFacts, Effect, Exit, Observation, Started, TaskEvent};
+use skep_model::TaskId;
+
+use crate::HostId;
+use crate::dice::Dice;
+use crate::trace::Detail;
+use crate::world::{Event, World};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Created,
+    Running,
+    Exited(i64),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Container {
+    pub(crate) state: State,
+    image: String,
+    /// Somebody of this life of the daemon waits for its end.
+    watched_in: u64,
+    /// Counts its starts: there may be one.
+    starts: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Engine {
+    pub(crate) containers: BTreeMap<TaskId, Container>,
+}
+
+impl Engine {
+    pub(crate) fn running(&self) -> impl Iterator<Item = &TaskId> {
+        self.containers.iter().filter(|(_, c)| c.state == State::Running).map(|(id, _)| id)
+    }
+
+    /// A host without power runs nothing; what lay on its disk is still there.
+    pub(crate) fn power_off(&mut self) {
+        for container in self.containers.values_mut().filter(|c| c.state == State::Running) {
+            container.state = State::Exited(255);
+        }
+    }
+}
+
+/// What an image's containers do, by its name: `ok:1`, `flaky:1`…
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Temper {
+    Steady,
+    /// Ends with an error after a while, every other time.
+    Flaky,
+    /// Ends with an error at once.
+    Broken,
+    /// Ends well after a while.
+    Short,
+    /// There is none.
+    Missing,
+    /// Does not listen to SIGTERM.
+    Stubborn,
+}
+
+fn temper(image: &str) -> Temper {
+    match image.split(':').next().unwrap_or_default() {
+        "flaky" => Temper::Flaky,
+        "broken" => Temper::Broken,
+        "short" => Temper::Short,
+        "missing" => Temper::Missing,
+        "stubborn" => Temper::Stubborn,
+        _ => Temper::Steady,
+    }
+}
+
+fn takes(effect: &Effect, temper: Temper, dice: &mut Dice) -> Duration {
+    match effect {
+        Effect::Observe => dice.millis(1, 5),
+        Effect::Pull => dice.millis(2, 250),
+        Effect::Create => dice.millis(5, 40),
+        Effect::Start => dice.millis(10, 80),
+        Effect::Stop { grace } if temper == Temper::Stubborn => *grace,
+        Effect::Stop { .. } => dice.millis(2, 300),
+        Effect::Kill | Effect::Remove => dice.millis(2, 20),
+        Effect::Wait | Effect::Report(_) | Effect::Forget => Duration::ZERO,
+    }
+}
+
+fn ended(code: i64) -> TaskEvent {
+    TaskEvent::Exited(Exit { code, cause: String::new() })
+}
+
+impl World {
+    /// Begins what the agent asked for; [`World::engine_did`] finishes it.
+    pub(crate) fn engine_begins(&mut self, host: HostId, task: TaskId, image: &str, effect: Effect) {
+        let delay = takes(&effect, temper(image), &mut self.dice.engine);
+        let life = self.hosts[host.0].life;
+        let image = image.to_owned();
+        self.after(delay, Event::Engine { host, life, task, image, effect });
+    }
+
+    pub(crate) fn engine_did(&mut self, host: HostId, life: u64, task: TaskId, image: String, effect: Effect) {
+        let alive = self.hosts[host.0].life == life && self.hosts[host.0].daemon.is_some();
+        // A daemon that died in the middle may have done it, or not.
+        if !self.hosts[host.0].has_power || (!alive && self.dice.engine.percent(50)) {
+            return;
+        }
+        if let Some(event) = self.carry_out(host, life, &task, &image, &effect)
+            && alive
+        {
+            self.task_event(host, &task, event);
+        }
+    }
+
+    fn carry_out(&mut self, host: HostId, life: u64, task: &TaskId, image: &str, effect: &Effect) -> Option<TaskEvent> {
+        let unlucky = !self.calm && self.dice.engine.percent(self.engine_trouble);
+        let temper = temper(image);
+        let containers = &mut self.hosts[host.0].engine.containers;
+        match effect {
+            Effect::Observe if unlucky => Some(TaskEvent::Observed(Observation::Unknown)),
+            Effect::Observe => Some(TaskEvent::Observed(match containers.get(task) {
+                None => Observation::Absent,
+                Some(container) => Observation::Known {
+                    container_id: task.to_string(),
+                    state: match container.state {
+                        State::Created => ContainerFacts::Created,
+                        State::Running => ContainerFacts::Running { pid: 1, health: None, host_ports: Vec::new() },
+                        State::Exited(code) => ContainerFacts::Exited(Exit { code, cause: String::new() }),
+                    },
+                },
+            })),
+            Effect::Pull if temper == Temper::Missing && !self.calm => {
+                Some(TaskEvent::Pulled(Err(format!("No such image: {image}"))))
+            }
+            Effect::Pull if unlucky => Some(TaskEvent::Pulled(Err("the registry does not answer".into()))),
+            Effect::Pull => Some(TaskEvent::Pulled(Ok(()))),
+            Effect::Create if unlucky => Some(TaskEvent::Created(Err("the disk is full".into()))),
+            Effect::Create => {
+                let new = Container { state: State::Created, image: image.into(), watched_in: 0, starts: 0 };
+                containers.entry(task.clone()).or_insert(new);
+                Some(TaskEvent::Created(Ok(task.to_string())))
+            }
+            Effect::Start if unlucky => Some(TaskEvent::Started(Err("the runtime failed".into()))),
+            Effect::Start => Some(self.start(host, life, task, temper)),
+            Effect::Wait => {
+                let container = containers.get_mut(task)?;
+                container.watched_in = life;
+                match container.state {
+                    State::Exited(code) => Some(ended(code)),
+                    State::Created | State::Running => None,
+                }
+            }
+            Effect::Stop { .. } | Effect::Kill if unlucky => Some(TaskEvent::StopFailed("busy".into())),
+            Effect::Stop { .. } => {
+                self.container_ends(host, task, if temper == Temper::Stubborn { 137 } else { 143 });
+                None
+            }
+            Effect::Kill => {
+                self.container_ends(host, task, 137);
+                None
+            }
+            Effect::Remove if unlucky => Some(TaskEvent::Removed(Err("busy".into()))),
+            Effect::Remove => {
+                containers.remove(task);
+                Some(TaskEvent::Removed(Ok(())))
+            }
+            Effect::Report(_) | Effect::Forget => None,
+        }
+    }
+
+    fn start(&mut self, host: HostId, life: u64, task: &TaskId, temper: Temper) -> TaskEvent {
+        let name = self.names.task(task);
+        let Some(container) = self.hosts[host.0].engine.containers.get_mut(task) else {
+            return TaskEvent::Started(Err("No such container".into()));
+        };
+        container.starts += 1;
+        if container.starts > 1 {
+            self.violation.get_or_insert_with(|| format!("the container of {name} was started twice"));
+        }
+        container.state = State::Running;
+        container.watched_in = life;
+        let ends = match temper {
+            Temper::Flaky if self.dice.engine.percent(50) => Some((self.dice.engine.millis(300, 6_000), 1)),
+            Temper::Broken => Some((self.dice.engine.millis(1, 50), 1)),
+            Temper::Short => Some((self.dice.engine.millis(500, 3_000), 0)),
+            Temper::Steady | Temper::Flaky | Temper::Missing | Temper::Stubborn => None,
+        };
+        if let Some((after, code)) = ends.filter(|_| !self.calm) {
+            self.after(after, Event::ContainerEnds { host, task: task.clone(), code });
+        }
+        TaskEvent::Started(Ok(Started { pid: 1, ..Started::default() }))
+    }
+
+    pub(crate) fn container_ends(&mut self, host: HostId, task: &TaskId, code: i64) {
+        let there = &mut self.hosts[host.0];
+        let life = there.life;
+        let Some(container) = there.engine.containers.get_mut(task).filter(|c| c.state == State::Running) else {
+            return;
+        };
+        container.state = State::Exited(code);
+        let (watched, image) = (container.watched_in == life, container.image.clone());
+        if self.trace_on {
+            let name = self.names.task(task);
+            self.tell(Detail::Step, format!("{host}: container of {name} ({image}) exited with {code}"));
+        }
+        if watched && self.hosts[host.0].daemon.is_some() {
+            self.task_event(host, task, ended(code));
+        }
+    }
+
+    /// Containers nobody was told to keep.
+    pub(crate) fn remove_container(&mut self, host: HostId, task: &TaskId) {
+        self.hosts[host.0].engine.containers.remove(task);
+    }
+}

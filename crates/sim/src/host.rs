@@ -1,0 +1,88 @@
+//! One host: its clock, its daemon, and what survives each kind of end.
+
+use std::time::Duration;
+
+use skep_model::assignment::AssignmentSet;
+use skep_model::node::NodeDescription;
+use skep_model::{NodeId, Timestamp};
+
+use crate::HostId;
+use crate::agent::Agent;
+use crate::engine::Engine;
+use crate::leader::Leader;
+
+/// When every world begins, by a clock that is right.
+const EPOCH: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+pub(crate) struct Host {
+    pub(crate) id: HostId,
+    pub(crate) node_id: NodeId,
+    pub(crate) is_manager: bool,
+    pub(crate) has_power: bool,
+    /// Counts the daemon's lives; what an earlier life asked for answers nobody.
+    pub(crate) life: u64,
+    pub(crate) frozen_until: Duration,
+    /// Since when gossip has not reached it.
+    pub(crate) lost_since: Option<Duration>,
+    /// How far the clock is ahead, and how much faster it runs, in millionths.
+    pub(crate) skew_ms: i64,
+    pub(crate) drift_ppm: i64,
+    pub(crate) engine: Engine,
+    /// `worker/assignments`: what the leader said last.
+    pub(crate) saved: Option<AssignmentSet>,
+    /// The daemon; `None` while it is down.
+    pub(crate) daemon: Option<Daemon>,
+}
+
+pub(crate) struct Daemon {
+    pub(crate) agent: Agent,
+    pub(crate) leader: Option<Leader>,
+    /// Its consensus ended on a disk that failed.
+    pub(crate) log_stopped: bool,
+}
+
+impl Host {
+    pub(crate) fn new(id: HostId, node_id: NodeId, is_manager: bool) -> Self {
+        Self {
+            id,
+            node_id,
+            is_manager,
+            has_power: true,
+            life: 0,
+            frozen_until: Duration::ZERO,
+            lost_since: None,
+            skew_ms: 0,
+            drift_ppm: 0,
+            engine: Engine::default(),
+            saved: None,
+            daemon: None,
+        }
+    }
+
+    /// What its clock shows.
+    pub(crate) fn clock(&self, now: Duration) -> Timestamp {
+        let nanos = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+        let drift = nanos / 1_000_000 * self.drift_ppm;
+        Timestamp(EPOCH.0 + nanos + drift + self.skew_ms * 1_000_000)
+    }
+
+    /// How long until its clock shows `at`.
+    pub(crate) fn until(&self, at: Timestamp, now: Duration) -> Duration {
+        at.since(self.clock(now))
+    }
+
+    pub(crate) fn description(&self) -> NodeDescription {
+        NodeDescription {
+            hostname: self.id.to_string(),
+            os: "linux".into(),
+            architecture: "x86_64".into(),
+            nano_cpus: 4_000_000_000,
+            memory_bytes: 8 << 30,
+            ..NodeDescription::default()
+        }
+    }
+
+    pub(crate) fn address(&self) -> std::net::IpAddr {
+        [192, 168, 0, u8::try_from(self.id.0 + 1).unwrap_or(u8::MAX)].into()
+    }
+}

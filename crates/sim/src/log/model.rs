@@ -1,0 +1,353 @@
+//! A replicated log by its promises alone: what a majority has is never lost, one leader a term, a leader without a quorum
+//! steps down after its lease. It is what the control plane may rely on, at a tenth of the price of the real consensus.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_store::{Batch, Refused, Store, View};
+
+use super::{Crash, Disk, Failure, Log, LogEvent, Ticket};
+use crate::HostId;
+use crate::dice::Dice;
+use crate::net::Net;
+
+const STEP: Duration = Duration::from_millis(50);
+const LEASE: Duration = Duration::from_millis(450);
+const ELECTION: (u64, u64) = (600, 900);
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+struct Member {
+    up: bool,
+    disk: Disk,
+    store: Store,
+    applied: u64,
+    /// The term it believes to lead.
+    leads: Option<u64>,
+    /// Its leadership was told to the world.
+    told: bool,
+    known_leader: Option<HostId>,
+    /// A follower heard its leader; a leader heard a quorum.
+    heard: Duration,
+    patience: Duration,
+}
+
+struct Pending {
+    ticket: Ticket,
+    host: HostId,
+    term: u64,
+    batch: Arc<Batch>,
+    since: Duration,
+    /// The proposer is gone; the entry may be on other disks all the same.
+    orphan: bool,
+}
+
+/// An entry, and what came of it on everybody's disk.
+struct Agreed {
+    term: u64,
+    batch: Arc<Batch>,
+    refused: Option<Refused>,
+}
+
+enum Due {
+    Step,
+    Commit(Box<Pending>),
+    Apply { host: HostId, answer: Option<(Ticket, u64)> },
+}
+
+pub(crate) struct ModelLog {
+    now: Duration,
+    members: Vec<Member>,
+    committed: Vec<Agreed>,
+    /// All of it, applied.
+    truth: Store,
+    /// Of the last election won.
+    term: u64,
+    leader: Option<HostId>,
+    due: BTreeMap<(Duration, u64), Due>,
+    order: u64,
+    tickets: Ticket,
+    /// Outcomes that need no time.
+    ready: Vec<LogEvent>,
+    dice: Dice,
+}
+
+impl ModelLog {
+    pub(crate) fn new(managers: usize, mut dice: Dice, found: Batch) -> Self {
+        let member = |dice: &mut Dice| Member {
+            up: true,
+            disk: Disk::Fine,
+            store: Store::new(),
+            applied: 0,
+            leads: None,
+            told: false,
+            known_leader: None,
+            heard: Duration::ZERO,
+            patience: dice.millis(ELECTION.0, ELECTION.1),
+        };
+        let members = (0..managers).map(|_| member(&mut dice)).collect();
+        let mut log = Self {
+            now: Duration::ZERO,
+            members,
+            committed: Vec::new(),
+            truth: Store::new(),
+            term: 0,
+            leader: None,
+            due: BTreeMap::new(),
+            order: 0,
+            tickets: 0,
+            ready: Vec::new(),
+            dice,
+        };
+        log.agree(0, Arc::new(found));
+        log.plan(STEP, Due::Step);
+        log
+    }
+
+    fn plan(&mut self, after: Duration, due: Due) {
+        self.order += 1;
+        self.due.insert((self.now + after, self.order), due);
+    }
+
+    fn writes(&self, host: HostId) -> bool {
+        let member = &self.members[host.0];
+        member.up && member.disk != Disk::Full
+    }
+
+    fn has_quorum(&self, host: HostId, net: &Net) -> bool {
+        let count = (0..self.members.len()).map(HostId).filter(|h| self.writes(*h) && net.reaches(host, *h)).count();
+        count * 2 > self.members.len() && self.writes(host)
+    }
+
+    fn step(&mut self, net: &Net, out: &mut Vec<LogEvent>) {
+        self.plan(STEP, Due::Step);
+        for host in (0..self.members.len()).map(HostId) {
+            if !self.members[host.0].up {
+                continue;
+            }
+            if self.members[host.0].leads.is_some() {
+                self.keep_leading(host, net, out);
+            } else {
+                self.follow(host, net, out);
+            }
+        }
+    }
+
+    fn keep_leading(&mut self, host: HostId, net: &Net, out: &mut Vec<LogEvent>) {
+        let current = self.leader == Some(host);
+        let quorum = current && self.has_quorum(host, net);
+        let now = self.now;
+        let member = &mut self.members[host.0];
+        let Some(term) = member.leads else { return };
+        if quorum {
+            member.heard = now;
+            if !member.told {
+                self.apply(host, out);
+                self.members[host.0].told = true;
+                out.push(LogEvent::Leads { host, term, leads: true });
+            }
+        } else if now.saturating_sub(member.heard) > LEASE {
+            if std::mem::take(&mut member.told) {
+                out.push(LogEvent::Leads { host, term, leads: false });
+            }
+            // openraft's leader goes on believing while nobody else was elected.
+            if !current {
+                member.leads = None;
+                member.known_leader = None;
+            }
+        }
+    }
+
+    fn follow(&mut self, host: HostId, net: &Net, out: &mut Vec<LogEvent>) {
+        let leader =
+            self.leader.filter(|l| *l != host && self.members[l.0].leads == Some(self.term) && self.members[l.0].up);
+        if let Some(leader) = leader
+            && net.is_open(leader, host)
+        {
+            self.members[host.0].heard = self.now;
+            self.members[host.0].known_leader = Some(leader);
+            if net.reaches(leader, host) && self.writes(host) {
+                self.apply(host, out);
+            }
+            return;
+        }
+        let member = &mut self.members[host.0];
+        if self.now.saturating_sub(member.heard) <= member.patience {
+            return;
+        }
+        member.known_leader = None;
+        member.heard = self.now;
+        member.patience = self.dice.millis(ELECTION.0, ELECTION.1);
+        // Pre-vote: no voter may have heard of a leader lately.
+        let now = self.now;
+        let willing = |h: &HostId| {
+            let other = &self.members[h.0];
+            *h == host || (other.leads.is_none() && now.saturating_sub(other.heard) > LEASE)
+        };
+        let votes = (0..self.members.len())
+            .map(HostId)
+            .filter(|h| self.writes(*h) && net.reaches(host, *h))
+            .filter(willing)
+            .count();
+        if votes * 2 > self.members.len() && self.writes(host) {
+            self.term += 1;
+            self.leader = Some(host);
+            let member = &mut self.members[host.0];
+            (member.leads, member.told, member.known_leader) = (Some(self.term), false, Some(host));
+        }
+    }
+
+    /// Takes in all that is committed.
+    fn apply(&mut self, host: HostId, out: &mut Vec<LogEvent>) {
+        let member = &mut self.members[host.0];
+        if !member.up {
+            return;
+        }
+        let done = usize::try_from(member.applied).unwrap_or(usize::MAX);
+        for agreed in self.committed.iter().skip(done) {
+            member.applied += 1;
+            if let Ok(events) = member.store.apply(member.applied, agreed.term, &agreed.batch)
+                && !events.is_empty()
+            {
+                out.push(LogEvent::Applied { host, index: member.applied, events: events.into() });
+            }
+        }
+    }
+
+    fn commit(&mut self, mut pending: Box<Pending>, net: &Net, out: &mut Vec<LogEvent>) {
+        let host = pending.host;
+        let fail = |failure| LogEvent::Proposed { host, ticket: pending.ticket, outcome: Err(failure) };
+        if !self.members[host.0].up && !pending.orphan {
+            if self.dice.percent(50) {
+                return;
+            }
+            pending.orphan = true;
+        }
+        if pending.orphan {
+            // It is on other disks: the next leader has it, in a term of its own.
+            if self.term == pending.term {
+                self.agree(pending.term, pending.batch);
+            }
+            return;
+        }
+        if self.leader != Some(host) || self.term != pending.term {
+            out.push(fail(Failure::Unknown("leadership changed")));
+            return;
+        }
+        if !self.has_quorum(host, net) {
+            if self.now.saturating_sub(pending.since) > PROPOSE_TIMEOUT {
+                out.push(fail(Failure::Unknown("no quorum in time")));
+            } else {
+                self.plan(STEP, Due::Commit(pending));
+            }
+            return;
+        }
+        let index = self.agree(pending.term, pending.batch);
+        for other in (0..self.members.len()).map(HostId) {
+            let answer = (other == host).then_some((pending.ticket, index));
+            if answer.is_some() || (net.reaches(host, other) && self.writes(other)) {
+                let delay = self.dice.between(Duration::from_micros(100), Duration::from_millis(3));
+                self.plan(delay, Due::Apply { host: other, answer });
+            }
+        }
+    }
+
+    /// From now on it is everybody's.
+    fn agree(&mut self, term: u64, batch: Arc<Batch>) -> u64 {
+        let index = self.committed.len() as u64 + 1;
+        let refused = self.truth.apply(index, term, &batch).err();
+        self.committed.push(Agreed { term, batch, refused });
+        index
+    }
+}
+
+impl Log for ModelLog {
+    fn view(&self, host: HostId) -> View {
+        self.members[host.0].store.view()
+    }
+
+    fn leader(&self, host: HostId) -> Option<HostId> {
+        self.members[host.0].known_leader
+    }
+
+    fn propose(&mut self, host: HostId, term: Option<u64>, batch: Batch) -> Ticket {
+        self.tickets += 1;
+        let ticket = self.tickets;
+        let member = &self.members[host.0];
+        let failure = match (member.leads, term) {
+            (None, Some(_)) => Some(Failure::TermOver),
+            (Some(leads), Some(wanted)) if leads != wanted => Some(Failure::TermOver),
+            (None, None) => {
+                Some(member.known_leader.map_or(Failure::NoLeader, |leader| Failure::NotLeader(Some(leader))))
+            }
+            (Some(_), _) => None,
+        };
+        if let Some(failure) = failure {
+            self.ready.push(LogEvent::Proposed { host, ticket, outcome: Err(failure) });
+            return ticket;
+        }
+        let term = member.leads.unwrap_or_default();
+        let mut delay = self.dice.between(Duration::from_micros(500), Duration::from_millis(4));
+        if let Disk::Slow(by) = member.disk {
+            delay += by;
+        }
+        let pending = Pending { ticket, host, term, batch: Arc::new(batch), since: self.now, orphan: false };
+        self.plan(delay, Due::Commit(Box::new(pending)));
+        ticket
+    }
+
+    fn advance(&mut self, until: Duration, net: &Net, out: &mut Vec<LogEvent>) -> Duration {
+        out.append(&mut self.ready);
+        while out.is_empty() {
+            let Some(entry) = self.due.first_entry().filter(|e| e.key().0 <= until) else {
+                self.now = until;
+                break;
+            };
+            let ((at, _), due) = entry.remove_entry();
+            self.now = at;
+            match due {
+                Due::Step => self.step(net, out),
+                Due::Commit(pending) => self.commit(pending, net, out),
+                Due::Apply { host, answer } => {
+                    self.apply(host, out);
+                    if let Some((ticket, index)) = answer
+                        && self.members[host.0].up
+                    {
+                        let agreed = &self.committed[index as usize - 1];
+                        let outcome =
+                            agreed.refused.clone().map_or(Ok(index), |refused| Err(Failure::Refused(refused)));
+                        out.push(LogEvent::Proposed { host, ticket, outcome });
+                    }
+                }
+            }
+        }
+        self.now
+    }
+
+    fn start(&mut self, host: HostId) {
+        let (now, patience) = (self.now, self.dice.millis(ELECTION.0, ELECTION.1));
+        let member = &mut self.members[host.0];
+        (member.up, member.heard, member.patience) = (true, now, patience);
+        let index = member.applied;
+        self.ready.push(LogEvent::Resync { host, index });
+    }
+
+    /// What a member has applied it keeps: that its own disk has it, and that what was lost comes again from others, is the
+    /// real consensus' business.
+    fn crash(&mut self, host: HostId, _: Crash) {
+        let member = &mut self.members[host.0];
+        (member.up, member.leads, member.told, member.known_leader) = (false, None, false, None);
+    }
+
+    /// A manager whose disk refuses a write ends, as the real one does.
+    fn disk(&mut self, host: HostId, disk: Disk) {
+        self.members[host.0].disk = disk;
+        if disk == Disk::Full && self.members[host.0].up {
+            self.crash(host, Crash::Process);
+            self.ready.push(LogEvent::Stopped { host, why: "the disk is full".into() });
+        }
+    }
+
+    /// Its own clocks go on; what the daemon would do with the log waits in the world's queue.
+    fn freeze(&mut self, _: HostId, _: Duration) {}
+}
