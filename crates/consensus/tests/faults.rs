@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use common::linear::{Access, Operation, is_linearizable};
 use common::net::{FAIR, Net, Weather};
-use common::{create, eventually, has, id_of, leader_of, leads, simulate, simulated};
-use skep_consensus::{Config, Consensus, Crash, Error, Notice, Peer, ProposeError, SimDisk};
+use common::{create, create_with, eventually, has, id_of, leader_of, leads, simulate, simulated};
+use skep_consensus::{Config, Consensus, Crash, Error, MemberRole, Notice, Peer, ProposeError, SimDisk};
 use skep_model::{Labels, Timestamp};
 use skep_store::{Batch, Change, View};
 use tokio::time::Instant;
@@ -273,7 +273,7 @@ fn the_checker_tells_histories_apart() {
     assert!(!is_linearizable(&[read(0, 1, 9)]));
 }
 
-/// Two or three managers where way (from, to) is cut for the ways given; the first led.
+/// Three voters; the first leads.
 async fn three(net: &Net) -> Vec<Consensus> {
     let mut managers = Vec::new();
     for raft_id in 1..=3 {
@@ -340,5 +340,40 @@ fn one_way_cuts_do_not_make_terms_grow() {
         managers[0].propose(create("still")).await.unwrap();
         eventually("all have it", || async { managers.iter().all(|manager| common::names(manager).contains("still")) })
             .await;
+    });
+}
+
+#[test]
+fn a_follower_that_lagged_gets_a_snapshot_in_parts_through_bad_weather() {
+    simulate(async {
+        let net = Net::new(3);
+        let managers = three(&net).await;
+        net.isolate(3);
+        // More than one part, and far more entries than are kept.
+        for n in 0..45u8 {
+            managers[0].propose(create_with(&format!("c{n}"), vec![n; 60_000])).await.unwrap();
+        }
+        let mut events = managers[2].events();
+        net.set_weather(Weather { delay_us: 1000..50_000, lost: 10, repeated: 10 });
+        net.heal();
+        has(&managers[2], "c44").await;
+        assert!(matches!(events.next().await, Some(Notice::Resync { .. })), "not entry by entry");
+        assert!(managers.iter().all(|manager| manager.view().configs().count() == 45));
+    });
+}
+
+#[test]
+fn a_learner_that_is_not_there_stops_nobody_and_becomes_no_voter() {
+    simulate(async {
+        let net = Net::new(1);
+        let managers = three(&net).await;
+        managers[0].add_learner(Peer { raft_id: 4, address: "10.0.0.4:2377".to_owned() }).await.unwrap();
+        net.isolate(3);
+        managers[0].propose(create("two of three")).await.unwrap();
+        assert!(matches!(managers[0].promote(4).await, Err(Error::Timeout(_))));
+        let voters = managers[0].members().into_iter().filter(|member| member.role == MemberRole::Voter);
+        assert_eq!(voters.map(|member| member.peer.raft_id).collect::<Vec<_>>(), [1, 2, 3]);
+        managers[0].remove(4).await.unwrap();
+        assert_eq!(managers[0].members().len(), 3);
     });
 }
