@@ -350,15 +350,15 @@ fn a_follower_that_lagged_gets_a_snapshot_in_parts_through_bad_weather() {
         let managers = three(&net).await;
         net.isolate(3);
         // More than one part, and far more entries than are kept.
-        for n in 0..45u8 {
-            managers[0].propose(create_with(&format!("c{n}"), vec![n; 60_000])).await.unwrap();
+        for n in 0..110u8 {
+            managers[0].propose(create_with(&format!("c{n}"), vec![n; 25_000])).await.unwrap();
         }
         let mut events = managers[2].events();
         net.set_weather(Weather { delay_us: 1000..50_000, lost: 10, repeated: 10 });
         net.heal();
-        has(&managers[2], "c44").await;
+        has(&managers[2], "c109").await;
         assert!(matches!(events.next().await, Some(Notice::Resync { .. })), "not entry by entry");
-        assert!(managers.iter().all(|manager| manager.view().configs().count() == 45));
+        assert!(managers.iter().all(|manager| manager.view().configs().count() == 110));
     });
 }
 
