@@ -1,6 +1,7 @@
 //! Daemons that die: what the next one finds.
 
 use std::process::Command;
+use std::time::Duration;
 
 use skep_engine::Engine;
 use skep_engine::container::*;
@@ -54,6 +55,25 @@ async fn a_supervisor_upgrades_in_place() {
     let outcome = host.engine.wait(&id, WaitCondition::NotRunning).await.unwrap();
     assert_eq!(outcome.exit_code, 4);
     assert_eq!(host.logs(&id).await, "went\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_whose_lease_is_not_extended_is_killed_without_a_daemon() {
+    let mut host = Host::new().await;
+    let leased = host.start(&["sleep", "1000"], |_, _| {}).await;
+    let free = host.start(&["sleep", "1000"], |_, _| {}).await;
+    let short = skep_engine::since_boot() + Duration::from_secs(2);
+    host.engine.lease(&leased, short).await.unwrap();
+    // Neither another program nor the end of the daemon makes it forget.
+    host.engine.upgrade_supervisor(std::path::Path::new(env!("CARGO_BIN_EXE_skep-engine-supervisor"))).await.unwrap();
+    vanish(&host.engine.clone()).await;
+    let exits = host.folder().join("run/supervisor/exits");
+    until("killed", || exits.join(&leased).exists()).await;
+    assert!(skep_engine::since_boot() >= short, "too early");
+    host.reopen().await;
+    let state = |id: &str| host.engine.inspect(id).unwrap().state.clone();
+    assert_eq!((state(&leased).status, state(&leased).exit_code), (Status::Exited, 137));
+    assert_eq!(state(&free).status, Status::Running);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,12 +21,13 @@ pub struct RotateTokens {
 impl Node {
     /// Makes this host the first manager of a new swarm.
     pub async fn swarm_init(&self, request: InitRequest) -> Result<NodeId> {
-        self.inner.init(request).await
+        // A long way, and too large a future for those it would become a part of.
+        Box::pin(self.inner.init(request)).await
     }
 
     /// Joins the swarm the token is of, in the token's role.
     pub async fn swarm_join(&self, request: JoinRequest) -> Result<()> {
-        self.inner.join(request).await
+        Box::pin(self.inner.join(request)).await
     }
 
     pub async fn swarm_leave(&self, force: bool) -> Result<()> {

@@ -88,7 +88,7 @@ impl Host {
 }
 
 async fn start(config: &NodeConfig, fake: &Arc<FakeHost>) -> Node {
-    Node { inner: Inner::start_without_host(config.clone(), fake.clone()).await.unwrap() }
+    Node { inner: Box::pin(Inner::start_without_host(config.clone(), fake.clone())).await.unwrap() }
 }
 
 fn free_port() -> u16 {

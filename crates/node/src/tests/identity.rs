@@ -107,7 +107,7 @@ async fn exactly_who_may_make_each_call() {
     let was_member = forged(host, &removed, Role::Manager, None, HOUR);
     eventually("a second after both were given", 5, || expired.iter().all(|t| t.current().identity.has_expired(now())))
         .await;
-    let mut as_worker = (**manager(host).view().node(&demoted).unwrap()).spec.clone();
+    let mut as_worker = manager(host).view().node(&demoted).unwrap().spec.clone();
     as_worker.role = Role::Worker;
     let demote = vec![
         Change::SetNodeSpec { node_id: demoted.clone(), spec: as_worker },
