@@ -26,6 +26,7 @@ pub mod container;
 pub mod event;
 pub mod image;
 pub mod info;
+pub mod join_token;
 pub mod volume;
 
 pub use error::{ConvertError, ErrorResponse};

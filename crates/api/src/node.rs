@@ -95,6 +95,14 @@ pub fn role_word(role: model::Role) -> &'static str {
     }
 }
 
+pub fn role(text: &str) -> Result<model::Role, ConvertError> {
+    match text {
+        "worker" => Ok(model::Role::Worker),
+        "manager" => Ok(model::Role::Manager),
+        other => ConvertError::invalid(format!("invalid Role: {other:?}")),
+    }
+}
+
 pub fn availability_word(availability: model::Availability) -> &'static str {
     match availability {
         model::Availability::Active => "active",
@@ -186,11 +194,7 @@ impl TryFrom<NodeSpec> for model::NodeSpec {
         Ok(Self {
             name: spec.name,
             labels: spec.labels,
-            role: match spec.role.as_str() {
-                "worker" => model::Role::Worker,
-                "manager" => model::Role::Manager,
-                other => return ConvertError::invalid(format!("invalid Role: {other:?}")),
-            },
+            role: role(&spec.role)?,
             availability: match spec.availability.as_str() {
                 "" => return ConvertError::invalid(r#"invalid Availability: """#),
                 text => availability(text)?,

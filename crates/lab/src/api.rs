@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// One request on a connection of its own; `Err` carries the text to show.
-pub(crate) fn call(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
+pub fn call(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> Result<Value, String> {
     let exchange = || -> std::io::Result<(u16, Vec<u8>)> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -21,6 +21,7 @@ mod wire;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use api::call;
 pub use machine::{HostInfo, HostState, Lab, UpOptions};
 pub use state::Role;
 

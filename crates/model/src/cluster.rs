@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::node::Role;
 use crate::secret::SecretBytes;
-use crate::{ClusterId, Labels, Meta, Timestamp};
+use crate::{ClusterId, JoinTokenId, Labels, Meta, Timestamp};
 
 /// The replicated cluster object. There is exactly one once a swarm is initialised.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,6 +144,48 @@ pub struct ExternalCa {
 impl std::fmt::Debug for RootCa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RootCa").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+/// A join token that ends: by itself, or by use. The swarm keeps no more than its digest, so it is shown once.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitedToken {
+    pub id: JoinTokenId,
+    pub role: Role,
+    /// SHA-256 of its last part, in hex.
+    pub secret_digest: String,
+    pub created_at: Timestamp,
+    /// `None` lives until it is removed, used up, or the root is rotated.
+    pub expires_at: Option<Timestamp>,
+    /// How many hosts may join with it; `None` is any number.
+    pub uses: Option<u32>,
+    pub used: u32,
+}
+
+impl LimitedToken {
+    /// Why nobody can join with it at this time, and what to do.
+    pub fn refusal(&self, at: Timestamp) -> Option<String> {
+        let role = match self.role {
+            Role::Manager => "manager",
+            Role::Worker => "worker",
+        };
+        let instead = format!("make another one on a manager with \"skep swarm join-token create --role {role}\"");
+        if self.expires_at.is_some_and(|end| at >= end) {
+            let end = self.expires_at.unwrap_or_default();
+            return Some(format!("the join token expired at {end}: {instead}"));
+        }
+        match self.uses {
+            Some(uses) if self.used >= uses => {
+                Some(format!("the join token was good for {uses} joins, all used: {instead}"))
+            }
+            Some(_) | None => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for LimitedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LimitedToken").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

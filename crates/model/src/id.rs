@@ -78,6 +78,8 @@ ids! {
     NetworkId
     SecretId
     ConfigId
+    /// A join token with a limited life.
+    JoinTokenId
     /// One dispatcher session of one agent; a new one after every reconnect.
     SessionId
     /// A container of the engine, 64 hex digits.
@@ -94,7 +96,7 @@ macro_rules! swarm_ids {
         }
     )*};
 }
-swarm_ids! { ClusterId NodeId ServiceId TaskId NetworkId SecretId ConfigId SessionId }
+swarm_ids! { ClusterId JoinTokenId NodeId ServiceId TaskId NetworkId SecretId ConfigId SessionId }
 
 macro_rules! hex_ids {
     ($($name:ident)*) => {$(

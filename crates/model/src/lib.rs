@@ -31,7 +31,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use id::{ClusterId, ConfigId, ContainerId, EndpointId, NetworkId, NodeId, SecretId, ServiceId, SessionId, TaskId};
+pub use id::{
+    ClusterId, ConfigId, ContainerId, EndpointId, JoinTokenId, NetworkId, NodeId, SecretId, ServiceId, SessionId,
+    TaskId,
+};
 pub use time::Timestamp;
 
 /// Labels of any object, sorted so that every rendering is the same.

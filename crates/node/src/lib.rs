@@ -24,6 +24,7 @@ mod agent_loop;
 mod manager;
 
 mod address;
+pub mod audit;
 mod ca;
 mod state;
 mod transport;

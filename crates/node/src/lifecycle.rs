@@ -19,6 +19,7 @@ use tokio::sync::broadcast;
 
 use crate::address;
 use crate::agent_loop::{EngineExecutor, Executor};
+use crate::audit::AuditLog;
 use crate::ca::{CertificateFiles, JoinToken, NodeKey, Signer, new_tokens};
 use crate::clock::now;
 use crate::config::{DEFAULT_DATA_PATH_PORT, InitRequest, JoinRequest, NodeConfig};
@@ -214,6 +215,7 @@ impl Inner {
             tls: tls.clone(),
             timing: self.config.timing,
             events: self.events.clone(),
+            audit: AuditLog::new(&self.config.data_root),
             gossip: self.gossip.clone(),
         })
     }

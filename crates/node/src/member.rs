@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent_loop::{ARCHITECTURE, Executor, Orders, Session, StatusBoard, WorkerLoop, run_plane};
+use crate::audit::AuditLog;
 use crate::ca::{CertificateFiles, NodeKey, check_chain};
 use crate::clock::now;
 use crate::config::NodeConfig;
@@ -352,6 +353,7 @@ impl Member {
             tls: self.tls.clone(),
             timing: self.config.timing,
             events: self.events.clone(),
+            audit: AuditLog::new(&self.config.data_root),
             gossip: self.gossip.clone(),
         };
         let manager = Manager::start(config, listener).await?;

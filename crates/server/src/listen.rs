@@ -152,6 +152,11 @@ impl Incoming {
     }
 }
 
+fn common_name(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    certificate.subject().iter_common_name().next()?.as_str().ok().map(str::to_owned)
+}
+
 /// A connection of any kind.
 pub(crate) enum Connection {
     Unix(UnixStream),
@@ -179,6 +184,24 @@ macro_rules! each {
 }
 
 impl Connection {
+    /// Who is at the other end, in words for the audit log.
+    pub(crate) fn requester(&self) -> String {
+        let address = |stream: &TcpStream| stream.peer_addr().map(|a| a.to_string()).unwrap_or_default();
+        match self {
+            Self::Unix(stream) => match stream.peer_cred() {
+                Ok(who) => format!("unix uid={} pid={}", who.uid(), who.pid().unwrap_or_default()),
+                Err(_) => "unix".into(),
+            },
+            Self::Tcp(stream) => format!("tcp {}", address(stream)),
+            Self::Tls(stream) => {
+                let (tcp, tls) = stream.get_ref();
+                let leaf = tls.peer_certificates().and_then(<[_]>::first);
+                let name = leaf.and_then(|der| common_name(der)).map(|cn| format!("CN={cn} ")).unwrap_or_default();
+                format!("tls {name}{}", address(tcp))
+            }
+        }
+    }
+
     /// Whether the peer has closed both directions, as far as the kernel knows by now.
     fn peer_is_gone(&self) -> bool {
         let mut noop = Context::from_waker(Waker::noop());

@@ -11,6 +11,7 @@ use axum::response::IntoResponse;
 use hyper::body::Incoming as IncomingBody;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use skep_api::version::{NEWEST, split_path};
+use skep_node::audit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -79,9 +80,10 @@ async fn accept_loop(listener: Listener, app: App, stop: CancellationToken, conn
 /// Serves one connection. hyper's half-close stays off: it is what tells us that a client waiting for a quiet stream is
 /// gone. Hijacked connections are not under hyper any more and half-close by themselves.
 async fn serve(connection: crate::listen::Connection, app: App, stop: CancellationToken) {
+    let requester = connection.requester();
     let service = hyper::service::service_fn(move |request| {
-        let app = app.clone();
-        async move { app.answer(request).await }
+        let (app, requester) = (app.clone(), requester.clone());
+        async move { app.answer(request, requester).await }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -107,10 +109,10 @@ struct App {
 }
 
 impl App {
-    async fn answer(&self, request: Request<IncomingBody>) -> Result<Response<Body>, Infallible> {
+    async fn answer(&self, request: Request<IncomingBody>, requester: String) -> Result<Response<Body>, Infallible> {
         let mut request = request.map(Body::new);
         let mut response = match strip_version(&mut request) {
-            Ok(()) => self.route(request).await,
+            Ok(()) => self.route(request, requester).await,
             Err(error) => error.into_response(),
         };
         let headers = response.headers_mut();
@@ -129,13 +131,13 @@ impl App {
 
     /// A read is dropped with its connection. A change runs on: a client that goes away in the middle of a create or start
     /// must not leave half of one.
-    async fn route(&self, request: Request<Body>) -> Response<Body> {
+    async fn route(&self, request: Request<Body>, requester: String) -> Response<Body> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let call = self.router.clone().oneshot(request);
         if reads {
             return infallible(call.await);
         }
-        match self.state.work().spawn(call).await {
+        match self.state.work().spawn(audit::by(requester, call)).await {
             Ok(result) => infallible(result),
             Err(error) => {
                 tracing::error!(%error, "a request's handler ended abnormally");

@@ -24,6 +24,14 @@ pub(crate) enum Command {
     /// Many hosts on this machine, joined to one swarm
     #[command(subcommand)]
     Lab(LabCommand),
+    /// What a swarm can do beyond `docker swarm`
+    Swarm {
+        /// The daemon to ask
+        #[arg(short = 'H', long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock", global = true)]
+        host: String,
+        #[command(subcommand)]
+        command: SwarmCommand,
+    },
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
     /// The process that owns the containers of a host; started by the daemon
@@ -47,6 +55,39 @@ pub(crate) enum Command {
     /// The HTTP server inside the image skep/whoami
     #[command(hide = true)]
     Whoami(WhoamiFlags),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum SwarmCommand {
+    /// Join tokens that end by time or by use
+    #[command(subcommand)]
+    JoinToken(JoinTokenCommand),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum JoinTokenCommand {
+    /// Make a token for `docker swarm join`; it is shown this once
+    Create {
+        /// What hosts join as: worker or manager
+        #[arg(long, value_parser = ["worker", "manager"])]
+        role: String,
+        /// How long it lives, such as 90s, 30m, 1h or 7d [default: without end]
+        #[arg(long, value_parser = crate::swarm::seconds)]
+        ttl: Option<u64>,
+        /// How many hosts may join with it [default: any number]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        uses: Option<u32>,
+        /// Print the token alone
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// List the tokens that were made, ended ones too
+    Ls,
+    /// Remove tokens: nobody joins with them any more
+    Rm {
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
 }
 
 #[derive(Args, Clone, Debug)]

@@ -6,6 +6,7 @@ mod bench;
 mod config_file;
 mod daemon;
 mod lab;
+mod swarm;
 mod whoami;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Daemon(flags) => daemon::run(*flags),
         Command::Supervisor { exec_root } => daemon::supervise(&exec_root),
         Command::Lab(command) => lab::run(command),
+        Command::Swarm { host, command } => swarm::run(&host, command),
         Command::LabHost { spec } => lab::host(&spec),
         Command::Whoami(flags) => whoami::run(&flags),
         Command::BenchEngine { image_tar, rounds } => bench::run(&image_tar, rounds),

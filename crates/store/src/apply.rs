@@ -118,10 +118,21 @@ impl Entry {
             Change::CreateCluster(cluster) => self.create_cluster(cluster),
             Change::SetClusterSpec(spec) => self.with_cluster(|c| c.spec = (**spec).clone()),
             Change::SetJoinTokens(tokens) => self.with_cluster(|c| c.join_tokens = tokens.clone()),
-            Change::SetRootCa { root_ca, at } => self.with_cluster(|c| {
-                c.root_ca = root_ca.clone();
-                c.root_rotated_at = *at;
-            }),
+            Change::CreateJoinToken(token) => self.create_join_token(token),
+            Change::SpendJoinToken(id) => self.spend_join_token(id),
+            Change::RemoveJoinToken(id) => match self.view.join_tokens.remove(id) {
+                Some(_) => Ok(()),
+                None => Err(Refused::not_found("join token", id)),
+            },
+            Change::SetRootCa { root_ca, at } => {
+                if self.view.cluster.as_ref().is_some_and(|c| c.root_ca.digest != root_ca.digest) {
+                    self.view.join_tokens.clear();
+                }
+                self.with_cluster(|c| {
+                    c.root_ca = root_ca.clone();
+                    c.root_rotated_at = *at;
+                })
+            }
 
             Change::SetGossipKey(key) => {
                 if self.view.cluster().is_some_and(|c| c.gossip_key.is_some()) {
@@ -524,4 +535,5 @@ fn task_of(service: &Service, new: &NewTask, meta: Meta) -> Task {
     }
 }
 
+mod join_tokens;
 mod objects;

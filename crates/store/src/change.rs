@@ -6,13 +6,13 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use skep_model::assignment::TaskReport;
-use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, RootCa};
+use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, LimitedToken, RootCa};
 use skep_model::network::{Network, NetworkAllocation};
 use skep_model::node::{ManagerInfo, Node, NodeDescription, NodeSpec, NodeStatus, Role};
 use skep_model::secret::{Config, Secret};
 use skep_model::service::{Endpoint, Service, ServiceSpec, UpdateStatus};
 use skep_model::task::{NetworkAttachment, TaskState, TaskStatus};
-use skep_model::{ConfigId, Labels, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
+use skep_model::{ConfigId, JoinTokenId, Labels, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
 
 /// Names one object of any kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,6 +95,12 @@ pub enum Change {
     CreateCluster(Box<Cluster>),
     SetClusterSpec(Box<ClusterSpec>),
     SetJoinTokens(JoinTokens),
+    /// A join token that ends.
+    CreateJoinToken(LimitedToken),
+    /// Somebody joins with it: in one batch with what makes the node, so that it is counted exactly once or refused.
+    SpendJoinToken(JoinTokenId),
+    RemoveJoinToken(JoinTokenId),
+    /// Another root ends the tokens that pin the old one.
     SetRootCa {
         root_ca: RootCa,
         at: Timestamp,

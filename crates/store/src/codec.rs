@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use skep_model::cluster::Cluster;
+use skep_model::cluster::{Cluster, LimitedToken};
 use skep_model::network::Network;
 use skep_model::node::Node;
 use skep_model::secret::{Config, Secret};
@@ -77,6 +77,7 @@ struct Contents {
     configs: Vec<Arc<Config>>,
     restarts: Vec<(ServiceId, SlotKey, RestartRecord)>,
     revoked: Vec<(NodeId, Timestamp)>,
+    join_tokens: Vec<LimitedToken>,
     cursors: Vec<(NetworkId, Ipv4Addr)>,
 }
 
@@ -95,6 +96,7 @@ impl View {
             secrets: self.secrets.values().cloned().collect(),
             configs: self.configs.values().cloned().collect(),
             restarts: self.restarts.iter().map(|((s, k), r)| (s.clone(), k.clone(), r.clone())).collect(),
+            join_tokens: self.join_tokens.values().cloned().collect(),
             revoked: self.revoked.iter().map(|(n, at)| (n.clone(), *at)).collect(),
             cursors: self.addresses.iter().filter_map(|(n, a)| Some((n.clone(), a.cursor?))).collect(),
         };
@@ -134,6 +136,7 @@ impl Store {
             view.restarts.insert((service, slot), record);
         }
         view.revoked.extend(contents.revoked);
+        view.join_tokens.extend(contents.join_tokens.into_iter().map(|t| (t.id.clone(), t)));
         for (network, cursor) in contents.cursors {
             view.addresses.entry(network).or_default().cursor = Some(cursor);
         }

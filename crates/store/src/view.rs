@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use skep_model::cluster::Cluster;
+use skep_model::cluster::{Cluster, LimitedToken};
 use skep_model::network::{INGRESS_NETWORK_NAME, Network};
 use skep_model::node::Node;
 use skep_model::secret::{Config, Secret};
 use skep_model::service::Service;
 use skep_model::task::Task;
-use skep_model::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
+use skep_model::{ConfigId, JoinTokenId, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
 
 use crate::address::Addresses;
 use crate::restart::{RestartKey, RestartRecord, SlotKey};
@@ -31,6 +31,7 @@ pub struct View {
     pub(crate) configs: OrdMap<ConfigId, Arc<Config>>,
     pub(crate) restarts: OrdMap<RestartKey, RestartRecord>,
     pub(crate) revoked: OrdMap<NodeId, Timestamp>,
+    pub(crate) join_tokens: OrdMap<JoinTokenId, LimitedToken>,
 
     // Indexes: derived from the above, rebuilt when a snapshot is read.
     pub(crate) service_names: OrdMap<String, ServiceId>,
@@ -124,6 +125,11 @@ impl View {
 
     pub fn config(&self, id: &ConfigId) -> Option<&Arc<Config>> {
         self.configs.get(id)
+    }
+
+    /// The join tokens that end; not the swarm's two.
+    pub fn join_tokens(&self) -> impl Iterator<Item = &LimitedToken> {
+        self.join_tokens.values()
     }
 
     /// When a node was last demoted or removed: certificates it was given as a manager before that are void.

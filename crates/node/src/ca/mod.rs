@@ -4,6 +4,7 @@
 //! Node id in CN, role in OU, cluster in O, as swarmkit does it. Knows nothing of sockets.
 
 mod certificate;
+mod external;
 mod files;
 mod identity;
 mod root;
@@ -11,6 +12,7 @@ mod rotation;
 mod token;
 
 pub(crate) use certificate::{Issuer, check_chain, issuer_of};
+pub(crate) use external::{external_signers, one_is_reachable, sign_elsewhere};
 pub(crate) use files::{CertificateFiles, write_private};
 pub(crate) use identity::Identity;
 #[cfg(test)]
@@ -18,7 +20,7 @@ pub(crate) use identity::Role;
 pub(crate) use root::{NodeKey, Signer, root_digest};
 pub use rotation::RootRequest;
 pub(crate) use rotation::{finish, next_root};
-pub(crate) use token::{JoinToken, new_tokens};
+pub(crate) use token::{JoinToken, new_token, new_tokens, secret_digest};
 
 #[cfg(test)]
 mod tests;

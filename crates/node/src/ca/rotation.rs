@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use rcgen::{KeyPair, PublicKeyData};
-use skep_model::cluster::{Cluster, ClusterSpec, ExternalCa, JoinTokens, RootCa, RootRotation};
+use skep_model::cluster::{Cluster, ClusterSpec, JoinTokens, RootCa, RootRotation};
 use skep_model::node::Role;
 use skep_model::{NodeId, Timestamp};
 
@@ -44,17 +44,8 @@ fn of_user(error: NodeError) -> NodeError {
     }
 }
 
-/// The external CAs that sign for this root.
-pub(super) fn signers_for<'a>(spec: &'a ClusterSpec, root: &RootCa, cert_pem: &str) -> Vec<&'a ExternalCa> {
-    let same = |a: &str, b: &str| a.split_whitespace().eq(b.split_whitespace());
-    let matches = |ca: &&ExternalCa| {
-        let of = if ca.ca_cert_pem.is_empty() { &root.cert_pem } else { &ca.ca_cert_pem };
-        same(of, cert_pem)
-    };
-    spec.external_cas.iter().filter(matches).collect()
-}
-
-/// What the root becomes by an update to `spec` with this request: itself, if nothing of it is to change.
+/// What the root becomes by an update to `spec` with this request: itself, if nothing of it is to change. Whether somebody
+/// has the key, if it is not here, is for the caller to see.
 pub(crate) fn next_root(
     cluster: &Cluster,
     spec: &ClusterSpec,
@@ -86,11 +77,6 @@ pub(crate) fn next_root(
     };
     if wanted.not_after < now.plus(MIN_ROOT_LIFE).0 / 1_000_000_000 {
         return invalid("CA certificate expires too soon");
-    }
-    if key_pem.is_empty() && signers_for(spec, old, &wanted.pem).is_empty() {
-        return invalid(
-            "there must be at least one valid, reachable external CA corresponding to the desired CA certificate",
-        );
     }
     let current = CaCertificate::parse(&old.cert_pem)?;
     if current.pem == wanted.pem {

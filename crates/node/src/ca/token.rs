@@ -1,5 +1,6 @@
 //! Join tokens: `SWMTKN-1-<root digest>-<secret>`, both in base 36 as swarmkit writes them.
 
+use sha2::{Digest, Sha256};
 use skep_model::cluster::JoinTokens;
 use skep_model::id::base36_25;
 use skep_model::node::Role;
@@ -41,7 +42,13 @@ impl JoinToken {
     }
 }
 
-fn new_token(root_digest: &str) -> Result<String> {
+/// What the swarm keeps of a token's secret part.
+pub(crate) fn secret_digest(token: &str) -> String {
+    let secret = token.rsplit('-').next().unwrap_or_default();
+    super::root::hex_of(&Sha256::digest(secret.as_bytes()))
+}
+
+pub(crate) fn new_token(root_digest: &str) -> Result<String> {
     let hex = root_digest.strip_prefix("sha256:").unwrap_or(root_digest);
     let mut bytes = [0u8; 32];
     if hex.len() != 64 {

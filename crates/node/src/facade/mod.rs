@@ -5,6 +5,7 @@
 
 mod events;
 mod info;
+mod join_tokens;
 mod logs;
 mod networks;
 mod nodes;

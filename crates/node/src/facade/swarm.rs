@@ -52,6 +52,7 @@ impl Node {
         let cluster = view.cluster().ok_or(NodeError::NoSwarm)?;
         check_spec(&spec)?;
         let root_ca = next_root(cluster, &spec, &root, now())?;
+        manager.check_signers(&spec, &root_ca).await?;
         let mut changes = vec![Change::SetClusterSpec(Box::new(spec))];
         if root_ca != cluster.root_ca {
             changes.push(Change::SetRootCa { root_ca, at: now() });

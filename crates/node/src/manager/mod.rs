@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Request;
 
+use crate::audit::AuditLog;
 use crate::config::Timing;
 use crate::error::{NodeError, Result};
 use crate::facade::SwarmEvent;
@@ -57,6 +58,7 @@ pub(crate) struct ManagerConfig {
     pub(crate) timing: Timing,
     pub(crate) events: broadcast::Sender<SwarmEvent>,
     pub(crate) gossip: Gossip,
+    pub(crate) audit: AuditLog,
 }
 
 impl ManagerConfig {
@@ -175,8 +177,19 @@ impl Manager {
         self.peers.connection(&leader.address).ok()
     }
 
-    /// Commits a batch wherever the leader is, and waits until it shows in this manager's view.
+    pub(crate) fn audit(&self) -> &AuditLog {
+        &self.config.audit
+    }
+
+    /// What somebody asked for: committed wherever the leader is, seen in this manager's view, and put on record.
     pub(crate) async fn propose(&self, batch: Batch) -> Result<u64> {
+        let (view, changes) = (self.view(), batch.changes.clone());
+        let index = self.commit(batch).await?;
+        self.config.audit.record(index, &view, &changes);
+        Ok(index)
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<u64> {
         let deadline = tokio::time::Instant::now() + WRITE_DEADLINE;
         let patience = tokio::time::Instant::now() + LEADER_PATIENCE;
         loop {

@@ -8,7 +8,7 @@ use skep_consensus::{Consensus, Peer, ProposeError};
 use skep_control::membership;
 use skep_model::NodeId;
 use skep_model::node::{ManagerInfo, Role};
-use skep_store::{Batch, Change, View};
+use skep_store::{Batch, Change, Refused, View};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -19,7 +19,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Manager, access};
 use crate::agent_loop::LEADER_HEADER;
-use crate::ca::JoinToken;
+use crate::audit;
+use crate::ca::{JoinToken, secret_digest};
 use crate::clock::now;
 use crate::error::NodeError;
 use crate::facade::TaskLog;
@@ -81,6 +82,7 @@ fn status_of(error: &NodeError) -> Status {
     match error {
         NodeError::InvalidToken => Status::invalid_argument("A valid join token is necessary to join this cluster"),
         NodeError::NoLeader => Status::unavailable(error.to_string()),
+        NodeError::Store(Refused::Invalid(text)) => Status::invalid_argument(text.clone()),
         _ => Status::internal(error.to_string()),
     }
 }
@@ -91,18 +93,28 @@ impl Rpc {
         view: &View,
         peer: Option<crate::ca::Identity>,
         request: &IssueRequest,
-    ) -> Result<(NodeId, Role, Option<Change>), Status> {
+    ) -> Result<(NodeId, Role, Vec<Change>), Status> {
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
         let Some(token) = &request.token else {
             let identity = peer.ok_or_else(|| Status::unauthenticated("a join token or a certificate is required"))?;
             let node = access::renewing(&identity, cluster, view)?;
-            return Ok((node.id.clone(), super::role_due(node), None));
+            return Ok((node.id.clone(), super::role_due(node), Vec::new()));
         };
-        let role =
-            JoinToken::role_granted(token, &cluster.join_tokens).ok_or_else(|| status_of(&NodeError::InvalidToken))?;
+        let (role, spent) = match JoinToken::role_granted(token, &cluster.join_tokens) {
+            Some(role) => (role, None),
+            None => {
+                let digest = secret_digest(token);
+                let limited = view.join_tokens().find(|t| t.secret_digest == digest);
+                let limited = limited.ok_or_else(|| status_of(&NodeError::InvalidToken))?;
+                if let Some(reason) = limited.refusal(now()) {
+                    return Err(Status::invalid_argument(reason));
+                }
+                (limited.role, Some(Change::SpendJoinToken(limited.id.clone())))
+            }
+        };
         let node_id = NodeId::from_bits(rand::random());
         let admitted = membership::admit(view, &node_id, role, request.availability, &request.hostname, now());
-        Ok((node_id, role, admitted))
+        Ok((node_id, role, spent.into_iter().chain(admitted).collect()))
     }
 }
 
@@ -128,8 +140,10 @@ impl Ca for Rpc {
             .issue(&request.request_pem, &node_id, role)
             .await
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        if let Some(change) = admitted {
-            manager.propose(Batch::new(now(), vec![change])).await.map_err(|error| status_of(&error))?;
+        if !admitted.is_empty() {
+            let who = format!("join token from {}", peer.address.ip());
+            let proposed = audit::by(who, manager.propose(Batch::new(now(), admitted)));
+            proposed.await.map_err(|error| status_of(&error))?;
         }
         tracing::info!(node.id = %node_id, peer = %peer.address, ?role, "certificate issued");
         Ok(Response::new(pack(&reply)))
@@ -321,6 +335,7 @@ impl Dispatcher for Rpc {
         let identity = access::member(&request, &manager)?;
         let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
         access::present(&identity, &manager)?;
+        manager.audit().left(&identity.node_id);
         dispatcher.leave(identity.node_id).await;
         Ok(Response::new(pack(&())))
     }

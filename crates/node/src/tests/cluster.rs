@@ -1,6 +1,6 @@
 //! Hosts on 127.0.0.x, each with a node that can be dropped and started again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -70,6 +70,10 @@ impl Host {
     pub(super) async fn restart(&mut self) {
         self.node.shutdown().await;
         self.node = start(&self.config, &self.fake).await;
+    }
+
+    pub(super) fn data_root(&self) -> &Path {
+        &self.config.data_root
     }
 
     /// With the certificate that is on its disk now.

@@ -1,13 +1,17 @@
 //! Who may make which call, and how certificates come and go.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use skep_control::membership;
 use skep_model::node::{Availability, NodeDescription, NodeState, Role};
 use skep_model::task::{TaskState, TaskStatus};
 use skep_model::{ClusterId, NodeId};
 use skep_store::{Batch, Change};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
@@ -93,6 +97,14 @@ async fn call(connection: &Connection, name: &str) -> Result<(), Status> {
     }
 }
 
+/// What a call could change, without what moves by itself: who is there, as what, and the swarm's own secrets.
+fn settled(host: &Host) -> impl PartialEq + std::fmt::Debug {
+    let view = manager(host).view();
+    let nodes: Vec<_> = view.nodes().map(|n| (n.id.clone(), n.spec.clone(), n.role, n.manager.clone())).collect();
+    let cluster = view.cluster().map(|c| (c.spec.clone(), c.root_ca.clone(), c.join_tokens.clone()));
+    (nodes, cluster, manager(host).consensus().members().len())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_who_may_make_each_call() {
     let hosts = cluster(0).await;
@@ -139,14 +151,13 @@ async fn exactly_who_may_make_each_call() {
     ];
     for (who, connection, may) in &callers {
         for name in CALLS {
-            let before = manager(host).view();
+            let before = settled(host);
             let answer = call(connection, name).await;
             let served =
                 matches!(answer.as_ref().map_err(Status::code), Ok(()) | Err(Code::InvalidArgument | Code::NotFound));
             assert_eq!(served, may.contains(&name), "{who} calls {name}: {answer:?}");
             if !served {
-                let after = manager(host).view();
-                assert!(before.nodes().eq(after.nodes()) && before.cluster() == after.cluster(), "{who} {name}");
+                assert_eq!(settled(host), before, "{who} was refused {name} and changed something");
                 let (code, text) = answer.map_err(|s| (s.code(), s.message().to_owned())).unwrap_err();
                 let refused = matches!(code, Code::Unauthenticated | Code::PermissionDenied);
                 assert!(refused || may.is_empty(), "{who} calls {name}: {code:?} {text}");
@@ -410,4 +421,171 @@ async fn certificates_are_renewed_and_one_that_ran_out_still_comes_back() {
             && hosts[1].node.inner.member().is_some_and(|m| m.is_connected())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_for_one_lets_exactly_one_in() {
+    let mut hosts = cluster(0).await;
+    let second = Host::new("second").await;
+    second.join_as_manager(&hosts[0]).await;
+    hosts.push(second);
+    let (token, text) = hosts[0].node.join_token_create(Role::Worker, None, Some(1)).await.unwrap();
+    eventually("the other manager knows it", 5, || hosts[1].node.join_tokens().unwrap().len() == 1).await;
+    let (a, b) = (Host::new("a").await, Host::new("b").await);
+    // At the same time, by different managers.
+    let (one, other) = tokio::join!(
+        a.node.swarm_join(a.join_request(&hosts[0], &text)),
+        b.node.swarm_join(b.join_request(&hosts[1], &text))
+    );
+    assert!(one.is_ok() != other.is_ok(), "{one:?} {other:?}");
+    let refused = one.err().or(other.err()).unwrap().to_string();
+    assert!(refused.contains("good for 1 joins, all used"), "{refused}");
+    assert!(refused.contains("skep swarm join-token create --role worker"), "{refused}");
+    assert_eq!(hosts[0].node.node_list().unwrap().len(), 3, "who was refused left nothing behind");
+    assert_eq!(hosts[0].node.join_tokens().unwrap()[0].used, 1);
+
+    let (_, brief) =
+        hosts[0].node.join_token_create(Role::Manager, Some(Duration::from_millis(1)), None).await.unwrap();
+    let late = Host::new("late").await;
+    let refused = late.node.swarm_join(late.join_request(&hosts[0], &brief)).await.unwrap_err().to_string();
+    assert!(refused.contains("the join token expired at 2"), "{refused}");
+    assert!(refused.contains("--role manager"), "{refused}");
+    assert_eq!(late.node.info().state, LocalState::Inactive);
+
+    hosts[1].node.join_token_remove(&token.id.as_str()[..12]).await.unwrap();
+    let refused = late.node.swarm_join(late.join_request(&hosts[1], &text)).await.unwrap_err().to_string();
+    assert!(refused.contains("A valid join token is necessary to join this cluster"), "{refused}");
+    let (_, boss) = hosts[0].node.join_token_create(Role::Manager, Some(HOUR), Some(2)).await.unwrap();
+    late.node.swarm_join(late.join_request(&hosts[0], &boss)).await.unwrap();
+    assert!(late.node.info().control_available);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_on_record_with_who_asked_and_no_secrets() {
+    let hosts = cluster(0).await;
+    let node = &hosts[0].node;
+    let (_, token) = node.join_token_create(Role::Worker, None, None).await.unwrap();
+    let by_alice = async {
+        let data = skep_model::secret::SecretBytes(b"hunter2 and nothing else".to_vec());
+        node.secret_create("pin".into(), Default::default(), data).await.unwrap();
+        node.service_create(service("web", 1)).await.unwrap();
+        node.service_remove("web").await.unwrap();
+    };
+    crate::audit::by("tls CN=alice 10.0.0.7:4711".into(), by_alice).await;
+    let worker = Host::new("worker").await;
+    worker.node.swarm_join(worker.join_request(&hosts[0], &token)).await.unwrap();
+    worker.node.swarm_leave(false).await.unwrap();
+    let text = std::fs::read_to_string(hosts[0].data_root().join("audit.log")).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let told = |what: &str| {
+        let line = lines.iter().rfind(|l| l["what"] == what).unwrap_or_else(|| panic!("no {what} in {text}"));
+        (line["who"].as_str().unwrap().to_owned(), line["name"].as_str().unwrap_or_default().to_owned())
+    };
+    let alice = || "tls CN=alice 10.0.0.7:4711".to_owned();
+    assert_eq!(told("secret.create"), (alice(), "pin".into()));
+    assert_eq!(told("service.create"), (alice(), "web".into()));
+    assert_eq!(told("service.remove"), (alice(), "web".into()), "what is gone still has its name");
+    assert_eq!(told("node.join").1, "worker");
+    assert!(told("node.join").0.starts_with("join token from 127."), "{text}");
+    assert!(told("node.leave").0.starts_with("node "), "{text}");
+    let indexes: Vec<u64> = lines.iter().filter_map(|l| l["index"].as_u64()).collect();
+    assert!(indexes.is_sorted() && indexes[0] > 0, "{indexes:?}");
+    let secret_part = token.rsplit('-').next().unwrap();
+    for secret in ["hunter2", secret_part] {
+        assert!(!text.contains(secret), "{secret} is in {text}");
+    }
+}
+
+/// A CFSSL server with one endpoint, which serves members of the swarm only; how often it signed.
+async fn cfssl(root: &skep_model::cluster::RootCa, clients_root: &str) -> (String, Arc<AtomicUsize>) {
+    let key = rcgen::KeyPair::from_pem(&root.key_pem).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&root.cert_pem, key).unwrap();
+    let own_key = rcgen::KeyPair::generate().unwrap();
+    let own =
+        rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&own_key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut clients = rustls::RootCertStore::empty();
+    clients.add(CertificateDer::from_pem_slice(clients_root.as_bytes()).unwrap()).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(clients), provider.clone());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![own.der().clone()],
+            PrivateKeyDer::from_pem_slice(own_key.serialize_pem().as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/api/v1/cfssl/sign", listener.local_addr().unwrap());
+    let (acceptor, root, signed) = (tokio_rustls::TlsAcceptor::from(Arc::new(config)), root.clone(), Arc::default());
+    let count: Arc<AtomicUsize> = Arc::clone(&signed);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut request = Vec::new();
+            let asked: Option<serde_json::Value> = loop {
+                let mut piece = [0; 4096];
+                let Ok(read @ 1..) = stream.read(&mut piece).await else { break None };
+                request.extend_from_slice(&piece[..read]);
+                let text = String::from_utf8_lossy(&request);
+                let body = text.split_once("\r\n\r\n").map(|(_, body)| body);
+                if let Some(Ok(asked)) = body.map(serde_json::from_str) {
+                    break Some(asked);
+                }
+            };
+            let Some(asked) = asked else { continue };
+            assert!(request.starts_with(b"POST /api/v1/cfssl/sign HTTP/1."));
+            let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+            let name = &asked["subject"]["names"][0];
+            let role = if name["OU"] == "swarm-manager" { Role::Manager } else { Role::Worker };
+            let (node, cluster) = (text(&asked["subject"]["CN"]), text(&name["O"]));
+            let certificate = Signer::of(&root)
+                .unwrap()
+                .sign(
+                    &text(&asked["certificate_request"]),
+                    &node.parse().unwrap(),
+                    role,
+                    &cluster.parse().unwrap(),
+                    HOUR,
+                )
+                .unwrap()
+                .cert_pem;
+            let body = serde_json::json!({ "success": true, "result": { "certificate": certificate }, "errors": [] })
+                .to_string();
+            let answer = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+            let _ = stream.shutdown().await;
+            signed.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    (url, count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_elsewhere_signs_for_the_swarm() {
+    let hosts = cluster(1).await;
+    let node = &hosts[0].node;
+    let before = node.swarm_inspect().unwrap();
+    let theirs = Signer::create_root().unwrap();
+    let (url, signed) = cfssl(&theirs, &before.root_ca.cert_pem).await;
+    let mut spec = before.spec.clone();
+    spec.external_cas =
+        vec![skep_model::cluster::ExternalCa { url, ca_cert_pem: theirs.cert_pem.clone(), ..Default::default() }];
+    let root = RootRequest { cert_pem: theirs.cert_pem.clone(), key_pem: String::new() };
+    node.swarm_update(before.meta.version, spec, RotateTokens::default(), root).await.unwrap();
+    eventually("both have certificates of the other root", 15, || !rotating(node) && converged(node) == 2).await;
+    let after = node.swarm_inspect().unwrap();
+    assert_eq!((after.root_ca.digest, after.root_ca.key_pem.as_str()), (theirs.digest, ""));
+    assert!(signed.load(Ordering::Relaxed) >= 2);
+
+    // Without it nothing could be signed any more: it cannot be taken away.
+    let mut spec = after.spec.clone();
+    spec.external_cas.clear();
+    let update = node.swarm_update(after.meta.version, spec, RotateTokens::default(), RootRequest::default());
+    let error = update.await.unwrap_err().to_string();
+    assert!(error.contains("external CA corresponding to the current CA certificate"), "{error}");
+    let late = Host::new("late").await;
+    late.join_as_worker(&hosts[0]).await;
+    assert!(signed.load(Ordering::Relaxed) >= 3);
 }

@@ -45,6 +45,8 @@ pub(crate) struct TlsMaterial {
     pub(crate) identity: Identity,
     pub(crate) root_pem: String,
     pub(crate) issuer: Issuer,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
     pub(super) server: Arc<ServerConfig>,
     pub(super) client: Arc<ClientConfig>,
 }
@@ -73,7 +75,7 @@ impl TlsMaterial {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls_error)?
             .with_root_certificates(trusted)
-            .with_client_auth_cert(chain, key)
+            .with_client_auth_cert(chain.clone(), key.clone_key())
             .map_err(tls_error)?;
         client.alpn_protocols = vec![b"h2".to_vec()];
         // What follows a certificate is its issuer, signed by an older root; alone, it is of the root itself.
@@ -81,7 +83,19 @@ impl TlsMaterial {
             Some((at, _)) => issuer_of(&cert_pem[at..])?,
             None => issuer_of(root_pem)?,
         };
-        Ok(Self { identity, root_pem: root_pem.to_owned(), issuer, server: Arc::new(server), client: Arc::new(client) })
+        let (server, client) = (Arc::new(server), Arc::new(client));
+        Ok(Self { identity, root_pem: root_pem.to_owned(), issuer, chain, key, server, client })
+    }
+
+    /// To an HTTPS server with a certificate of one of these roots, as this member.
+    pub(crate) fn https_client(&self, roots_pem: &str) -> Result<Arc<ClientConfig>> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(tls_error)?
+            .with_root_certificates(roots(roots_pem)?)
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
+            .map_err(tls_error)?;
+        Ok(Arc::new(config))
     }
 }
 

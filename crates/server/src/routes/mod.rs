@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod image_transfer;
 pub(crate) mod images;
+pub(crate) mod join_tokens;
 pub(crate) mod lifecycle;
 pub(crate) mod networks;
 pub(crate) mod nodes;
