@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("skep-api", &["skep-model"]),
     ("skep-server", &["skep-api", "skep-node", "skep-engine", "skep-store", "skep-model"]),
-    ("skep-lab", &[]),
+    ("skep-lab", &["skep-net"]),
     ("skep", &["skep-model", "skep-engine", "skep-net", "skep-node", "skep-server", "skep-lab"]),
     ("skep-sim", &["skep-store", "skep-control", "skep-agent", "skep-consensus", "skep-model"]),
     ("skep-e2e", &[]),

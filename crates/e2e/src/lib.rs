@@ -169,6 +169,11 @@ impl Lab {
         &self.hosts[node - 1].2
     }
 
+    /// A host's `--data-root`, the same path on this machine.
+    pub fn data_root(&self, node: usize) -> PathBuf {
+        Path::new(self.socket(node)).ancestors().nth(2).expect("<lab>/<node>/run/docker.sock").join("data")
+    }
+
     /// `skep lab VERB --name … arguments`.
     pub fn lab(&self, words: &[&str]) -> Ran {
         let mut all = vec!["lab", words[0], "--name", &self.name];

@@ -312,10 +312,16 @@ fn bad_input_is_answered_as_docker_answers() {
     lab.docker(1, "run --name a/b busybox true")
         .fails("Invalid container name (a/b), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed");
     lab.docker(1, "create Upper").fails("invalid reference format");
-    lab.docker(1, "kill -s NOPE box").fails("nvalid signal: NOPE");
+    lab.docker(1, "kill -s NOPE box").fails("Invalid signal: NOPE");
     lab.docker(1, "logs nobody").fails("No such container: nobody");
     lab.docker(1, "run --rm --network nowhere busybox true").fails("network nowhere not found");
-    lab.docker(1, "run --rm --log-driver nope busybox true").fails("nope");
+    lab.docker(1, "run --rm --log-driver nope busybox true")
+        .fails("error looking up logging plugin nope: plugin \"nope\" not found");
+    // conformance: works | docker create --platform
+    lab.docker(1, "create --name own --platform linux busybox").ok();
+    lab.docker(1, "rm own").ok();
+    lab.docker(1, "create --pull never --platform linux/s390x busybox")
+        .fails("image with reference busybox was found but does not match the specified platform: wanted linux/s390x, actual: linux/");
     // Nothing half made is left.
     assert_eq!(lab.docker_words(1, &["ps", "-a", "--format", "{{.Names}}"]).ok(), "box");
 }

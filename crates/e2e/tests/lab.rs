@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use skep_e2e::{LATER, Lab, eventually};
+use skep_e2e::{LATER, Lab, SOON, eventually};
 
 /// Everything on this machine that carries the lab's name, or would be left by it.
 fn traces(name: &str) -> String {
@@ -48,4 +48,64 @@ fn five_hosts_come_up_and_go_without_a_trace() {
         }
         left.is_empty()
     });
+}
+
+#[test]
+fn daemons_are_paused_packets_are_lost_and_disks_fill() {
+    let lab = Lab::up(&["--workers", "1", "--no-swarm", "--disk", "256M"]);
+    let row = |node: usize| {
+        let listed: Vec<Value> = serde_json::from_str(&lab.lab(&["ls", "--format", "json"]).ok()).expect("JSON");
+        listed[node - 1].clone()
+    };
+    // A paused daemon takes connections and answers nothing; then it does.
+    lab.lab(&["pause", "node2"]).ok();
+    assert_eq!(row(2)["state"], "paused");
+    let ping = || {
+        Command::new("curl")
+            .args(["-sS", "--max-time", "1", "--unix-socket", lab.socket(2), "http://d/_ping"])
+            .status()
+            .expect("curl runs")
+    };
+    assert_eq!(ping().code(), Some(28), "no answer in time");
+    lab.lab(&["resume", "node2"]).ok();
+    assert!(ping().success() && row(2)["state"] == "running");
+    // Packets, in one direction and by chance.
+    let answered = |count: &str| {
+        let said = lab.on(1, &["busybox", "ping", "-i", "0.02", "-c", count, "-W", "1", lab.address(2)]).stdout;
+        let words = said.split_whitespace().collect::<Vec<_>>();
+        let at = words.windows(2).position(|w| w == ["packets", "received,"]).expect("a summary");
+        words[at - 1].parse::<u32>().expect("a number")
+    };
+    assert_eq!(answered("20"), 20);
+    lab.lab(&["loss", "node2", "30"]).ok();
+    assert_eq!((&row(2)["to_host_percent"], &row(2)["from_host_percent"]), (&Value::from(30), &Value::from(30)));
+    // About half of the echoes: each way loses three of ten. Far from none and from all.
+    assert!((1..40).contains(&answered("40")));
+    lab.lab(&["loss", "node2", "100", "--from"]).ok();
+    let heard = |node: usize| {
+        let path = "/sys/class/net/eth0/statistics/rx_packets";
+        lab.on(node, &["cat", path]).ok().parse::<u64>().expect("a number")
+    };
+    let before = heard(2);
+    assert_eq!(answered("2"), 0);
+    assert!(heard(2) > before, "the other direction goes on");
+    // A host that starts again has the cable it had; healing ends every loss.
+    lab.lab(&["kill", "node2"]).ok();
+    lab.lab(&["start", "node2"]).ok();
+    assert_eq!(answered("2"), 0);
+    lab.lab(&["heal"]).ok();
+    // Nobody asks at once for an address that did not answer.
+    eventually(SOON, "every packet arrives", || answered("5") == 5);
+    lab.lab(&["loss", "node2", "101"]).fails("101 is not in 0..=100");
+    // A disk of its own: full without this machine's being so, and kept when the host dies.
+    assert_eq!(row(1)["disk_bytes"], 256_u64 << 20);
+    let root = lab.data_root(1);
+    let disk = root.to_str().expect("a path");
+    lab.on(1, &["dd", "if=/dev/zero", &format!("of={disk}/fill"), "bs=1M"]).fails("No space left on device");
+    lab.lab(&["kill", "node1"]).ok();
+    std::fs::remove_file(root.join("fill")).expect("the disk is there without the host");
+    lab.lab(&["start", "node1"]).ok();
+    let name = lab.name().to_owned();
+    drop(lab);
+    eventually(LATER, "nothing is left", || traces(&name).is_empty());
 }

@@ -258,9 +258,9 @@ fn bad_services_are_refused_in_dockers_words_and_leave_nothing() {
         .fails("name must be valid as a DNS name component");
     lab.docker(1, "service create --detach --limit-memory 1m busybox").fails("Must be at least 4MiB");
     lab.docker(1, "service create --detach --network nowhere busybox").fails("network nowhere not found");
-    lab.docker(1, "service update --detach nobody").fails("nobody");
-    lab.docker(1, "service scale nobody=3").fails("nobody");
-    lab.docker(1, "service rm nobody").fails("nobody");
+    lab.docker(1, "service update --detach nobody").fails("service nobody not found");
+    lab.docker(1, "service scale nobody=3").fails("service nobody not found");
+    lab.docker(1, "service rm nobody").fails("service nobody not found");
     assert_eq!(lab.docker_words(1, &["service", "ls", "--format", "{{.Name}}"]).ok(), "web");
     // A spec with no image, as no CLI would send it.
     let post = |body: &str| {

@@ -13,6 +13,7 @@ pub mod host;
 
 mod api;
 mod cgroup;
+mod disk;
 mod machine;
 mod state;
 mod sys;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 pub use api::call;
 pub use machine::{HostInfo, HostState, Lab, UpOptions};
-pub use state::Role;
+pub use state::{Loss, Role};
 
 /// Where labs keep their state unless told otherwise.
 pub const DEFAULT_ROOT: &str = "/var/lib/skep-lab";
@@ -55,6 +56,12 @@ pub enum LabError {
     Io { what: String, source: io::Error },
     #[error("{what}")]
     Netlink { what: String, source: rtnetlink::Error },
+    #[error("{what}")]
+    Nft { what: String, source: skep_net::nft::NftError },
+    #[error("the daemon of host {0} is not running")]
+    NoDaemonProcess(String),
+    #[error("{0} percent of the packets cannot be lost: 0 to 100 can")]
+    Percent(u8),
     #[error("the daemon of {node} did not answer within {seconds} s; the end of its log ({log}) says:\n{tail}")]
     NoDaemon { node: String, seconds: u64, log: PathBuf, tail: String },
     #[error("{node}: {call}: {message}")]

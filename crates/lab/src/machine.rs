@@ -1,5 +1,6 @@
-//! A lab as its user handles it: up, ls, exec, kill, start, partition, heal, down.
+//! A lab as its user handles it: up, ls, exec, kill, start, pause, partition, loss, heal, down.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,8 +12,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::host::HostSpec;
-use crate::state::{HostFile, HostPaths, LabFile, Role};
-use crate::{LabError, Result, api, cgroup, file, wire};
+use crate::state::{HostFile, HostPaths, LabFile, Loss, Role};
+use crate::{LabError, Result, api, cgroup, disk, file, wire};
 
 /// How long a daemon may take to answer its socket.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(20);
@@ -22,6 +23,8 @@ const CLUSTER_PORT: u16 = 2377;
 pub struct UpOptions {
     pub managers: u8,
     pub workers: u8,
+    /// Gives every host a disk of its own (in memory) of this size for its data root, rather than a folder on this machine's.
+    pub disk_bytes: Option<u64>,
     /// Leave the daemons unjoined.
     pub no_swarm: bool,
     /// The daemon's program and first arguments: `skep daemon`, or `dockerd` for hosts to compare with.
@@ -35,6 +38,8 @@ pub struct UpOptions {
 pub enum HostState {
     Running,
     Partitioned,
+    /// Its daemon is stopped by a signal.
+    Paused,
     Killed,
 }
 
@@ -46,6 +51,10 @@ pub struct HostInfo {
     pub address: Ipv4Addr,
     pub docker_host: String,
     pub state: HostState,
+    #[serde(flatten)]
+    pub loss: Loss,
+    /// Of the disk it has of its own, if it has one.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A lab that has been made.
@@ -95,6 +104,8 @@ impl Lab {
             subnet_index,
             hosts,
             cut_off: vec![],
+            loss: BTreeMap::new(),
+            disk_bytes: options.disk_bytes,
             daemon: options.daemon.clone(),
             daemon_args: options.daemon_args.clone(),
         };
@@ -103,6 +114,9 @@ impl Lab {
         let made = (|| {
             wire::make_switch(&lab.file)?;
             for host in &lab.file.hosts {
+                if let Some(size) = options.disk_bytes {
+                    disk::make(&lab.paths(host).data, size)?;
+                }
                 lab.boot(host, program)?;
             }
             for host in &lab.file.hosts {
@@ -164,6 +178,9 @@ impl Lab {
         wire::plug_host(&self.file, host)?;
         if !self.file.cut_off.is_empty() {
             wire::arrange(&self.file)?;
+        }
+        if self.file.loss.contains_key(&host.name) {
+            wire::lose(&self.file)?;
         }
         let address = self.file.address(host).to_string();
         let data = paths.data.to_string_lossy().into_owned();
@@ -272,8 +289,11 @@ impl Lab {
                 role: host.role,
                 address: self.file.address(host),
                 docker_host: format!("unix://{}", self.paths(host).socket.display()),
+                loss: self.file.loss.get(&host.name).copied().unwrap_or_default(),
+                disk_bytes: self.file.disk_bytes,
                 state: match self.init_pid(host) {
                     None => HostState::Killed,
+                    Some(pid) if self.daemon_pid(host, pid).is_some_and(is_stopped) => HostState::Paused,
                     Some(_) if self.file.cut_off.contains(&host.name) => HostState::Partitioned,
                     Some(_) => HostState::Running,
                 },
@@ -332,9 +352,46 @@ impl Lab {
         wire::arrange(&self.file)
     }
 
-    /// Ends the partition.
+    /// Loses packets on the way to and from a host; no loss ends it. All of one direction is a partition of one way.
+    pub fn lose(&mut self, node: &str, loss: Loss) -> Result<()> {
+        self.host(node)?;
+        if let Some(percent) = [loss.to_host_percent, loss.from_host_percent].into_iter().find(|p| *p > 100) {
+            return Err(LabError::Percent(percent));
+        }
+        if loss == Loss::default() {
+            self.file.loss.remove(node);
+        } else {
+            self.file.loss.insert(node.to_owned(), loss);
+        }
+        self.file.save(&self.root)?;
+        wire::lose(&self.file)
+    }
+
+    /// Ends the partition and every loss.
     pub fn heal(&mut self) -> Result<()> {
-        self.partition(&[])
+        self.file.loss.clear();
+        self.partition(&[])?;
+        wire::lose(&self.file)
+    }
+
+    /// Stops a host's daemon with SIGSTOP, or lets it go on: it is then late without having died. Containers and whatever else
+    /// runs on the host are not touched.
+    pub fn pause(&self, node: &str, paused: bool) -> Result<()> {
+        let host = self.host(node)?;
+        let init = self.init_pid(host).ok_or_else(|| LabError::NotRunning(node.into()))?;
+        let daemon = self.daemon_pid(host, init).ok_or_else(|| LabError::NoDaemonProcess(node.into()))?;
+        let signal = if paused { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(daemon), signal)
+            .map_err(|e| LabError::Io { what: format!("cannot signal the daemon of {node}"), source: e.into() })
+    }
+
+    /// The daemon as this machine numbers it: the child of the host's pid 1 that wrote the pid file.
+    fn daemon_pid(&self, host: &HostFile, init: i32) -> Option<i32> {
+        let on_host = std::fs::read_to_string(self.paths(host).run.join("skep.pid")).ok()?;
+        let children = std::fs::read_to_string(format!("/proc/{init}/task/{init}/children")).ok()?;
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(|pid| {
+            status_line(*pid, "NSpid:").is_some_and(|pids| pids.split_whitespace().last() == Some(on_host.trim()))
+        })
     }
 
     /// Takes everything away: processes, namespaces, links, mounts, cgroups, files.
@@ -345,9 +402,22 @@ impl Lab {
                 scope.spawn(|| self.power_off(host));
             }
         });
+        for host in &self.file.hosts {
+            disk::remove(&self.paths(host).data);
+        }
         wire::drop_switch(&self.file);
         cgroup::remove(&self.file.name, None);
         let _ = std::fs::remove_dir_all(self.root.join(&self.file.name));
         let _ = std::fs::remove_dir(&self.root);
     }
+}
+
+/// The rest of a line of `/proc/<pid>/status`.
+fn status_line(pid: i32, key: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix(key)).map(|rest| rest.trim().to_owned())
+}
+
+fn is_stopped(pid: i32) -> bool {
+    status_line(pid, "State:").is_some_and(|state| state.starts_with('T'))
 }

@@ -1,5 +1,6 @@
 //! What a lab remembers on disk: its hosts and their addresses. Whether they run is asked of the kernel, never remembered.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -23,11 +24,24 @@ pub(crate) struct LabFile {
     /// Names on the far side of a partition.
     #[serde(default)]
     pub(crate) cut_off: Vec<String>,
+    /// Packets lost on a host's cable; none on those that are not named.
+    #[serde(default)]
+    pub(crate) loss: BTreeMap<String, Loss>,
+    /// The size of every host's disk, if it has one of its own.
+    #[serde(default)]
+    pub(crate) disk_bytes: Option<u64>,
     /// The daemon's program and first arguments.
     pub(crate) daemon: Vec<String>,
     /// Arguments given to every daemon beyond the lab's own.
     #[serde(default)]
     pub(crate) daemon_args: Vec<String>,
+}
+
+/// How many of a hundred packets are lost on a host's cable, each by its own chance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    pub to_host_percent: u8,
+    pub from_host_percent: u8,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

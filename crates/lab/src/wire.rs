@@ -13,7 +13,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::state::{HostFile, LabFile};
+use skep_net::nft::{Chain, Family, Hook, NftError, NftSocket, Ownership, Rule, Table, Verdict, removal};
+
+use crate::state::{HostFile, LabFile, Loss};
 use crate::{LabError, Result, file};
 
 const NETNS_FOLDER: &str = "/run/netns";
@@ -131,7 +133,11 @@ fn plug(lab: &str, port: &str, target: &Path, name: &str, address: Ipv4Addr, gat
         let far = index_of(&handle, &far_end).await?;
         let enslave = LinkUnspec::new_with_index(near).controller(bridge).up().build();
         handle.link().set(enslave).execute().await.map_err(netlink("cannot plug a link into the switch"))?;
-        let send = LinkUnspec::new_with_index(far).name(name).setns_by_fd(target_file.as_raw_fd()).build();
+        // Made of the address, so that a host that starts again is who it was to its neighbours' ARP tables.
+        let [.., subnet, number] = address.octets();
+        let hardware = vec![2, 0x5b, 0, 0, subnet, number];
+        let send =
+            LinkUnspec::new_with_index(far).name(name).address(hardware).setns_by_fd(target_file.as_raw_fd()).build();
         handle.link().set(send).execute().await.map_err(netlink("cannot hand a link to its host"))
     })?;
     with_netlink(Some(target), async |handle: Handle| {
@@ -203,6 +209,42 @@ pub(crate) fn arrange(lab: &LabFile) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Makes the switch lose the packets it is to lose, on every cable that is plugged in.
+pub(crate) fn lose(lab: &LabFile) -> Result<()> {
+    let switch = switch_path(&lab.name);
+    let namespace = File::open(&switch).map_err(file("cannot open", &switch))?;
+    let nft = |what: String| move |e: NftError| LabError::Nft { what, source: e };
+    let mut socket = NftSocket::open(namespace).map_err(nft("no packet filter".into()))?;
+    let present = socket.tables(Family::Netdev, "loss-").map_err(nft("cannot list the losses".into()))?;
+    for host in &lab.hosts {
+        let name = format!("loss-{}", host.name);
+        if present.contains(&name) {
+            socket
+                .send(&removal(Family::Netdev, &name))
+                .map_err(nft(format!("cannot end the loss of {}", host.name)))?;
+        }
+        let loss = lab.loss.get(&host.name).copied().unwrap_or_default();
+        // A killed host has no cable; it is given its losses when it starts.
+        if loss == Loss::default() || !has_link(&switch, &host.name) {
+            continue;
+        }
+        let drop = |percent| vec![Rule::new().percent(percent).verdict(Verdict::Drop)];
+        let mut table = Table::new(Family::Netdev, name, Ownership::Shared);
+        if loss.from_host_percent > 0 {
+            table.chain("from", Chain::base(Hook::ingress(&host.name), drop(loss.from_host_percent)));
+        }
+        if loss.to_host_percent > 0 {
+            table.chain("to", Chain::base(Hook::egress(&host.name), drop(loss.to_host_percent)));
+        }
+        socket.apply(None, &table).map_err(nft(format!("cannot lose packets of {}", host.name)))?;
+    }
+    Ok(())
+}
+
+fn has_link(netns: &Path, name: &str) -> bool {
+    with_netlink(Some(netns), async |handle: Handle| index_of(&handle, name).await).is_ok()
 }
 
 /// Takes the switch away, and with it every link it still has.

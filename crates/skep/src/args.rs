@@ -347,6 +347,9 @@ pub(crate) enum LabCommand {
         workers: u8,
         #[command(flatten)]
         which: LabName,
+        /// Give every host a disk of its own of this size for its data, in memory, which can be filled (64M, 1G)
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        disk: Option<u64>,
         /// Start the daemons but form no swarm
         #[arg(long)]
         no_swarm: bool,
@@ -397,7 +400,36 @@ pub(crate) enum LabCommand {
         #[arg(required = true)]
         nodes: Vec<String>,
     },
-    /// End a partition
+    /// Lose packets on the way to and from a host (0 ends it; 100 one way is a partition of one way)
+    Loss {
+        #[command(flatten)]
+        which: LabName,
+        node: String,
+        /// How many of a hundred, by chance
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+        /// Only packets on their way to the host
+        #[arg(long, conflicts_with = "from")]
+        to: bool,
+        /// Only packets that come from the host
+        #[arg(long)]
+        from: bool,
+    },
+    /// Stop the daemons of hosts with SIGSTOP; their containers go on
+    Pause {
+        #[command(flatten)]
+        which: LabName,
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// Let paused daemons go on
+    Resume {
+        #[command(flatten)]
+        which: LabName,
+        #[arg(required = true)]
+        nodes: Vec<String>,
+    },
+    /// End a partition, and every loss of packets
     Heal {
         #[command(flatten)]
         which: LabName,
@@ -407,6 +439,18 @@ pub(crate) enum LabCommand {
         #[command(flatten)]
         which: LabName,
     },
+}
+
+/// Bytes, with K, M or G for binary multiples.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.as_bytes().last().map(u8::to_ascii_uppercase) {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|n| n.checked_mul(1 << shift)).filter(|n| *n > 0);
+    bytes.ok_or_else(|| "a size is a number of bytes, or one with K, M or G".to_owned())
 }
 
 #[derive(Args, Clone, Debug)]

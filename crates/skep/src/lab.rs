@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
-use skep_lab::{DEFAULT_ROOT, HostInfo, HostState, Lab, Role, UpOptions};
+use skep_lab::{DEFAULT_ROOT, HostInfo, HostState, Lab, Loss, Role, UpOptions};
 
 use crate::args::LabCommand;
 
@@ -17,14 +17,14 @@ fn program() -> anyhow::Result<PathBuf> {
 pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     let root = Path::new(DEFAULT_ROOT);
     match command {
-        LabCommand::Up { managers, workers, which, no_swarm, daemon, daemon_args } => {
+        LabCommand::Up { managers, workers, which, disk, no_swarm, daemon, daemon_args } => {
             let begun = Instant::now();
             let program = program()?;
             let daemon = match daemon {
                 Some(other) => vec![other],
                 None => vec![program.to_string_lossy().into_owned(), "daemon".to_owned()],
             };
-            let options = UpOptions { managers, workers, no_swarm, daemon, daemon_args };
+            let options = UpOptions { managers, workers, disk_bytes: disk, no_swarm, daemon, daemon_args };
             let lab = Lab::up(root, &which.name, &options, &program)?;
             let hosts = lab.hosts();
             println!("Lab {} is up: {} hosts in {:.2} s", lab.name(), hosts.len(), begun.elapsed().as_secs_f64());
@@ -58,6 +58,22 @@ pub(crate) fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
             Lab::open(root, &which.name)?.partition(&nodes)?;
             println!("{} cut off", nodes.join(", "));
         }
+        LabCommand::Loss { which, node, percent, to, from } => {
+            let loss = Loss {
+                to_host_percent: if from { 0 } else { percent },
+                from_host_percent: if to { 0 } else { percent },
+            };
+            Lab::open(root, &which.name)?.lose(&node, loss)?;
+            println!("{node}");
+        }
+        LabCommand::Pause { which, nodes } => {
+            let lab = Lab::open(root, &which.name)?;
+            nodes.iter().try_for_each(|node| lab.pause(node, true).inspect(|()| println!("{node}")))?;
+        }
+        LabCommand::Resume { which, nodes } => {
+            let lab = Lab::open(root, &which.name)?;
+            nodes.iter().try_for_each(|node| lab.pause(node, false).inspect(|()| println!("{node}")))?;
+        }
         LabCommand::Heal { which } => {
             Lab::open(root, &which.name)?.heal()?;
             println!("healed");
@@ -81,8 +97,17 @@ fn print_table(hosts: &[HostInfo]) -> std::io::Result<()> {
         let state = match host.state {
             HostState::Running => "running",
             HostState::Partitioned => "partitioned",
+            HostState::Paused => "paused",
             HostState::Killed => "killed",
         };
+        let mut state = state.to_owned();
+        if host.loss != Loss::default() {
+            let Loss { to_host_percent, from_host_percent } = host.loss;
+            state.push_str(&format!(", loses {to_host_percent}% in, {from_host_percent}% out"));
+        }
+        if let Some(bytes) = host.disk_bytes {
+            state.push_str(&format!(", disk of {} MiB", bytes >> 20));
+        }
         writeln!(table, "{}\t{role}\t{}\t{state}\t{}", host.name, host.address, host.docker_host)?;
     }
     table.flush()

@@ -11,20 +11,22 @@ use super::merge::{command, merge};
 use super::{Engine, blocking};
 use crate::container::*;
 use crate::error::{EngineError, Result};
-use crate::image::{ImageError, ImageId};
+use crate::image::{ImageError, ImageId, check_platform};
 use crate::volume::{VolumeError, VolumeSpec};
 
 impl Engine {
     pub async fn create(&self, request: CreateRequest) -> Result<Created> {
-        let CreateRequest { name, mut config, mut host_config, endpoints, mut task, platform: _ } = request;
+        let CreateRequest { name, mut config, mut host_config, endpoints, mut task, platform } = request;
         if config.image.is_empty() {
             return Err(EngineError::Invalid("no command specified".to_owned()));
         }
         let image_id = self.inner.images.resolve(&config.image).map_err(|e| no_such_image(e, &config.image))?;
         let image = self.inner.images.image_config(&image_id.to_string())?;
+        let warning = check_platform(&config.image, &image, &platform)?;
         merge(&mut config, &image.config);
         let (path, args) = command(&config)?;
-        let warnings = self.validate(&config, &mut host_config)?;
+        let mut warnings = self.validate(&config, &mut host_config)?;
+        warnings.extend(warning);
 
         let id = ContainerId::from_bits(random_bits()?);
         let name = self.reserve_name(name, &id)?;

@@ -24,6 +24,7 @@ mod config;
 mod error;
 mod event;
 mod id;
+mod platform;
 mod progress;
 mod types;
 
@@ -59,6 +60,7 @@ pub use error::ImageError;
 pub use event::{EventSink, ObjectEvent, ObjectKind, no_events};
 pub(crate) use filter::Filter;
 pub use id::{DiffId, Digest, ImageId, InvalidDigest};
+pub(crate) use platform::check_platform;
 pub use progress::{Progress, ProgressDetail, ProgressSender};
 pub use store::ImageStore;
 pub(crate) use store::now;

@@ -43,7 +43,11 @@ pub(crate) fn rotation(driver: &str, options: &BTreeMap<String, String>) -> Resu
     match driver {
         "" | "json-file" | "local" => {}
         "none" => return Ok(None),
-        other => return Err(EngineError::Invalid(format!("logger: no log driver named '{other}' is registered"))),
+        other => {
+            return Err(EngineError::Invalid(format!(
+                "error looking up logging plugin {other}: plugin {other:?} not found"
+            )));
+        }
     }
     let local = driver == "local";
     let mut rotation = if local {

@@ -147,5 +147,8 @@ fn options_are_checked() {
     assert!(check("json-file", &[("max-file", "3")]).is_err());
     assert!(check("json-file", &[("nonsense", "3")]).is_err());
     assert!(check("json-file", &[("tag", "x")]).is_err() && check("json-file", &[("compress", "false")]).is_ok());
-    assert_eq!(check("fluentd", &[]).unwrap_err().to_string(), "logger: no log driver named 'fluentd' is registered");
+    assert_eq!(
+        check("fluentd", &[]).unwrap_err().to_string(),
+        "error looking up logging plugin fluentd: plugin \"fluentd\" not found"
+    );
 }

@@ -299,7 +299,7 @@ fn byte_orders(set: &Set) -> Vec<u8> {
 
 fn hook_number(point: HookPoint) -> u32 {
     match point {
-        HookPoint::Prerouting => 0,
+        HookPoint::Prerouting | HookPoint::Ingress => 0,
         HookPoint::Input | HookPoint::Egress => 1,
         HookPoint::Forward => 2,
         HookPoint::Output => 3,
@@ -429,10 +429,11 @@ fn write_expression(writer: &mut Writer, expression: &Expr, set_ids: &mut impl I
             write_ports(writer, 5, *port);
         }
         Expr::Masquerade { port } => write_ports(writer, 2, *port),
-        Expr::NumgenInc { modulus, to } => {
+        Expr::NumgenInc { modulus, to } | Expr::NumgenRandom { modulus, to } => {
             writer.number(1, register(*to));
             writer.number(2, *modulus);
-            writer.number(3, 0);
+            // NFT_NG_INCREMENTAL, NFT_NG_RANDOM
+            writer.number(3, u32::from(matches!(expression, Expr::NumgenRandom { .. })));
             writer.number(4, 0);
         }
         Expr::Reject(RejectWith::TcpReset) => {
@@ -470,7 +471,7 @@ fn name_of(expression: &Expr) -> &'static str {
         Expr::Add { .. } => "dynset",
         Expr::Nat { .. } => "nat",
         Expr::Masquerade { .. } => "masq",
-        Expr::NumgenInc { .. } => "numgen",
+        Expr::NumgenInc { .. } | Expr::NumgenRandom { .. } => "numgen",
         Expr::Reject(_) => "reject",
         Expr::Counter => "counter",
     }

@@ -163,6 +163,11 @@ pub enum Expr {
         modulus: u32,
         to: Reg,
     },
+    /// `numgen random mod n`: each packet's own dice, in CPU byte order.
+    NumgenRandom {
+        modulus: u32,
+        to: Reg,
+    },
     Reject(RejectWith),
     Counter,
 }
@@ -381,6 +386,16 @@ impl Rule {
     /// `reject with tcp reset` or `with icmp port-unreachable`
     pub fn reject(self, with: RejectWith) -> Self {
         self.with([Expr::Reject(with)])
+    }
+
+    /// Goes on with so many of a hundred packets, chosen by chance.
+    pub fn percent(self, percent: u8) -> Self {
+        let mut chosen = Set::plain(DataType::INTEGER);
+        chosen.elements.extend((0..u32::from(percent)).map(|n| (n.to_ne_bytes().to_vec(), Element::Present)));
+        self.with([
+            Expr::NumgenRandom { modulus: 100, to: R },
+            Expr::Lookup { set: SetRef::Anonymous(Box::new(chosen)), from: R, to: None, vmap: false },
+        ])
     }
 
     pub fn verdict(self, verdict: Verdict) -> Self {

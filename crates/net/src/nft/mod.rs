@@ -97,6 +97,8 @@ pub enum HookPoint {
     Output,
     Postrouting,
     /// Of one device (family netdev).
+    Ingress,
+    /// Of one device (family netdev).
     Egress,
 }
 
@@ -105,13 +107,17 @@ pub struct Hook {
     pub chain_type: ChainType,
     pub point: HookPoint,
     pub priority: i32,
-    /// For [`HookPoint::Egress`].
+    /// For [`HookPoint::Ingress`] and [`HookPoint::Egress`].
     pub device: Option<String>,
 }
 
 impl Hook {
     pub fn new(chain_type: ChainType, point: HookPoint, priority: i32) -> Self {
         Self { chain_type, point, priority, device: None }
+    }
+
+    pub fn ingress(device: impl Into<String>) -> Self {
+        Self { chain_type: ChainType::Filter, point: HookPoint::Ingress, priority: 0, device: Some(device.into()) }
     }
 
     pub fn egress(device: impl Into<String>) -> Self {

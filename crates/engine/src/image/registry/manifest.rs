@@ -176,25 +176,25 @@ pub(in crate::image) fn parse_platform(text: Option<&str>) -> Result<Platform> {
     })
 }
 
+/// How well what is for `actual` runs on `wanted`: 0 not at all, 3 exactly. One for the same architecture without a variant will
+/// do, and an older ARM.
+pub(in crate::image) fn fit(wanted: &Platform, actual: &Platform) -> u8 {
+    if actual.os != wanted.os || actual.architecture != wanted.architecture {
+        return 0;
+    }
+    match (actual.variant.as_str(), wanted.variant.as_str()) {
+        (same, variant) if same == variant => 3,
+        ("", _) | ("v8", "") => 2,
+        (older, newer) if !newer.is_empty() && older < newer => 1,
+        _ => 0,
+    }
+}
+
 impl Index {
-    /// The manifest for a platform; one for the same architecture without a variant will do, and an older ARM.
+    /// The manifest that fits a platform best.
     pub(in crate::image) fn choose(&self, wanted: &Platform) -> Option<&Descriptor> {
-        let fits = |descriptor: &&Descriptor| {
-            let Some(platform) = &descriptor.platform else { return false };
-            platform.os == wanted.os && platform.architecture == wanted.architecture
-        };
-        let rank = |descriptor: &&Descriptor| {
-            let variant = descriptor.platform.as_ref().map_or("", |p| p.variant.as_str());
-            if variant == wanted.variant {
-                return 3;
-            }
-            match (variant, wanted.variant.as_str()) {
-                ("", _) | ("v8", "") => 2,
-                (older, newer) if !newer.is_empty() && older < newer => 1,
-                _ => 0,
-            }
-        };
-        let mut candidates: Vec<&Descriptor> = self.manifests.iter().filter(fits).filter(|d| rank(d) > 0).collect();
+        let rank = |descriptor: &&Descriptor| descriptor.platform.as_ref().map_or(0, |actual| fit(wanted, actual));
+        let mut candidates: Vec<&Descriptor> = self.manifests.iter().filter(|d| rank(d) > 0).collect();
         // Stable: of equals, the first listed wins, as in containerd.
         candidates.sort_by_key(|descriptor| std::cmp::Reverse(rank(descriptor)));
         candidates.first().copied().or_else(|| match self.manifests.as_slice() {
