@@ -7,6 +7,10 @@
 //! A test says what it proves with comments of the form `// conformance: works | docker run --rm | note`, from which
 //! `cargo xtask conformance` makes docs/conformance.md.
 
+pub mod api;
+mod cluster;
+pub mod linear;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
