@@ -37,13 +37,19 @@ impl Lab {
         leader.expect("eventually saw one")
     }
 
-    /// `docker service scale`, again as long as an update that is under way comes between its reading and its writing.
+    /// A `docker` command that changes something, again as long as another change comes between its reading and its writing.
+    #[track_caller]
+    pub fn change(&self, through: usize, line: &str) {
+        eventually(LATER, "a change that none comes in between", || {
+            let ran = self.docker(through, line);
+            assert!(ran.code == 0 || ran.stderr.contains("update out of sequence"), "{ran:?}");
+            ran.code == 0
+        });
+    }
+
     #[track_caller]
     pub fn scale(&self, through: usize, service: &str, replicas: usize) {
-        eventually(LATER, "a scale that no update comes in between", || {
-            let ran = self.docker(through, &format!("service scale --detach {service}={replicas}"));
-            ran.code == 0 || !ran.stderr.contains("update out of sequence") && panic!("{ran:?}")
-        });
+        self.change(through, &format!("service scale --detach {service}={replicas}"));
     }
 
     /// Hosts that run and are reached by the others.

@@ -15,7 +15,7 @@ fn deploy(lab: &Lab) {
 
 /// Begins a rolling update and waits until it is under way.
 fn begin_update(lab: &Lab, through: usize, step: &str) {
-    lab.docker(through, &format!("service update --detach --env-add STEP={step} web")).ok();
+    lab.change(through, &format!("service update --detach --env-add STEP={step} web"));
     eventually(LATER, "the update has begun", || {
         let words = ["service", "inspect", "-f", "{{.UpdateStatus.State}}", "web"];
         matches!(lab.docker_words(through, &words).stdout.trim(), "updating" | "completed")

@@ -124,12 +124,12 @@ fn three_managers_and_two_workers_lose_their_leader_under_load() {
     lab.lab(&["start", &format!("node{leader}")]).ok();
     // The managers are drained: nothing of it ran there.
     for node in 1..=3 {
-        lab.docker(through, &format!("node update --availability drain node{node}")).ok();
+        lab.change(through, &format!("node update --availability drain node{node}"));
     }
-    lab.docker(leader, "service update --detach --env-add LEVEL=debug api").ok();
+    lab.change(leader, "service update --detach --env-add LEVEL=debug api");
     let state = || lab.docker_words(leader, &["service", "inspect", "-f", "{{.UpdateStatus.State}}", "api"]).stdout;
     eventually(LATER * 2, "updated", || state().trim() == "completed");
-    lab.docker(leader, "service rollback --detach api").ok();
+    lab.change(leader, "service rollback --detach api");
     eventually(LATER * 2, "rolled back", || state().trim() == "rollback_completed");
     // A rollback restores the replicas of the previous specification, which had five as well.
     lab.await_exact(leader, &[("api", 5)]);
