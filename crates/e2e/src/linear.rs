@@ -103,7 +103,10 @@ mod tests {
     use super::Action::*;
     use super::*;
 
-    fn history(rows: &[(u128, u128, Action)]) -> Vec<Operation> {
+    /// Called, answered, what.
+    type Row = (u128, u128, Action);
+
+    fn history(rows: &[Row]) -> Vec<Operation> {
         rows.iter().map(|&(called_ns, answered_ns, action)| Operation { called_ns, answered_ns, action }).collect()
     }
 
@@ -121,7 +124,7 @@ mod tests {
 
     #[test]
     fn what_no_register_does_is_not() {
-        let bad: [(&str, &[(u128, u128, Action)]); 6] = [
+        let bad: [(&str, &[Row]); 6] = [
             ("two for one", &[(0, 10, Swapped { from: 0, to: 1 }), (0, 10, Swapped { from: 0, to: 2 })]),
             ("a stale read", &[(0, 1, Swapped { from: 0, to: 1 }), (2, 3, Read(0))]),
             ("a lost write", &[(0, 1, Swapped { from: 0, to: 1 }), (2, 3, Swapped { from: 0, to: 2 })]),
