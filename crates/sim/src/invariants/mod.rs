@@ -1,5 +1,5 @@
 //! What must always hold, one a file. Each is told everything it needs as it happens, and is proved by a test that shows it a
-//! world in which it does not hold; the comment on each says how the real code was broken once, and that this was found.
+//! world in which it does not hold (`tests.rs`, which also says where the real code was broken once and a seed found it).
 
 mod acknowledged;
 mod addresses;
