@@ -223,6 +223,19 @@ pub struct JoinRequest {
     pub availability: String,
 }
 
+/// `GET /swarm/unlockkey` and the body of `POST /swarm/unlock`.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct UnlockKey {
+    pub unlock_key: String,
+}
+
+impl std::fmt::Debug for UnlockKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UnlockKey(..)")
+    }
+}
+
 /// The `Swarm` section of `/info`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -331,9 +344,6 @@ impl SwarmSpec {
     /// What the request leaves out keeps its value from `current`: Docker's defaults for `init`, the swarm's for `update`
     /// (moby `swarmSpecToGRPC`).
     pub fn into_model(self, current: &model::ClusterSpec) -> Result<model::ClusterSpec, ConvertError> {
-        if self.encryption_config.auto_lock_managers {
-            return ConvertError::unserved("locking managers (--autolock)");
-        }
         let ca = &self.ca_config;
         let external_cas = ca.external_cas.iter().map(model::ExternalCa::try_from).collect::<Result<_, _>>()?;
         if self.task_defaults.log_driver.as_ref().is_some_and(|d| !d.name.is_empty()) {
@@ -369,7 +379,7 @@ impl SwarmSpec {
             ),
             election_tick: tick(self.raft.election_tick, current.election_tick),
             heartbeat_tick: tick(self.raft.heartbeat_tick, current.heartbeat_tick),
-            auto_lock_managers: false,
+            auto_lock_managers: self.encryption_config.auto_lock_managers,
             external_cas,
             force_rotate: self.ca_config.force_rotate,
         })
@@ -394,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_spec_comes_back_through_an_update() {
-        let spec = model::ClusterSpec { task_history_limit: 9, ..Default::default() };
+        let spec = model::ClusterSpec { task_history_limit: 9, auto_lock_managers: true, ..Default::default() };
         let json = serde_json::to_vec(&SwarmSpec::from(&spec)).unwrap();
         let again: SwarmSpec = go_json::decode(&json).unwrap();
         assert_eq!(again.into_model(&model::ClusterSpec::default()).unwrap(), spec);
@@ -402,9 +412,6 @@ mod tests {
 
     #[test]
     fn what_cannot_be_done_is_said() {
-        let autolock =
-            SwarmSpec { encryption_config: EncryptionConfig { auto_lock_managers: true }, ..Default::default() };
-        assert!(matches!(autolock.into_model(&model::ClusterSpec::default()), Err(ConvertError::Unserved(_))));
         let short =
             SwarmSpec { ca_config: CaConfig { node_cert_expiry: 1, ..Default::default() }, ..Default::default() };
         assert!(matches!(short.into_model(&model::ClusterSpec::default()), Err(ConvertError::Invalid(_))));

@@ -42,5 +42,5 @@ pub use feed::{EventStream, Notice};
 pub use handle::{Applied, Consensus};
 pub use member::{Leadership, Member, MemberRole, Peer};
 pub use network::{MAX_MESSAGE_BYTES, Transport, TransportError};
-pub use recovery::force_new_cluster;
+pub use recovery::{force_new_cluster, restore};
 pub use sim_disk::{Crash, Fault, SimDisk};

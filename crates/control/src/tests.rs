@@ -60,6 +60,7 @@ impl World {
             spec: ClusterSpec::default(),
             root_ca: RootCa::default(),
             join_tokens: JoinTokens { worker: String::new(), manager: String::new() },
+            unlock_key: None,
             default_address_pools: Vec::new(),
             subnet_size: 24,
             data_path_port: 4789,

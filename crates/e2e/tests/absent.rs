@@ -20,7 +20,6 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker network create --opt encrypted | 501; never a clear network instead
     // conformance: absent | docker network create --driver macvlan | 501
     // conformance: absent | docker network create --ipv6 | 501
-    // conformance: absent | docker swarm update --autolock | 501
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
     // conformance: absent | docker run --cgroup-parent | 501
@@ -36,7 +35,6 @@ fn what_is_absent_says_so() {
         "network create --driver overlay --opt encrypted enc",
         "network create --driver macvlan mac",
         "network create --driver overlay --ipv6 six",
-        "swarm update --autolock",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
         "run --rm --cgroup-parent /x busybox true",

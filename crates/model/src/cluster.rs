@@ -17,6 +17,9 @@ pub struct Cluster {
     pub root_ca: RootCa,
     /// The secret halves of the join tokens, with the CA digest already in front: full `SWMTKN-1-…` strings.
     pub join_tokens: JoinTokens,
+    /// What managers' keys on disk are locked with; present exactly while `spec.auto_lock_managers`.
+    #[serde(default)]
+    pub unlock_key: Option<UnlockKey>,
     /// Pools overlay subnets are cut from, `DefaultAddrPool`.
     pub default_address_pools: Vec<ipnet::Ipv4Net>,
     /// Prefix length of the subnets cut from the pools, `SubnetSize`.
@@ -199,5 +202,15 @@ pub struct JoinTokens {
 impl std::fmt::Debug for JoinTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("JoinTokens(..)")
+    }
+}
+
+/// `SWMKEY-1-…` in full; secret, hence no contents in `Debug`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlockKey(pub String);
+
+impl std::fmt::Debug for UnlockKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UnlockKey(..)")
     }
 }

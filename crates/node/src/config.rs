@@ -124,6 +124,17 @@ impl std::fmt::Debug for JoinRequest {
     }
 }
 
+/// `skep swarm restore`.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreRequest {
+    pub listen_addr: String,
+    pub advertise_addr: String,
+    pub data_path_addr: String,
+    /// In place of the swarm this host is the only manager of.
+    pub force: bool,
+    pub key: crate::BackupKey,
+}
+
 pub(crate) fn any_v4(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
 }

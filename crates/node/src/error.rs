@@ -14,6 +14,8 @@ pub enum Kind {
     Conflict,
     /// This node is not (or already) in a swarm, not a manager, or there is no leader (503).
     Unavailable,
+    /// The wrong unlock key (401).
+    Unauthorized,
     /// Wrong credentials (403).
     Forbidden,
     /// Not built yet (501).
@@ -32,6 +34,16 @@ pub enum NodeError {
         "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
     )]
     NotManager,
+    #[error(
+        "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it."
+    )]
+    Locked,
+    #[error("Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.")]
+    LeaveLocked,
+    #[error("swarm is not locked")]
+    NotLocked,
+    #[error("swarm could not be unlocked: invalid key provided")]
+    InvalidUnlockKey,
     #[error("This node is not part of a swarm")]
     NotInSwarm,
     #[error(
@@ -88,6 +100,8 @@ impl NodeError {
         match self {
             Self::NoSwarm
             | Self::NotManager
+            | Self::Locked
+            | Self::LeaveLocked
             | Self::NotInSwarm
             | Self::AlreadyInSwarm
             | Self::JoinTimeout
@@ -107,6 +121,8 @@ impl NodeError {
                 skep_store::Kind::Sequence => Kind::Internal,
                 skep_store::Kind::Stale => Kind::Unavailable,
             },
+            Self::NotLocked => Kind::Conflict,
+            Self::InvalidUnlockKey => Kind::Unauthorized,
             Self::NotImplemented(_) => Kind::NotImplemented,
             Self::Forbidden(_) => Kind::Forbidden,
         }

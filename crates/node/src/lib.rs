@@ -25,6 +25,7 @@ mod manager;
 
 mod address;
 pub mod audit;
+mod backup;
 mod ca;
 mod state;
 mod transport;
@@ -34,8 +35,11 @@ mod host;
 #[cfg(test)]
 mod tests;
 
+pub use backup::BackupKey;
 pub use ca::RootRequest;
-pub use config::{DEFAULT_DATA_PATH_PORT, DEFAULT_LISTEN_PORT, InitRequest, JoinRequest, NodeConfig, Timing};
+pub use config::{
+    DEFAULT_DATA_PATH_PORT, DEFAULT_LISTEN_PORT, InitRequest, JoinRequest, NodeConfig, RestoreRequest, Timing,
+};
 pub use error::{Kind, NodeError};
 pub use facade::{
     EventAction, EventKind, LocalState, LogRequest, LogStream, Node, RegistryAuthFrom, RemoteManager, RotateTokens,

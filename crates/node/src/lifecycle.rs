@@ -3,6 +3,8 @@
 //! One transition at a time; readers never wait for one.
 
 mod alone;
+mod locked;
+mod restore;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,12 +22,13 @@ use tokio::sync::broadcast;
 use crate::address;
 use crate::agent_loop::{EngineExecutor, Executor};
 use crate::audit::AuditLog;
-use crate::ca::{CertificateFiles, JoinToken, NodeKey, Signer, new_tokens};
+use crate::ca::{CertificateFiles, JoinToken, NodeKey, Signer, new_tokens, new_unlock_key};
 use crate::clock::now;
 use crate::config::{DEFAULT_DATA_PATH_PORT, InitRequest, JoinRequest, NodeConfig};
 use crate::error::{NodeError, Result};
 use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
 use crate::gossip::Gossip;
+use crate::lifecycle::locked::Locked;
 use crate::manager::{Manager, ManagerConfig};
 use crate::member::Member;
 use crate::state::{SavedState, StateFiles};
@@ -51,6 +54,8 @@ enum Membership {
     Outside,
     Joining,
     Inside(Arc<Member>),
+    /// A manager whose keys wait for the unlock key.
+    Locked(Arc<Locked>),
     /// The saved state could not be taken up again; leaving by force is the way out.
     Broken(String),
 }
@@ -61,6 +66,7 @@ pub(crate) struct Inner {
     host: Option<Host>,
     executor: Arc<dyn Executor>,
     gossip: Gossip,
+    certificates: CertificateFiles,
     membership: RwLock<Membership>,
     transition: tokio::sync::Mutex<()>,
 }
@@ -79,6 +85,7 @@ impl Inner {
 
     async fn start_with(config: NodeConfig, executor: Arc<dyn Executor>, host: Option<Host>) -> Result<Arc<Self>> {
         let inner = Arc::new(Self {
+            certificates: CertificateFiles::new(&config.swarm_dir()),
             config,
             events: broadcast::channel(EVENTS_KEPT).0,
             host,
@@ -88,7 +95,9 @@ impl Inner {
             transition: tokio::sync::Mutex::default(),
         });
         let _guard = inner.transition.lock().await;
+        inner.undo_half_a_restore();
         inner.take_up().await;
+        inner.settle_restore().await;
         drop(_guard);
         Ok(inner)
     }
@@ -98,6 +107,10 @@ impl Inner {
         self.set(match self.resume().await {
             Ok(Some(member)) => Membership::Inside(member),
             Ok(None) => Membership::Outside,
+            Err(NodeError::Locked) => {
+                tracing::warn!("this manager is locked; unlock it with `docker swarm unlock`");
+                Membership::Locked(Locked::start(&self.config, self.executor.clone()))
+            }
             Err(error) => {
                 tracing::error!(%error, "cannot take part in the swarm this host was in");
                 Membership::Broken(error.to_string())
@@ -129,21 +142,31 @@ impl Inner {
         *self.membership.write().unwrap_or_else(PoisonError::into_inner) = membership;
     }
 
+    #[cfg(test)]
     pub(crate) fn member(&self) -> Option<Arc<Member>> {
         match self.get() {
             Membership::Inside(member) => Some(member),
-            Membership::Outside | Membership::Joining | Membership::Broken(_) => None,
+            Membership::Outside | Membership::Joining | Membership::Locked(_) | Membership::Broken(_) => None,
         }
     }
 
     pub(crate) fn manager(&self) -> Result<Arc<Manager>> {
-        let member = self.member().ok_or(NodeError::NoSwarm)?;
+        let member = match self.get() {
+            Membership::Inside(member) => member,
+            Membership::Locked(_) => return Err(NodeError::Locked),
+            Membership::Outside | Membership::Joining | Membership::Broken(_) => return Err(NodeError::NoSwarm),
+        };
         member.manager().ok_or(NodeError::NotManager)
     }
 
     fn files(&self) -> (StateFiles, CertificateFiles) {
-        let directory = self.config.swarm_dir();
-        (StateFiles::new(&directory), CertificateFiles::new(&directory))
+        (StateFiles::new(&self.config.swarm_dir()), self.certificates.clone())
+    }
+
+    /// Everything of the swarm this host was in.
+    fn forget(&self) -> Result<()> {
+        self.certificates.forget();
+        self.files().0.forget()
     }
 
     /// The member this host was when the daemon last ran.
@@ -159,7 +182,7 @@ impl Inner {
                 alone::rewrite_log(&state, &config).await?;
                 let manager = Manager::start(config, listener).await?;
                 if state.alone_from.is_some() {
-                    alone::take_over(&manager, state.advertise).await?;
+                    alone::take_over(&manager, state.advertise, &self.config.hostname).await?;
                     state.alone_from = None;
                     state.managers =
                         vec![RemoteManager { node_id: state.node_id.clone(), addr: state.advertise.to_string() }];
@@ -211,6 +234,7 @@ impl Inner {
             raft_dir: StateFiles::new(&self.config.swarm_dir()).raft_dir(),
             raft_id,
             storage_key: certificates.log_key()?,
+            certificates: certificates.clone(),
             advertise: state.advertise,
             tls: tls.clone(),
             timing: self.config.timing,
@@ -222,8 +246,7 @@ impl Inner {
 
     /// Nothing of a failed attempt is left behind.
     fn undo(&self, error: NodeError) -> NodeError {
-        let (state_files, _) = self.files();
-        if let Err(left) = state_files.forget() {
+        if let Err(left) = self.forget() {
             tracing::warn!(error = %left, "cannot clean up");
         }
         self.set(Membership::Outside);
@@ -233,7 +256,9 @@ impl Inner {
     fn refuse_if_inside(&self) -> Result<()> {
         match self.get() {
             Membership::Outside => Ok(()),
-            Membership::Joining | Membership::Inside(_) | Membership::Broken(_) => Err(NodeError::AlreadyInSwarm),
+            Membership::Joining | Membership::Inside(_) | Membership::Locked(_) | Membership::Broken(_) => {
+                Err(NodeError::AlreadyInSwarm)
+            }
         }
     }
 
@@ -273,7 +298,7 @@ impl Inner {
         data_path: Option<std::net::IpAddr>,
     ) -> Result<Arc<Member>> {
         let (state_files, certificates) = self.files();
-        state_files.forget()?;
+        self.forget()?;
         let listener = listen(listen_at).await?;
         let node_id = NodeId::from_bits(rand::random());
         let cluster = new_cluster(&request)?;
@@ -286,7 +311,8 @@ impl Inner {
             &cluster.id,
             cluster.spec.node_cert_expiry,
         )?;
-        certificates.save(&cluster.root_ca.cert_pem, &signed.cert_pem, &key.pem())?;
+        certificates.follow(cluster.unlock_key.as_ref(), 0)?;
+        certificates.save(&cluster.root_ca.cert_pem, &signed.cert_pem, &key.pem(), Role::Manager)?;
         let tls = LiveTls::new(TlsMaterial::new(&cluster.root_ca.cert_pem, &signed.cert_pem, &key.pem())?);
         let raft_id = 1;
         let state = SavedState {
@@ -362,7 +388,7 @@ impl Inner {
         remotes: &[String],
     ) -> Result<Arc<Member>> {
         let (state_files, certificates) = self.files();
-        state_files.forget()?;
+        self.forget()?;
         let key = NodeKey::generate()?;
         let issue = IssueRequest {
             request_pem: key.request_pem()?,
@@ -371,7 +397,7 @@ impl Inner {
             hostname: self.config.hostname.clone(),
         };
         let (remote, reply) = ask_any(remotes, &token.root_digest, &issue).await?;
-        certificates.save(&reply.root_pem, &reply.cert_pem, &key.pem())?;
+        certificates.take(&reply, &key)?;
         let tls = LiveTls::new(TlsMaterial::new(&reply.root_pem, &reply.cert_pem, &key.pem())?);
         let advertise = match reply.role {
             Role::Manager => {
@@ -417,10 +443,18 @@ impl Inner {
         let member = match self.get() {
             Membership::Inside(member) => member,
             Membership::Broken(_) if force => {
-                self.files().0.forget()?;
+                self.forget()?;
                 self.set(Membership::Outside);
                 return Ok(());
             }
+            Membership::Locked(locked) if force => {
+                locked.stop().await;
+                crate::member::take_away(self.executor.as_ref()).await;
+                self.forget()?;
+                self.set(Membership::Outside);
+                return Ok(());
+            }
+            Membership::Locked(_) => return Err(NodeError::LeaveLocked),
             Membership::Broken(error) => return Err(NodeError::Internal(error)),
             Membership::Outside | Membership::Joining => return Err(NodeError::NotInSwarm),
         };
@@ -428,15 +462,17 @@ impl Inner {
             return Err(NodeError::LeaveRefused(leave_text(&manager)));
         }
         member.leave().await;
-        self.files().0.forget()?;
+        self.forget()?;
         self.set(Membership::Outside);
         Ok(())
     }
 
     pub(crate) async fn shutdown(&self) {
         let _guard = self.transition.lock().await;
-        if let Membership::Inside(member) = self.get() {
-            member.stop().await;
+        match self.get() {
+            Membership::Inside(member) => member.stop().await,
+            Membership::Locked(locked) => locked.stop().await,
+            Membership::Outside | Membership::Joining | Membership::Broken(_) => {}
         }
         self.set(Membership::Outside);
     }
@@ -444,7 +480,7 @@ impl Inner {
     /// As if the process had been killed.
     #[cfg(test)]
     pub(crate) fn abandon(&self) {
-        if let Some(member) = self.member() {
+        if let Membership::Inside(member) = self.get() {
             member.abandon();
         }
     }
@@ -458,6 +494,7 @@ impl Inner {
         match self.get() {
             Membership::Outside => LocalState::Inactive,
             Membership::Joining => LocalState::Pending,
+            Membership::Locked(_) => LocalState::Locked,
             Membership::Broken(_) => LocalState::Error,
             Membership::Inside(member) => member.local_state(),
         }
@@ -471,6 +508,7 @@ impl Inner {
         let state = self.local_state();
         match self.get() {
             Membership::Outside | Membership::Joining => SwarmInfo { state, ..SwarmInfo::default() },
+            Membership::Locked(_) => SwarmInfo { state, error: NodeError::Locked.to_string(), ..SwarmInfo::default() },
             Membership::Broken(error) => SwarmInfo { state, error, ..SwarmInfo::default() },
             Membership::Inside(member) => member.info(),
         }
@@ -511,6 +549,7 @@ fn new_cluster(request: &InitRequest) -> Result<Cluster> {
         spec: request.spec.clone(),
         root_ca,
         join_tokens,
+        unlock_key: request.spec.auto_lock_managers.then(new_unlock_key),
         default_address_pools: pools,
         subnet_size,
         data_path_port: if request.data_path_port == 0 { DEFAULT_DATA_PATH_PORT } else { request.data_path_port },

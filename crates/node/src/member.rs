@@ -227,6 +227,7 @@ impl Member {
                         Some(_) | None => continue,
                     }
                 }
+                () = self.certificates.exposed() => self.renew().await,
                 () = tokio::time::sleep(due) => self.renew().await,
             };
             if let Err(error) = match renewed {
@@ -297,7 +298,7 @@ impl Member {
     fn take_up(&self, reply: &IssueReply, key: &NodeKey) -> Result<()> {
         check_chain(&reply.root_pem, &reply.cert_pem)?;
         let material = TlsMaterial::new(&reply.root_pem, &reply.cert_pem, &key.pem())?;
-        self.certificates.save(&reply.root_pem, &reply.cert_pem, &key.pem())?;
+        self.certificates.take(reply, key)?;
         self.tls.replace(material);
         tracing::info!(role = ?reply.role, "certificate renewed");
         Ok(())
@@ -308,7 +309,7 @@ impl Member {
         let Some((_, cert_pem, key_pem)) = self.certificates.load()? else { return Ok(()) };
         check_chain(root_pem, &cert_pem)?;
         let material = TlsMaterial::new(root_pem, &cert_pem, &key_pem)?;
-        self.certificates.save(root_pem, &cert_pem, &key_pem)?;
+        self.certificates.save(root_pem, &cert_pem, &key_pem, material.identity.role)?;
         self.tls.replace(material);
         tracing::info!("the new root certificate is trusted from now on");
         Ok(())
@@ -322,6 +323,9 @@ impl Member {
                 self.set_manager(None);
                 manager.stop().await;
                 self.state_files.forget_raft()?;
+                self.certificates.forget_log_key()?;
+                // A worker has no use for a lock, and nobody to unlock it.
+                self.certificates.unseal()?;
                 let state = self.with_state(|state| {
                     state.raft_id = None;
                     state.clone()
@@ -349,6 +353,7 @@ impl Member {
             raft_dir: self.state_files.raft_dir(),
             raft_id,
             storage_key: self.certificates.log_key()?,
+            certificates: self.certificates.clone(),
             advertise: state.advertise,
             tls: self.tls.clone(),
             timing: self.config.timing,
@@ -381,12 +386,7 @@ impl Member {
             let _ = tokio::time::timeout(Duration::from_secs(8), goodbye).await;
         }
         self.stop().await;
-        for task_id in self.executor.found().await {
-            if let Err(error) = self.executor.remove_stray(&task_id).await {
-                tracing::warn!(task.id = %task_id, error, "cannot remove a task's container");
-            }
-        }
-        self.executor.apply(&skep_model::plan::HostPlan::default()).await;
+        take_away(self.executor.as_ref()).await;
     }
 
     /// Out of consensus first, then out of sight; whoever leads takes it, and a new leader may need a moment.
@@ -433,4 +433,14 @@ impl Member {
             manager.stop().await;
         }
     }
+}
+
+/// All that the swarm ran on this host.
+pub(crate) async fn take_away(executor: &dyn Executor) {
+    for task_id in executor.found().await {
+        if let Err(error) = executor.remove_stray(&task_id).await {
+            tracing::warn!(task.id = %task_id, error, "cannot remove a task's container");
+        }
+    }
+    executor.apply(&skep_model::plan::HostPlan::default()).await;
 }

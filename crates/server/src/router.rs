@@ -23,6 +23,7 @@ pub(crate) fn router(state: ServerState) -> Router {
         .merge(routes::volumes::routes())
         .merge(routes::swarm::routes())
         .merge(routes::join_tokens::routes())
+        .merge(routes::backup::routes())
         .merge(routes::nodes::routes())
         .merge(routes::services::routes())
         .merge(routes::tasks::routes())

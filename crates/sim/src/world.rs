@@ -375,6 +375,7 @@ fn found(managers: usize, hosts: usize) -> Batch {
         default_address_pools: Vec::new(),
         subnet_size: 24,
         data_path_port: 4789,
+        unlock_key: None,
         root_rotated_at: Timestamp::ZERO,
         gossip_key: None,
     };

@@ -62,6 +62,8 @@ pub(crate) enum SwarmCommand {
     /// Join tokens that end by time or by use
     #[command(subcommand)]
     JoinToken(JoinTokenCommand),
+    #[command(flatten)]
+    Backup(BackupCommand),
 }
 
 #[derive(Subcommand)]
@@ -88,6 +90,57 @@ pub(crate) enum JoinTokenCommand {
         #[arg(required = true)]
         ids: Vec<String>,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Write the whole state of the swarm to a file, while it runs
+    ///
+    /// Services, secrets, configs, networks, nodes, join tokens and the root certificate with its key, as of one moment, with
+    /// everything that was acknowledged before. The file is sealed with the passphrase; without one, with the unlock key if
+    /// managers are locked (docker swarm update --autolock); else it is readable to who has it. Ask any manager.
+    Backup {
+        /// Where to; `-` is standard output
+        file: PathBuf,
+        /// Seal with the passphrase in this file
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Make this host the only manager of the swarm in a backup
+    ///
+    /// The host must be outside a swarm, or with --force its only manager. A file that is truncated, altered or of another
+    /// key is refused and changes nothing. What is replaced is kept (swarm.replaced beside swarm in the data root) until the
+    /// restored swarm has a leader. Workers that know this host's address come back by themselves; other managers have to
+    /// leave the swarm and join again.
+    Restore {
+        /// Where from; `-` is standard input
+        file: PathBuf,
+        #[command(flatten)]
+        seal: SealArgs,
+        /// In place of the swarm this host is the only manager of
+        #[arg(long)]
+        force: bool,
+        /// As of docker swarm init: <ip|interface>[:port] [default: 0.0.0.0:2377]
+        #[arg(long, value_name = "ADDR")]
+        listen_addr: Option<String>,
+        /// As of docker swarm init: <ip|interface>[:port]
+        #[arg(long, value_name = "ADDR")]
+        advertise_addr: Option<String>,
+        /// As of docker swarm init: <ip|interface>
+        #[arg(long, value_name = "ADDR")]
+        data_path_addr: Option<String>,
+    },
+}
+
+/// What a backup was sealed with.
+#[derive(Args)]
+pub(crate) struct SealArgs {
+    /// Open with the passphrase in this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Open with the unlock key (SWMKEY-1-…) in this file: the one the swarm had when the backup was made
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file")]
+    pub(crate) unlock_key_file: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

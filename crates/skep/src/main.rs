@@ -2,7 +2,9 @@
 //! all works. This crate reads argv and wires the rooms together; it decides nothing else.
 
 mod args;
+mod backup;
 mod bench;
+mod client;
 mod config_file;
 mod daemon;
 mod lab;

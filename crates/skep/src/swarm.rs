@@ -12,6 +12,7 @@ use crate::args::{JoinTokenCommand, SwarmCommand};
 pub(crate) fn run(host: &str, command: SwarmCommand) -> anyhow::Result<ExitCode> {
     match command {
         SwarmCommand::JoinToken(command) => join_token(host, command)?,
+        SwarmCommand::Backup(command) => crate::backup::run(host, command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -118,6 +118,7 @@ impl Entry {
             Change::CreateCluster(cluster) => self.create_cluster(cluster),
             Change::SetClusterSpec(spec) => self.with_cluster(|c| c.spec = (**spec).clone()),
             Change::SetJoinTokens(tokens) => self.with_cluster(|c| c.join_tokens = tokens.clone()),
+            Change::SetUnlockKey(key) => self.with_cluster(|c| c.unlock_key.clone_from(key)),
             Change::CreateJoinToken(token) => self.create_join_token(token),
             Change::SpendJoinToken(id) => self.spend_join_token(id),
             Change::RemoveJoinToken(id) => match self.view.join_tokens.remove(id) {

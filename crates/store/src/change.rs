@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use skep_model::assignment::TaskReport;
-use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, LimitedToken, RootCa};
+use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, LimitedToken, RootCa, UnlockKey};
 use skep_model::network::{Network, NetworkAllocation};
 use skep_model::node::{ManagerInfo, Node, NodeDescription, NodeSpec, NodeStatus, Role};
 use skep_model::secret::{Config, Secret};
@@ -95,6 +95,7 @@ pub enum Change {
     CreateCluster(Box<Cluster>),
     SetClusterSpec(Box<ClusterSpec>),
     SetJoinTokens(JoinTokens),
+    SetUnlockKey(Option<UnlockKey>),
     /// A join token that ends.
     CreateJoinToken(LimitedToken),
     /// Somebody joins with it: in one batch with what makes the node, so that it is counted exactly once or refused.

@@ -385,6 +385,7 @@ fn a_snapshot_is_the_whole_store() {
         spec: ClusterSpec::default(),
         root_ca: RootCa { cert_pem: "c".into(), key_pem: "k".into(), digest: "d".into(), ..RootCa::default() },
         join_tokens: JoinTokens { worker: "w".into(), manager: "m".into() },
+        unlock_key: None,
         default_address_pools: Vec::new(),
         subnet_size: 24,
         data_path_port: 4789,

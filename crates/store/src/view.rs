@@ -94,6 +94,11 @@ impl View {
         self.index
     }
 
+    /// The highest term whose batch was applied.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
     /// The highest raft id any manager has or had: ids are never given twice.
     pub fn highest_raft_id(&self) -> u64 {
         self.highest_raft_id

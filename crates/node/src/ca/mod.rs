@@ -7,8 +7,10 @@ mod certificate;
 mod external;
 mod files;
 mod identity;
+mod lock;
 mod root;
 mod rotation;
+pub(crate) mod seal;
 mod token;
 
 pub(crate) use certificate::{Issuer, check_chain, issuer_of};
@@ -17,6 +19,7 @@ pub(crate) use files::{CertificateFiles, write_private};
 pub(crate) use identity::Identity;
 #[cfg(test)]
 pub(crate) use identity::Role;
+pub(crate) use lock::{new_unlock_key, parse_unlock_key};
 pub(crate) use root::{NodeKey, Signer, root_digest};
 pub use rotation::RootRequest;
 pub(crate) use rotation::{finish, next_root};

@@ -5,6 +5,7 @@ use rustls_pki_types::pem::PemObject;
 use skep_model::{ClusterId, NodeId};
 
 use super::*;
+use crate::error::NodeError;
 
 fn der(pem: &str) -> CertificateDer<'static> {
     CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
@@ -74,9 +75,111 @@ fn files_come_back_as_they_were_and_are_private() {
             Duration::from_secs(60),
         )
         .unwrap();
-    files.save(&root.cert_pem, &signed.cert_pem, &key.pem()).unwrap();
+    files.save(&root.cert_pem, &signed.cert_pem, &key.pem(), Role::Manager).unwrap();
     assert_eq!(files.load().unwrap().unwrap(), (root.cert_pem.clone(), signed.cert_pem, key.pem()));
     let mode = std::fs::metadata(directory.path().join("certificates/swarm-node.key")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(files.log_key().unwrap(), files.log_key().unwrap());
+}
+
+/// A manager's files, with a stand-in for the certificate.
+fn keys(directory: &std::path::Path) -> (CertificateFiles, String, [u8; 32]) {
+    let files = CertificateFiles::new(directory);
+    let key = NodeKey::generate().unwrap().pem();
+    files.save("root", "-----BEGIN CERTIFICATE-----\n", &key, Role::Manager).unwrap();
+    let log_key = files.log_key().unwrap();
+    (files, key, log_key)
+}
+
+fn holds(directory: &std::path::Path, needle: &[u8]) -> bool {
+    std::fs::read_dir(directory.join("certificates"))
+        .unwrap()
+        .any(|file| std::fs::read(file.unwrap().path()).unwrap().windows(needle.len()).any(|window| window == needle))
+}
+
+#[test]
+fn locked_keys_are_on_disk_for_the_unlock_key_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (files, key, log_key) = keys(directory.path());
+    let (first, second) = (new_unlock_key(), new_unlock_key());
+    assert!(first.0.starts_with("SWMKEY-1-") && first.0.len() == "SWMKEY-1-".len() + 43, "{}", first.0);
+    files.follow(Some(&first), 5).unwrap();
+    assert!(!holds(directory.path(), key.lines().nth(1).unwrap().as_bytes()) && !holds(directory.path(), &log_key));
+    assert!(!holds(directory.path(), first.0.as_bytes()));
+
+    let opens = |with: &skep_model::cluster::UnlockKey| {
+        let again = CertificateFiles::new(directory.path());
+        assert!(matches!(again.load(), Err(NodeError::Locked)) && matches!(again.log_key(), Err(NodeError::Locked)));
+        again.unlock(&parse_unlock_key(&with.0).unwrap())?;
+        assert_eq!((again.load().unwrap().unwrap().2, again.log_key().unwrap()), (key.clone(), log_key));
+        Ok::<_, NodeError>(again)
+    };
+    assert!(matches!(opens(&second), Err(NodeError::InvalidUnlockKey)));
+    let again = opens(&first).unwrap();
+    // An older cluster object, seen while the log is replayed, moves nothing; a newer one does.
+    again.follow(Some(&second), 4).unwrap();
+    opens(&first).unwrap();
+    again.follow(Some(&second), 6).unwrap();
+    assert!(matches!(opens(&first), Err(NodeError::InvalidUnlockKey)));
+    let again = opens(&second).unwrap();
+    // What is saved while locked is locked, too; a worker's key never is.
+    again.save("root", "-----BEGIN CERTIFICATE-----\n", &key, Role::Manager).unwrap();
+    opens(&second).unwrap();
+    again.follow(None, 7).unwrap();
+    let clear = CertificateFiles::new(directory.path());
+    assert_eq!((clear.load().unwrap().unwrap().2, clear.log_key().unwrap()), (key.clone(), log_key));
+    clear.follow(Some(&second), 6).unwrap();
+    assert!(clear.load().is_ok(), "an older object locked it");
+}
+
+/// Between any two writes the daemon may be killed: what is on disk must open with the old or the new key, or be clear.
+#[test]
+fn no_crash_leaves_keys_that_do_not_open() {
+    let at = |steps: &dyn Fn(&std::path::Path, &CertificateFiles, &CertificateFiles)| {
+        let (before, after) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (old, key, log_key) = keys(before.path());
+        let unlock = new_unlock_key();
+        std::fs::create_dir(after.path().join("certificates")).unwrap();
+        for name in ["swarm-root-ca.crt", "swarm-node.key", "raft.key"] {
+            let path = |of: &tempfile::TempDir| of.path().join("certificates").join(name);
+            std::fs::copy(path(&before), path(&after)).unwrap();
+        }
+        let new = CertificateFiles::new(after.path());
+        new.follow(Some(&unlock), 1).unwrap();
+        steps(before.path(), &old, &new);
+        // `before` now holds some of the files of `after`, in the order they are written.
+        let start = CertificateFiles::new(before.path());
+        let readable = |files: &CertificateFiles| Ok::<_, NodeError>((files.load()?.unwrap().2, files.log_key()?));
+        let found = readable(&start).or_else(|_| {
+            start.unlock(&parse_unlock_key(&unlock.0).unwrap())?;
+            readable(&start)
+        });
+        assert_eq!(found.unwrap(), (key.clone(), log_key));
+        // And the next start finishes it.
+        start.follow(Some(&unlock), 1).unwrap();
+        let again = CertificateFiles::new(before.path());
+        assert!(matches!(again.load(), Err(NodeError::Locked)) && matches!(again.log_key(), Err(NodeError::Locked)));
+        again.unlock(&parse_unlock_key(&unlock.0).unwrap()).unwrap();
+        assert_eq!(readable(&again).unwrap(), (key, log_key));
+    };
+    let order = ["swarm-lock.json", "raft.key", "swarm-node.key"];
+    for written in 0..=order.len() {
+        at(&|before, _, new| {
+            for name in &order[..written] {
+                std::fs::copy(new.directory().join(name), before.join("certificates").join(name)).unwrap();
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_no_unlock_key_is_refused_as_such() {
+    let good = new_unlock_key().0;
+    for bad in ["", "SWMKEY-1", "SWMKEY-2-abc", "swmkey-1-abc", &good.replace("SWMKEY", "SWMTKN"), &format!("{good}=")]
+    {
+        assert!(
+            matches!(parse_unlock_key(bad), Err(NodeError::BadRequest(text)) if text == "invalid key string"),
+            "{bad}"
+        );
+    }
 }

@@ -6,16 +6,19 @@ use skep_model::cluster::{Cluster, ClusterSpec};
 use skep_store::{Batch, Change, ObjectKey};
 
 use super::Node;
-use crate::ca::{RootRequest, new_tokens, next_root};
+use crate::backup::BackupKey;
+use crate::ca::{RootRequest, new_tokens, new_unlock_key, next_root};
 use crate::clock::now;
-use crate::config::{InitRequest, JoinRequest};
+use crate::config::{InitRequest, JoinRequest, RestoreRequest};
 use crate::error::{NodeError, Result};
 
-/// Which join tokens `swarm update` is to replace.
+/// What `swarm update` is to replace.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RotateTokens {
     pub worker: bool,
     pub manager: bool,
+    /// The unlock key; without locked managers there is none, and nothing happens.
+    pub unlock_key: bool,
 }
 
 impl Node {
@@ -53,7 +56,13 @@ impl Node {
         check_spec(&spec)?;
         let root_ca = next_root(cluster, &spec, &root, now())?;
         manager.check_signers(&spec, &root_ca).await?;
-        let mut changes = vec![Change::SetClusterSpec(Box::new(spec))];
+        // swarmkit `UpdateCluster`: a key exists exactly while managers are locked.
+        let unlock_key = match &cluster.unlock_key {
+            _ if !spec.auto_lock_managers => None,
+            Some(current) if !rotate.unlock_key => Some(current.clone()),
+            Some(_) | None => Some(new_unlock_key()),
+        };
+        let mut changes = vec![Change::SetClusterSpec(Box::new(spec)), Change::SetUnlockKey(unlock_key)];
         if root_ca != cluster.root_ca {
             changes.push(Change::SetRootCa { root_ca, at: now() });
         }
@@ -72,28 +81,28 @@ impl Node {
         manager.propose(batch).await.map(drop)
     }
 
-    /// Locked managers are not built yet.
-    pub fn swarm_unlock_key(&self) -> Result<String> {
-        self.inner.manager()?;
-        Ok(String::new())
+    /// The parts of a backup of the whole state, with everything in it that was acknowledged before the call.
+    pub async fn swarm_backup(&self, key: BackupKey) -> Result<impl Iterator<Item = Vec<u8>> + Send + use<>> {
+        self.inner.backup(key).await
     }
 
-    pub async fn swarm_unlock(&self, _key: &str) -> Result<()> {
-        match self.local_state() {
-            super::LocalState::Inactive => Err(NodeError::NotInSwarm),
-            _ => Err(NodeError::Refused {
-                code: "FailedPrecondition",
-                text: "swarm is not locked".into(),
-                kind: crate::error::Kind::Conflict,
-            }),
-        }
+    /// Makes this host the only manager of the swarm in a backup. Refused, nothing changes.
+    pub async fn swarm_restore(&self, request: RestoreRequest, file: Vec<u8>) -> Result<NodeId> {
+        self.inner.restore(request, file).await
+    }
+
+    /// `SWMKEY-1-…`, or nothing while managers are not locked.
+    pub fn swarm_unlock_key(&self) -> Result<String> {
+        Ok(self.swarm_inspect()?.unlock_key.map(|key| key.0).unwrap_or_default())
+    }
+
+    /// Opens this locked manager's keys and takes part in the swarm again. With a wrong key nothing changes.
+    pub async fn swarm_unlock(&self, key: &str) -> Result<()> {
+        self.inner.unlock(key).await
     }
 }
 
 pub(crate) fn check_spec(spec: &ClusterSpec) -> Result<()> {
-    if spec.auto_lock_managers {
-        return Err(NodeError::NotImplemented("locking managers (--autolock)"));
-    }
     if spec.node_cert_expiry < std::time::Duration::from_secs(3600) {
         return Err(NodeError::Invalid("minimum certificate expiry time is: 1h0m0s".into()));
     }

@@ -8,12 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_control::membership;
 use skep_model::NodeId;
-use skep_model::node::ManagerInfo;
+use skep_model::node::{Availability, ManagerInfo, Role};
 use skep_store::{Batch, Change};
 
 use super::{Inner, Membership, new_raft_id};
 use crate::address;
+use crate::ca::new_unlock_key;
 use crate::clock::now;
 use crate::config::InitRequest;
 use crate::error::{NodeError, Result};
@@ -29,6 +31,7 @@ impl Inner {
         let member = match self.get() {
             Membership::Outside | Membership::Joining => return Err(NodeError::AlreadyInSwarm),
             Membership::Inside(member) => Some(member),
+            Membership::Locked(_) => return Err(NodeError::Locked),
             Membership::Broken(_) => None,
         };
         let (state_files, certificates) = self.files();
@@ -65,9 +68,17 @@ impl Inner {
         };
         let node_id = member.node_id();
         let manager = self.manager()?;
-        let current = manager.view().cluster().map(|cluster| cluster.spec.clone());
-        if current.is_some_and(|spec| spec != request.spec) {
-            manager.propose(Batch::new(now(), vec![Change::SetClusterSpec(Box::new(request.spec.clone()))])).await?;
+        let view = manager.view();
+        let cluster = view.cluster().ok_or(NodeError::NoSwarm)?;
+        let mut changes = Vec::new();
+        if cluster.spec != request.spec {
+            changes.push(Change::SetClusterSpec(Box::new(request.spec.clone())));
+        }
+        if request.spec.auto_lock_managers != cluster.unlock_key.is_some() {
+            changes.push(Change::SetUnlockKey(request.spec.auto_lock_managers.then(new_unlock_key)));
+        }
+        if !changes.is_empty() {
+            manager.propose(Batch::new(now(), changes)).await?;
         }
         member.wait_connected(Duration::from_secs(5)).await;
         Ok(node_id)
@@ -92,7 +103,7 @@ pub(super) async fn rewrite_log(state: &SavedState, config: &ManagerConfig) -> R
 }
 
 /// Tells the swarm that this manager is its only one.
-pub(super) async fn take_over(manager: &Manager, address: SocketAddr) -> Result<()> {
+pub(super) async fn take_over(manager: &Manager, address: SocketAddr, hostname: &str) -> Result<()> {
     let mut leadership = manager.consensus().leadership();
     let led = leadership.wait_for(|now| now.is_leader);
     let led = tokio::time::timeout(LEAD_DEADLINE, led).await.map(|led| led.is_ok());
@@ -100,6 +111,12 @@ pub(super) async fn take_over(manager: &Manager, address: SocketAddr) -> Result<
         return Err(NodeError::Internal("this manager does not lead, though it is the only one".into()));
     }
     let info = ManagerInfo { raft_id: manager.consensus().raft_id(), address };
-    let changes = skep_control::membership::alone(&manager.view(), manager.node_id(), info, now());
+    let (view, node_id) = (manager.view(), manager.node_id());
+    let mut changes = Vec::new();
+    // A state from a backup may not know this node.
+    if let Some(made) = membership::admit(&view, node_id, Role::Manager, Availability::Active, hostname, now()) {
+        changes.extend([made, Change::SetNodeManager { node_id: node_id.clone(), manager: Some(info.clone()) }]);
+    }
+    changes.extend(membership::alone(&view, node_id, info, now()));
     manager.propose(Batch::new(now(), changes)).await.map(drop)
 }

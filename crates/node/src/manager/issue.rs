@@ -9,7 +9,7 @@ use skep_model::node::Role;
 use super::{Manager, role_due};
 use crate::ca::{Signer, external_signers, one_is_reachable, sign_elsewhere};
 use crate::error::{NodeError, Result};
-use crate::transport::message::IssueReply;
+use crate::transport::message::{IssueReply, ManagerLock};
 
 impl Manager {
     /// Signs the key of a request with what the swarm signs with now.
@@ -30,6 +30,8 @@ impl Manager {
             role,
             cert_pem,
             root_pem: cluster.root_ca.cert_pem.clone(),
+            lock: (role == Role::Manager)
+                .then(|| ManagerLock { unlock_key: cluster.unlock_key.clone(), version: cluster.meta.version }),
         })
     }
 

@@ -9,6 +9,7 @@ mod access;
 mod dispatcher;
 mod issue;
 mod leader;
+mod lock;
 mod peers;
 mod roles;
 mod root;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Request;
 
 use crate::audit::AuditLog;
+use crate::ca::CertificateFiles;
 use crate::config::Timing;
 use crate::error::{NodeError, Result};
 use crate::facade::SwarmEvent;
@@ -53,6 +55,8 @@ pub(crate) struct ManagerConfig {
     pub(crate) raft_dir: PathBuf,
     pub(crate) raft_id: u64,
     pub(crate) storage_key: [u8; 32],
+    /// Locked as the swarm has it.
+    pub(crate) certificates: CertificateFiles,
     pub(crate) advertise: SocketAddr,
     pub(crate) tls: LiveTls,
     pub(crate) timing: Timing,
@@ -96,6 +100,7 @@ impl Manager {
             config,
         });
         tasks.spawn(lead(consensus.clone(), manager.config.clone(), sender, cancel.clone()));
+        tasks.spawn(lock::follow(consensus.clone(), manager.config.certificates.clone(), cancel.clone()));
         tasks.spawn(publish(consensus, manager.config.events.clone(), cancel.clone()));
         let router = rpc::router(&manager);
         tasks.spawn(serve(listener, manager.config.tls.clone(), router, cancel));

@@ -72,7 +72,7 @@ async fn refusals_use_dockers_words() {
 async fn a_rotated_token_no_longer_opens_the_door() {
     let hosts = cluster(0).await;
     let before = hosts[0].node.swarm_inspect().unwrap();
-    let rotate = RotateTokens { worker: true, manager: false };
+    let rotate = RotateTokens { worker: true, ..RotateTokens::default() };
     hosts[0].node.swarm_update(before.meta.version, before.spec.clone(), rotate, RootRequest::default()).await.unwrap();
     let after = hosts[0].node.swarm_inspect().unwrap();
     assert_ne!(after.join_tokens.worker, before.join_tokens.worker);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use skep_model::assignment::{AssignmentChange, AssignmentSet, TaskReport};
-use skep_model::cluster::GossipKey;
+use skep_model::cluster::{GossipKey, UnlockKey};
 use skep_model::node::{Availability, NodeDescription, Role};
 use skep_model::{ClusterId, NodeId, SessionId, TaskId};
 
@@ -32,6 +32,18 @@ pub(crate) struct IssueReply {
     pub(crate) role: Role,
     pub(crate) cert_pem: String,
     pub(crate) root_pem: String,
+    /// For managers.
+    #[serde(default)]
+    pub(crate) lock: Option<ManagerLock>,
+}
+
+/// How managers lock their keys.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ManagerLock {
+    /// Absent while they do not.
+    pub(crate) unlock_key: Option<UnlockKey>,
+    /// Of the cluster object.
+    pub(crate) version: u64,
 }
 
 /// From a manager that is to take part in consensus.

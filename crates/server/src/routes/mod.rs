@@ -2,6 +2,7 @@
 //! elsewhere.
 
 pub(crate) mod archive;
+pub(crate) mod backup;
 pub(crate) mod containers;
 pub(crate) mod events;
 pub(crate) mod exec;

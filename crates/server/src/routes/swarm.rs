@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use ipnet::Ipv4Net;
-use skep_api::swarm::{InitRequest, JoinRequest, Swarm, SwarmSpec};
+use skep_api::swarm::{InitRequest, JoinRequest, Swarm, SwarmSpec, UnlockKey};
 use skep_model::cluster::ClusterSpec;
 use skep_node::{RootRequest, RotateTokens};
 
@@ -25,10 +25,8 @@ pub(crate) fn routes() -> Router<ServerState> {
 }
 
 /// Answers with the node's id, a bare JSON string.
-async fn init(State(state): State<ServerState>, GoJson(body): GoJson<InitRequest>) -> Result<Json<String>> {
-    if body.auto_lock_managers {
-        return Err(ApiError::unserved("locking managers (--autolock)"));
-    }
+async fn init(State(state): State<ServerState>, GoJson(mut body): GoJson<InitRequest>) -> Result<Json<String>> {
+    body.spec.encryption_config.auto_lock_managers |= body.auto_lock_managers;
     let bad_port = || {
         ApiError::invalid(format!(
             "invalid data path port number {}: must be between 1024 and 49151",
@@ -108,11 +106,12 @@ async fn update(
     GoJson(body): GoJson<SwarmSpec>,
 ) -> Result<StatusCode> {
     let version = object_version(&query, "swarm")?;
-    if query.flag("rotateManagerUnlockKey") {
-        return Err(ApiError::unserved("locking managers (rotating the unlock key)"));
-    }
     let current = state.node().swarm_inspect()?.spec;
-    let rotate = RotateTokens { worker: query.flag("rotateWorkerToken"), manager: query.flag("rotateManagerToken") };
+    let rotate = RotateTokens {
+        worker: query.flag("rotateWorkerToken"),
+        manager: query.flag("rotateManagerToken"),
+        unlock_key: query.flag("rotateManagerUnlockKey"),
+    };
     let root = RootRequest {
         cert_pem: body.ca_config.signing_ca_cert.clone(),
         key_pem: body.ca_config.signing_ca_key.clone(),
@@ -121,15 +120,14 @@ async fn update(
     Ok(StatusCode::OK)
 }
 
-/// Managers are never locked, so there is no key; moby answers the same.
-async fn unlock_key(State(state): State<ServerState>) -> Result<Json<serde_json::Value>> {
-    state.node().swarm_inspect()?;
-    Ok(Json(serde_json::json!({ "UnlockKey": "" })))
+/// Empty while managers are not locked, as in moby.
+async fn unlock_key(State(state): State<ServerState>) -> Result<Json<UnlockKey>> {
+    Ok(Json(UnlockKey { unlock_key: state.node().swarm_unlock_key()? }))
 }
 
-async fn unlock(State(state): State<ServerState>) -> Result<StatusCode> {
-    state.node().swarm_inspect()?;
-    Err(ApiError::new(StatusCode::CONFLICT, "swarm is not locked"))
+async fn unlock(State(state): State<ServerState>, GoJson(body): GoJson<UnlockKey>) -> Result<StatusCode> {
+    state.node().swarm_unlock(&body.unlock_key).await?;
+    Ok(StatusCode::OK)
 }
 
 /// The `version` an update must carry.
