@@ -120,7 +120,7 @@ impl Day {
     /// Writes and reads on any manager, as a client that does not know the leader.
     async fn work(&self, client: u64) {
         for n in 0..OPERATIONS_OF_A_CLIENT {
-            tokio::time::sleep(Duration::from_millis(self.net.draw(1..120))).await;
+            tokio::time::sleep(Duration::from_millis(self.net.draw(1..250))).await;
             let (at, key) = (1 + self.net.draw(0..MANAGERS), self.net.draw(0..KEYS));
             let called = self.now();
             let (what, returned) = if self.net.draw(0..2) == 0 {
@@ -175,8 +175,12 @@ impl Day {
     /// Breaks and mends until cancelled; at most one manager is down at a time.
     async fn trouble(&self) {
         for life in 1.. {
-            tokio::time::sleep(Duration::from_millis(self.net.draw(100..900))).await;
-            let (one, other) = (1 + self.net.draw(0..MANAGERS), 1 + self.net.draw(0..MANAGERS));
+            tokio::time::sleep(Duration::from_millis(self.net.draw(50..800))).await;
+            let (any, other) = (1 + self.net.draw(0..MANAGERS), 1 + self.net.draw(0..MANAGERS));
+            // The leader's troubles are the ones that matter.
+            let leads = |raft_id: &u64| self.manager(*raft_id).leadership().borrow().is_leader;
+            let leader = (1..=MANAGERS).find(leads).filter(|_| self.net.draw(0..2) == 0);
+            let one = leader.unwrap_or(any);
             match self.net.draw(0..6) {
                 0 => self.net.isolate(one),
                 1 => self.net.cut(one, other),
@@ -375,5 +379,28 @@ fn a_learner_that_is_not_there_stops_nobody_and_becomes_no_voter() {
         assert_eq!(voters.map(|member| member.peer.raft_id).collect::<Vec<_>>(), [1, 2, 3]);
         managers[0].remove(4).await.unwrap();
         assert_eq!(managers[0].members().len(), 3);
+    });
+}
+
+#[test]
+fn a_leader_that_restarts_reads_nothing_older_than_what_it_acknowledged() {
+    simulate(async {
+        let day = Day::begin(4).await;
+        for life in 1..4 {
+            let managers: Vec<Consensus> = day.managers.lock().unwrap().values().cloned().collect();
+            let leader = leader_of(&managers.iter().collect::<Vec<_>>()).await;
+            let (raft_id, name) = (leader.raft_id(), format!("acknowledged{life}"));
+            leader.propose(create(&name)).await.unwrap();
+            day.net.unplug(raft_id);
+            day.disks[raft_id as usize - 1].crash(Crash::Lose);
+            day.start(raft_id, life).await;
+            let (back, until) = (day.manager(raft_id), Instant::now() + Duration::from_secs(1));
+            while Instant::now() < until {
+                if let Ok(view) = back.linearizable_view().await {
+                    assert!(common::names_in(&view).contains(&name), "life {life}: a stale read");
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     });
 }

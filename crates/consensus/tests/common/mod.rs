@@ -15,7 +15,7 @@ use bytes::Bytes;
 use skep_consensus::{Config, Consensus, Leadership, Peer, SimDisk, Transport, TransportError};
 use skep_model::secret::SecretBytes;
 use skep_model::{ConfigId, Labels, Meta, Timestamp};
-use skep_store::{Batch, Change};
+use skep_store::{Batch, Change, View};
 
 pub(crate) const KEY: [u8; 32] = [42; 32];
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,7 +43,11 @@ pub(crate) fn create_with(name: &str, data: Vec<u8>) -> Batch {
 
 /// Names of all configs `manager` has applied.
 pub(crate) fn names(manager: &Consensus) -> BTreeSet<String> {
-    manager.view().configs().map(|config| config.name.clone()).collect()
+    names_in(&manager.view())
+}
+
+pub(crate) fn names_in(view: &View) -> BTreeSet<String> {
+    view.configs().map(|config| config.name.clone()).collect()
 }
 
 #[derive(Default)]
