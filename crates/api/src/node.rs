@@ -131,8 +131,8 @@ fn state_word(state: model::NodeState) -> &'static str {
 }
 
 impl Node {
-    /// `leader` is who leads the managers. A manager is reachable as far as its node is heard of.
-    pub fn from_model(node: &model::Node, leader: Option<&NodeId>) -> Self {
+    /// `leader` is who leads the managers; `reachability` is the node's as a manager, as seen from the one that answers.
+    pub fn from_model(node: &model::Node, leader: Option<&NodeId>, reachability: model::Reachability) -> Self {
         let description = &node.description;
         Self {
             id: node.id.to_string(),
@@ -175,10 +175,10 @@ impl Node {
             },
             manager_status: node.manager.as_ref().map(|manager| ManagerStatus {
                 leader: leader == Some(&node.id),
-                reachability: match node.status.state {
-                    model::NodeState::Ready => "reachable",
-                    model::NodeState::Down | model::NodeState::Disconnected => "unreachable",
-                    model::NodeState::Unknown => "unknown",
+                reachability: match reachability {
+                    model::Reachability::Reachable => "reachable",
+                    model::Reachability::Unreachable => "unreachable",
+                    model::Reachability::Unknown => "unknown",
                 }
                 .into(),
                 addr: manager.address.to_string(),

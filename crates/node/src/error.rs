@@ -59,9 +59,10 @@ pub enum NodeError {
     #[error("rpc error: code = Unavailable desc = {0}")]
     Unreachable(String),
     #[error(
-        "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online."
+        "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.{0}"
     )]
-    NoLeader,
+    /// With which managers are missing and what to do, where that is known.
+    NoLeader(String),
     #[error("rpc error: code = InvalidArgument desc = {0}")]
     Invalid(String),
     /// A bad request that swarmkit does not see: moby answers it in its own words.
@@ -105,7 +106,7 @@ impl NodeError {
             | Self::NotInSwarm
             | Self::AlreadyInSwarm
             | Self::JoinTimeout
-            | Self::NoLeader
+            | Self::NoLeader(_)
             | Self::LeaveRefused(_)
             | Self::Unreachable(_) => Kind::Unavailable,
             // moby answers 400 for a token that is no token.

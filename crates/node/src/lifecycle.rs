@@ -173,10 +173,19 @@ impl Inner {
     async fn resume(self: &Arc<Self>) -> Result<Option<Arc<Member>>> {
         let (state_files, certificates) = self.files();
         let Some(mut state) = state_files.load()? else { return Ok(None) };
+        // An address that was found out, not given, may have been the network's to change.
+        let ip = state.advertise.ip();
+        if !state.advertise_given && !ip.is_unspecified() && !ip.is_loopback() && !address::is_own(ip) {
+            match address::advertise("", self.config.default_advertise.as_deref(), state.listen) {
+                Ok(found) => state.advertise = found,
+                Err(error) => tracing::warn!(%error, "keeping an advertised address this host does not have"),
+            }
+        }
         let tls = self.tls_of(&certificates)?;
         let role = tls.current().identity.role;
         let manager = match (role, state.raft_id) {
-            (Role::Manager, Some(raft_id)) => {
+            // Without its log a raft id must not vote again: the member joins anew under another.
+            (Role::Manager, Some(raft_id)) if state_files.has_raft() => {
                 let listener = listen(state.listen).await?;
                 let config = self.manager_config(&state, raft_id, &tls, &certificates)?;
                 alone::rewrite_log(&state, &config).await?;
@@ -190,7 +199,7 @@ impl Inner {
                 }
                 Some(manager)
             }
-            (Role::Manager, None) | (Role::Worker, _) => None,
+            (Role::Manager | Role::Worker, _) => None,
         };
         Ok(Some(self.member_of(state, tls, manager).await))
     }
@@ -459,7 +468,7 @@ impl Inner {
             Membership::Outside | Membership::Joining => return Err(NodeError::NotInSwarm),
         };
         if !force && let Some(manager) = member.manager() {
-            return Err(NodeError::LeaveRefused(leave_text(&manager)));
+            return Err(NodeError::LeaveRefused(manager.leave_warning()));
         }
         member.leave().await;
         self.forget()?;
@@ -498,10 +507,6 @@ impl Inner {
             Membership::Broken(_) => LocalState::Error,
             Membership::Inside(member) => member.local_state(),
         }
-    }
-
-    pub(crate) fn leader(&self) -> Option<NodeId> {
-        Some(self.manager().ok()?.leader_node()?.id.clone())
     }
 
     pub(crate) fn info(&self) -> SwarmInfo {
@@ -591,29 +596,4 @@ async fn ask(remote: &str, digest: &str, issue: &IssueRequest) -> Result<IssueRe
         _ => NodeError::Internal(status.to_string()),
     })?;
     unpack(reply.get_ref()).map_err(|status| NodeError::Internal(status.message().to_owned()))
-}
-
-/// moby's `manager.go`: what happens if this manager goes.
-fn leave_text(manager: &Manager) -> String {
-    let mut text = String::from("You are attempting to leave the swarm on a node that is participating as a manager. ");
-    let members = manager.consensus().members();
-    let reachable = members.len();
-    let leads = manager.dispatcher().is_some();
-    if reachable <= 1 {
-        text.push_str(
-            "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ",
-        );
-    } else if leads && reachable - 1 < members.len() / 2 + 1 {
-        text.push_str("Removing this node leaves too few managers online to achieve quorum. ");
-        text.push_str("The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. ");
-        text.push_str("Use `--force` to suppress this message.");
-    } else {
-        text.push_str(&format!("Removing this node leaves {} managers out of {}. ", reachable - 1, members.len()));
-        if reachable - 1 < members.len() / 2 + 1 {
-            text.push_str("Without a Raft quorum your swarm will be inaccessible. ");
-        }
-        text.push_str("The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. ");
-        text.push_str("Use `--force` to suppress this message.");
-    }
-    text
 }

@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent_loop::{ARCHITECTURE, Executor, Orders, Session, StatusBoard, WorkerLoop, run_plane};
+use crate::agent_loop::{ARCHITECTURE, Executor, Orders, REMOVED, Session, StatusBoard, WorkerLoop, run_plane};
 use crate::audit::AuditLog;
 use crate::ca::{CertificateFiles, NodeKey, check_chain};
 use crate::clock::now;
@@ -27,7 +27,10 @@ use crate::transport::message::{IssueReply, IssueRequest, Trust};
 use crate::transport::{Connection, LiveTls, TlsMaterial, pack, unpack};
 
 const RENEW_RETRY: Duration = Duration::from_secs(5);
-const ISSUER_RETRY: Duration = Duration::from_millis(200);
+/// A role or root that could not be taken up is tried again soon, since users wait for it, and then less often.
+const ROLE_RETRY: Duration = Duration::from_millis(200);
+/// A member that leaves says goodbye for no longer than this: the managers may all be gone.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Member {
     config: NodeConfig,
@@ -38,6 +41,7 @@ pub(crate) struct Member {
     manager: RwLock<Option<Arc<Manager>>>,
     managers: watch::Sender<Vec<RemoteManager>>,
     connected: watch::Receiver<bool>,
+    removed: watch::Receiver<bool>,
     wanted_role: watch::Sender<Option<Role>>,
     wanted_trust: watch::Sender<Option<Trust>>,
     executor: Arc<dyn Executor>,
@@ -69,6 +73,7 @@ impl Member {
         let (connected_sender, connected) = watch::channel(false);
         let (wanted_role, _) = watch::channel(None);
         let (wanted_trust, _) = watch::channel(None);
+        let (removed_sender, removed) = watch::channel(false);
         let board = Arc::new(StatusBoard::default());
         let (answered, _) = watch::channel(None);
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -87,6 +92,7 @@ impl Member {
             answered: answered.clone(),
             managers: managers.clone(),
             connected: connected_sender,
+            removed: removed_sender,
             wanted_role: wanted_role.clone(),
             wanted_trust: wanted_trust.clone(),
             advertise: state.data_path.or(advertised),
@@ -119,6 +125,7 @@ impl Member {
             manager: RwLock::new(manager),
             managers,
             connected,
+            removed,
             wanted_role,
             wanted_trust,
             executor,
@@ -158,6 +165,9 @@ impl Member {
     }
 
     pub(crate) fn local_state(&self) -> LocalState {
+        if *self.removed.borrow() {
+            return LocalState::Error;
+        }
         // A manager answers for itself; a worker is active once a manager knows it.
         let known = self.manager().is_some() || *self.connected.borrow() || self.orders.borrow().is_some();
         if known { LocalState::Active } else { LocalState::Pending }
@@ -179,10 +189,10 @@ impl Member {
             state: self.local_state(),
             role: self.tls.current().identity.role,
             control_available: manager.is_some(),
-            error: String::new(),
+            error: if *self.removed.borrow() { REMOVED.to_owned() } else { String::new() },
             remote_managers: self.managers.borrow().clone(),
             nodes: view.as_ref().map(skep_store::View::nodes_len),
-            managers: view.as_ref().map(|v| v.nodes().filter(|n| n.spec.role == Role::Manager).count()),
+            managers: view.as_ref().map(|v| v.nodes().filter(|n| n.manager.is_some()).count()),
             cluster: view.as_ref().and_then(|v| v.cluster().map(|c| (**c).clone())),
         }
     }
@@ -190,56 +200,82 @@ impl Member {
     /// Saves what changes, follows the wanted role, renews the certificate.
     async fn keep(&self) {
         let mut managers = self.managers.subscribe();
+        managers.mark_changed();
         let mut wanted = self.wanted_role.subscribe();
         let mut trust = self.wanted_trust.subscribe();
         // Drawn once, so that nodes that joined together do not renew together.
         let share = 0.5 + rand::random::<f64>() * 0.3;
+        let mut pause = ROLE_RETRY;
         loop {
-            let due = self.renew_in(share);
-            let renewed = tokio::select! {
-                changed = managers.changed() => {
-                    if changed.is_err() { return }
-                    self.save_managers(&mut managers);
-                    continue;
+            let role = *wanted.borrow_and_update();
+            let (step, outcome) = if role.is_some_and(|role| role != self.role()) {
+                // A manager that has not heard of the new role yet gives a certificate of the old one: asked again.
+                let renewed = self.renew().await;
+                ("renew the certificate for another role", renewed.map(|()| role == Some(self.role())))
+            } else if (self.role() == Role::Manager) != self.manager().is_some() {
+                ("take up the role", self.follow_role().await.map(|()| true))
+            } else if trust.has_changed().unwrap_or(false) {
+                let due = trust.borrow_and_update().clone();
+                let followed = self.follow_trust(due).await;
+                if !matches!(followed, Ok(true)) {
+                    trust.mark_changed();
                 }
-                changed = wanted.changed() => {
-                    if changed.is_err() { return }
-                    let role = *wanted.borrow_and_update();
-                    if role.is_none_or(|role| role == self.tls.current().identity.role) {
-                        continue;
+                ("trust what the swarm trusts", followed)
+            } else if let Some(manager) = self.manager().filter(|manager| !manager.is_announced()) {
+                let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
+                ("tell the other managers where this one is", manager.join_consensus(&remotes).await.map(|()| true))
+            } else {
+                tokio::select! {
+                    changed = managers.changed() => {
+                        if changed.is_err() { return }
+                        self.save_managers(&mut managers);
                     }
-                    self.renew().await
-                }
-                changed = trust.changed() => {
-                    if changed.is_err() { return }
-                    let wanted = trust.borrow_and_update().clone();
-                    let have = self.tls.current();
-                    match wanted {
-                        Some(wanted) if wanted.issuer_key != have.issuer.key => {
-                            let renewed = self.renew().await;
-                            if self.tls.current().issuer.key != wanted.issuer_key {
-                                // A manager that has not heard of the new root yet.
-                                tokio::time::sleep(ISSUER_RETRY).await;
-                            }
-                            renewed
+                    changed = wanted.changed() => if changed.is_err() { return },
+                    () = async {
+                        tokio::select! {
+                            () = tokio::time::sleep(self.renew_in(share)) => {}
+                            () = self.certificates.exposed() => {}
                         }
-                        Some(wanted) if wanted.root_pem != have.root_pem => self.adopt_root(&wanted.root_pem),
-                        Some(_) | None => continue,
+                    } => if let Err(error) = self.renew().await {
+                        tracing::warn!(%error, "cannot renew the certificate");
+                        tokio::time::sleep(RENEW_RETRY).await;
+                    },
+                    changed = trust.changed() => {
+                        if changed.is_err() { return }
+                        trust.mark_changed();
                     }
                 }
-                () = self.certificates.exposed() => self.renew().await,
-                () = tokio::time::sleep(due) => self.renew().await,
+                continue;
             };
-            if let Err(error) = match renewed {
-                Ok(()) => self.follow_role().await,
-                Err(error) => Err(error),
-            } {
-                tracing::warn!(%error, "cannot renew the certificate or follow its role");
-                tokio::time::sleep(RENEW_RETRY).await;
-                wanted.mark_changed();
-                trust.mark_changed();
+            match outcome {
+                Ok(true) => pause = ROLE_RETRY,
+                Ok(false) => tokio::time::sleep(ROLE_RETRY).await,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot {step}");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RENEW_RETRY);
+                }
             }
         }
+    }
+
+    /// False if it is to be tried again.
+    async fn follow_trust(&self, wanted: Option<Trust>) -> Result<bool> {
+        let have = self.tls.current();
+        match wanted {
+            Some(wanted) if wanted.issuer_key != have.issuer.key => {
+                self.renew().await?;
+                // A manager that has not heard of the new root yet gives a certificate of the old one.
+                Ok(self.tls.current().issuer.key == wanted.issuer_key)
+            }
+            Some(wanted) if wanted.root_pem != have.root_pem => self.adopt_root(&wanted.root_pem).map(|()| true),
+            Some(_) | None => Ok(true),
+        }
+    }
+
+    /// The role its certificate has.
+    fn role(&self) -> Role {
+        self.tls.current().identity.role
     }
 
     fn save_managers(&self, managers: &mut watch::Receiver<Vec<RemoteManager>>) {
@@ -275,7 +311,7 @@ impl Member {
             hostname: self.config.hostname.clone(),
         };
         let managers = self.managers.borrow().clone();
-        let mut last = NodeError::NoLeader;
+        let mut last = NodeError::NoLeader(String::new());
         for remote in &managers {
             let connection = Connection::lazy(&remote.addr, &self.tls)?;
             let mut request = tonic::Request::new(pack(&issue));
@@ -337,8 +373,13 @@ impl Member {
     }
 
     async fn become_manager(&self) -> Result<()> {
+        // Whatever raft id it had goes with its log: the two may only be used together.
+        let mut state = self.with_state(|state| {
+            state.raft_id = None;
+            state.clone()
+        });
+        self.state_files.save(&state)?;
         self.state_files.forget_raft()?;
-        let mut state = self.with_state(|state| state.clone());
         let raft_id = crate::lifecycle::new_raft_id();
         if state.advertise.ip().is_unspecified() {
             let own = self.orders.borrow().as_ref().and_then(|o| o.set.nodes.get(&state.node_id).map(|n| n.vtep));
@@ -376,6 +417,8 @@ impl Member {
 
     /// Says goodbye, takes this host's tasks away and stops.
     pub(crate) async fn leave(&self) {
+        // A session would call the node ready again.
+        self.cancel.cancel();
         if let Some(manager) = self.manager() {
             manager.hand_over().await;
         }
@@ -383,7 +426,7 @@ impl Member {
         let alone = self.manager().is_some_and(|m| m.consensus().members().len() <= 1);
         if !alone {
             let goodbye = self.goodbye(&managers);
-            let _ = tokio::time::timeout(Duration::from_secs(8), goodbye).await;
+            let _ = tokio::time::timeout(GOODBYE_DEADLINE, goodbye).await;
         }
         self.stop().await;
         take_away(self.executor.as_ref()).await;

@@ -57,6 +57,10 @@ impl StateFiles {
         self.directory.join("raft")
     }
 
+    pub(crate) fn has_raft(&self) -> bool {
+        self.raft_dir().join("raft.db").exists()
+    }
+
     pub(crate) fn load(&self) -> Result<Option<SavedState>> {
         let path = self.directory.join("state.json");
         match fs::read(&path) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::Cluster;
-use skep_model::node::{Node, Role};
+use skep_model::node::{Node, NodeSpec, Role};
 use skep_model::service::{Endpoint, Service, ServiceSpec, UpdateStatus};
 use skep_model::task::{NetworkAttachment, Task, TaskSpec, TaskState, TaskStatus};
 use skep_model::{Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
@@ -28,10 +28,17 @@ const REVOKED_KEPT: Duration = Duration::from_secs(365 * 24 * 3600);
 impl Store {
     /// Applies a log entry: all of its changes, or none and the reason. Never panics.
     pub fn apply(&mut self, index: u64, term: u64, batch: &Batch) -> Result<Vec<Event>, Refused> {
+        // First of all: a repeated proposal would fail its own guard.
+        if let Some(request) = &batch.request {
+            self.view.requests.check(request)?;
+        }
         self.view.check(term, &batch.guard)?;
         let mut entry = Entry { view: self.view.clone(), index, at: batch.at, events: Vec::new() };
         for change in &batch.changes {
             entry.change(change)?;
+        }
+        if let Some(request) = &batch.request {
+            entry.view.requests.remember(request, index);
         }
         entry.view.index = index;
         entry.view.term = term;
@@ -143,7 +150,7 @@ impl Entry {
             }
 
             Change::CreateNode(node) => self.create_node(node),
-            Change::SetNodeSpec { node_id, spec } => self.with_node(node_id, |n| n.spec = spec.clone()),
+            Change::SetNodeSpec { node_id, spec } => self.set_node_spec(node_id, spec),
             Change::SetNodeDescription { node_id, description } => {
                 self.with_node(node_id, |n| n.description = (**description).clone())
             }
@@ -245,6 +252,16 @@ impl Entry {
             self.claim(network, *address, &owner)?;
         }
         changed!(self, put_node, Node, None, Node { meta: self.created(), ..node.clone() })
+    }
+
+    /// Two demotions at once may each see another manager; here the second one sees that none would be left.
+    fn set_node_spec(&mut self, id: &NodeId, spec: &NodeSpec) -> Done {
+        let manages = |n: &Node| n.spec.role == Role::Manager && n.manager.is_some();
+        let demoted = spec.role == Role::Worker && self.view.node(id).is_some_and(|n| manages(n));
+        if demoted && !self.view.nodes().any(|n| n.id != *id && manages(n)) {
+            return Err(Refused::Precondition("attempting to demote the last manager of the swarm".into()));
+        }
+        self.with_node(id, |n| n.spec = spec.clone())
     }
 
     fn with_node(&mut self, id: &NodeId, edit: impl FnOnce(&mut Node)) -> Done {

@@ -36,6 +36,16 @@ pub struct Guard {
     pub versions: Vec<(ObjectKey, u64)>,
 }
 
+/// Names one proposal, so that it can be sent again when its answer was lost and still takes effect once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Drawn at random by the proposer.
+    pub id: u128,
+    /// Index of the proposer's view when it first asked: what the state does not remember any more is older than this,
+    /// or else the proposal is refused rather than applied a second time.
+    pub since: u64,
+}
+
 /// Changes applied together or not at all: one log entry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -44,11 +54,20 @@ pub struct Batch {
     /// The proposer's clock: `created_at` and `updated_at` of what changes.
     pub at: Timestamp,
     pub guard: Guard,
+    /// Absent on a leader's own decisions: its term guards those.
+    pub request: Option<Request>,
 }
 
 impl Batch {
     pub fn new(at: Timestamp, changes: Vec<Change>) -> Self {
-        Self { changes, at, guard: Guard::default() }
+        Self { changes, at, guard: Guard::default(), request: None }
+    }
+
+    /// May be proposed again: takes effect once.
+    #[must_use]
+    pub fn named(mut self, request: Request) -> Self {
+        self.request = Some(request);
+        self
     }
 
     /// Refused if the leader's term moved.

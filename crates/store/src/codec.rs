@@ -15,6 +15,7 @@ use skep_model::task::Task;
 use skep_model::{NetworkId, NodeId, ServiceId, Timestamp};
 
 use crate::change::Batch;
+use crate::requests::Requests;
 use crate::restart::{RestartRecord, SlotKey};
 use crate::{Store, View};
 
@@ -79,6 +80,7 @@ struct Contents {
     revoked: Vec<(NodeId, Timestamp)>,
     join_tokens: Vec<LimitedToken>,
     cursors: Vec<(NetworkId, Ipv4Addr)>,
+    requests: (u64, Vec<(u64, u128)>),
 }
 
 impl View {
@@ -98,6 +100,7 @@ impl View {
             restarts: self.restarts.iter().map(|((s, k), r)| (s.clone(), k.clone(), r.clone())).collect(),
             join_tokens: self.join_tokens.values().cloned().collect(),
             revoked: self.revoked.iter().map(|(n, at)| (n.clone(), *at)).collect(),
+            requests: self.requests.contents(),
             cursors: self.addresses.iter().filter_map(|(n, a)| Some((n.clone(), a.cursor?))).collect(),
         };
         let mut header = SNAPSHOT_MAGIC.to_vec();
@@ -124,6 +127,7 @@ impl Store {
             term: contents.term,
             highest_raft_id: contents.highest_raft_id,
             cluster: contents.cluster,
+            requests: Requests::from_contents(contents.requests.0, contents.requests.1),
             ..View::default()
         };
         contents.networks.into_iter().for_each(|o| view.put_network(o));

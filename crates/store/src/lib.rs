@@ -19,12 +19,13 @@ mod usage;
 pub mod codec;
 pub mod event;
 mod refused;
+mod requests;
 
 #[cfg(test)]
 mod tests;
 
 pub use address::{AddressOwner, Addresses};
-pub use change::{Batch, Change, Guard, NewTask, ObjectKey};
+pub use change::{Batch, Change, Guard, NewTask, ObjectKey, Request};
 pub use codec::CodecError;
 pub use event::{Action, Event, Object, ObjectKind};
 pub use refused::{Kind, Refused};

@@ -39,6 +39,14 @@ pub enum Refused {
     Precondition(String),
     #[error("rpc error: code = InvalidArgument desc = {0}")]
     Invalid(String),
+    /// Not a refusal to users: the same proposal took effect at `index` already.
+    #[error("already took effect at index {index}")]
+    Repeated { index: u64 },
+    /// A proposal so old that whether it took effect is no longer remembered.
+    #[error(
+        "rpc error: code = Unavailable desc = the change was proposed too long ago to tell whether it took effect: look, and ask again"
+    )]
+    Forgotten,
     /// A leader's decision that no longer fits; it decides again on a newer view.
     #[error("decided on an old view: {0}")]
     Stale(String),
@@ -48,7 +56,7 @@ impl Refused {
     pub fn kind(&self) -> Kind {
         match self {
             Self::OutOfSequence => Kind::Sequence,
-            Self::TermMoved { .. } | Self::Stale(_) => Kind::Stale,
+            Self::TermMoved { .. } | Self::Stale(_) | Self::Repeated { .. } | Self::Forgotten => Kind::Stale,
             Self::NotFound { .. } => Kind::NotFound,
             Self::NameConflict(_) => Kind::Conflict,
             Self::InUse(text) if text.contains("FailedPrecondition") => Kind::Precondition,

@@ -3,13 +3,13 @@
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::{Cluster, ClusterSpec, JoinTokens, RootCa};
 use skep_model::network::{Network, NetworkAllocation, NetworkSpec};
-use skep_model::node::{Availability, Node, NodeDescription, NodeSpec, NodeState, NodeStatus, Role};
+use skep_model::node::{Availability, ManagerInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::secret::{Secret, SecretBytes};
 use skep_model::service::{EndpointSpec, Mode, NetworkAttachmentConfig, PortConfig, PublishMode, Service, ServiceSpec};
 use skep_model::task::{FileTarget, NetworkAttachment, SecretReference, TaskState, TaskStatus};
 use skep_model::{Labels, Meta, NodeId, ServiceId, TaskId, Timestamp};
 
-use crate::{Action, AddressOwner, Batch, Change, Kind, NewTask, ObjectKey, Refused, Store};
+use crate::{Action, AddressOwner, Batch, Change, Kind, NewTask, ObjectKey, Refused, Request, Store};
 
 mod properties;
 
@@ -165,6 +165,55 @@ fn a_leaders_batch_is_refused_in_another_term() {
     let refused = log.batch(&batch.clone().in_term(4)).unwrap_err();
     assert_eq!(refused.kind(), Kind::Stale);
     log.batch(&batch.in_term(5)).unwrap();
+}
+
+#[test]
+fn a_proposal_that_is_sent_twice_takes_effect_once() {
+    let mut log = Log::new();
+    let request = Request { id: 7, since: 0 };
+    let create = Batch::new(Timestamp::ZERO, vec![create("s1", "web", |_| {})]).named(request);
+    assert_eq!(Batch::decode(&create.encode().unwrap()).unwrap(), create);
+    log.batch(&create).unwrap();
+    let before = log.store.clone();
+    assert_eq!(log.batch(&create), Err(Refused::Repeated { index: 1 }), "not that the name is taken");
+    // Its own effect moved the version it was guarded by.
+    let update = Batch::new(
+        Timestamp::ZERO,
+        vec![Change::SetServiceSpec { service_id: "s1".parse().unwrap(), spec: Box::new(service("s1", "web").spec) }],
+    )
+    .if_version(ObjectKey::Service("s1".parse().unwrap()), 1)
+    .named(Request { id: 8, since: 1 });
+    assert_eq!(log.store, before);
+    log.batch(&update).unwrap();
+    assert_eq!(log.batch(&update), Err(Refused::Repeated { index: 3 }), "not that it is out of sequence");
+    // What was refused may be asked again.
+    let gone = Batch::new(Timestamp::ZERO, vec![Change::RemoveService { service_id: "s2".parse().unwrap() }])
+        .named(Request { id: 9, since: 1 });
+    for _ in 0..2 {
+        assert!(matches!(log.batch(&gone), Err(Refused::NotFound { .. })));
+    }
+}
+
+#[test]
+fn of_two_demotions_that_each_saw_the_other_manager_the_second_is_refused() {
+    let mut log = Log::new();
+    let role = |id: &str, role| Change::SetNodeSpec {
+        node_id: id.parse().unwrap(),
+        spec: NodeSpec { role, ..NodeSpec::default() },
+    };
+    let manages = |id: &str, raft_id| Change::SetNodeManager {
+        node_id: id.parse().unwrap(),
+        manager: Some(ManagerInfo { raft_id, address: ([10, 0, 0, 1], 2377).into() }),
+    };
+    log.ok(vec![node("n1"), node("n2"), node("n3")]);
+    log.ok(["n1", "n2", "n3"].map(|id| role(id, Role::Manager)).into());
+    // The third was promoted and does not manage yet.
+    log.ok(vec![manages("n1", 1), manages("n2", 2)]);
+    log.ok(vec![role("n1", Role::Worker)]);
+    let last = "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm";
+    log.refused(role("n2", Role::Worker), Kind::Precondition, last);
+    log.ok(vec![manages("n3", 3)]);
+    log.ok(vec![role("n2", Role::Worker)]);
 }
 
 #[test]
@@ -401,6 +450,8 @@ fn a_snapshot_is_the_whole_store() {
         create("s1", "web", |_| {}),
         Change::CreateTask(Box::new(restarted)),
     ]);
+    let request = Request { id: u128::MAX - 1, since: 0 };
+    log.batch(&Batch::new(Timestamp::ZERO, vec![create("s2", "db", |_| {})]).named(request)).unwrap();
     let bytes = log.store.encode().unwrap();
     let back = Store::decode(&bytes).unwrap();
     assert_eq!(back, log.store);

@@ -12,6 +12,7 @@ use skep_model::task::Task;
 use skep_model::{ConfigId, JoinTokenId, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
 
 use crate::address::Addresses;
+use crate::requests::Requests;
 use crate::restart::{RestartKey, RestartRecord, SlotKey};
 
 /// The replicated state at one index.
@@ -32,6 +33,7 @@ pub struct View {
     pub(crate) restarts: OrdMap<RestartKey, RestartRecord>,
     pub(crate) revoked: OrdMap<NodeId, Timestamp>,
     pub(crate) join_tokens: OrdMap<JoinTokenId, LimitedToken>,
+    pub(crate) requests: Requests,
 
     // Indexes: derived from the above, rebuilt when a snapshot is read.
     pub(crate) service_names: OrdMap<String, ServiceId>,

@@ -1,11 +1,13 @@
 //! The worker's line to the leader: finds it, says what runs here, hears what should.
 //!
-//! One bidirectional stream carries heartbeats, reports and assignments. If it breaks or falls silent the next manager is
-//! tried at once; tasks go on meanwhile.
+//! One bidirectional stream carries heartbeats, reports and assignments. If it breaks or falls silent all the managers are
+//! asked at once; tasks go on meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::FuturesUnordered;
 use skep_model::NodeId;
 use skep_model::assignment::AssignmentSet;
 use skep_model::node::Role;
@@ -14,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::board::StatusBoard;
 use super::executor::Executor;
@@ -24,7 +26,7 @@ use crate::facade::RemoteManager;
 use crate::gossip::Gossip;
 use crate::transport::message::{Down, Facts, Hello, Trust, Up};
 use crate::transport::proto::Envelope;
-use crate::transport::{Connection, LiveTls, pack, unpack};
+use crate::transport::{Connection, LiveTls, TlsMaterial, pack, unpack};
 
 /// Header in which a manager that does not lead names the one that does.
 pub(crate) const LEADER_HEADER: &str = "skep-leader";
@@ -32,15 +34,18 @@ pub(crate) const LEADER_HEADER: &str = "skep-leader";
 pub(crate) const REMOVED: &str =
     "this node was removed from the swarm: run \"docker swarm leave --force\" on it and join again with a token";
 
-/// A manager that has not answered by then is probably dead, and this node would be taken for dead next.
+/// A manager that has not answered by then is given up for now; others are asked meanwhile.
 const OPEN_DEADLINE: Duration = Duration::from_millis(1_500);
-/// A leader that could not be reached is not tried again on a follower's word for so long: it has not noticed yet.
-const DISTRUST: Duration = Duration::from_secs(2);
-/// A leader silent for so long is given up.
-const SILENCE: Duration = Duration::from_millis(1_500);
-/// swarmkit's session backoff starts at 100 ms; ours ends sooner, since a node without a session is taken for dead.
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_LAST: Duration = Duration::from_secs(1);
+/// The next manager is asked although the one before has not answered yet.
+const STAGGER: Duration = Duration::from_millis(150);
+/// A leader silent for so long is given up: less than an election takes, so that the worker is looking when the next one
+/// leads. Raised for a leader whose answers were seen to come late, up to [`SILENCE_MAX`].
+const SILENCE: Duration = Duration::from_millis(700);
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
+/// A manager is asked again after this while an election may be running, and ever less often after [`EAGER_FOR`].
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+const EAGER_FOR: Duration = Duration::from_secs(3);
+const ASK_AGAIN_LAST: Duration = Duration::from_secs(1);
 const MAX_REPORTS: usize = 500;
 
 /// What the manager told this node last, whole.
@@ -65,6 +70,8 @@ pub(crate) struct Session {
     pub(crate) answered: watch::Sender<Option<Duration>>,
     pub(crate) managers: watch::Sender<Vec<RemoteManager>>,
     pub(crate) connected: watch::Sender<bool>,
+    /// The leader does not know this node any more.
+    pub(crate) removed: watch::Sender<bool>,
     /// The role the leader wants this node to have.
     pub(crate) wanted_role: watch::Sender<Option<Role>>,
     /// What the leader wants this node to trust and to have a certificate of.
@@ -72,112 +79,156 @@ pub(crate) struct Session {
     pub(crate) advertise: Option<std::net::IpAddr>,
 }
 
-enum Ended {
-    /// The manager answered that another one leads.
+/// Why a manager opened no session.
+enum Unopened {
+    /// It answered that it does not lead, and who does.
     Elsewhere(Option<String>),
+    /// This node is in the swarm no more.
+    Removed,
+    Failed(String),
+}
+
+/// Why a session ended.
+enum Ended {
     /// This node has another certificate now; the connection shows the old one.
     Renewed,
-    /// It ran for a while and broke.
     Broken(String),
-    /// It could not be opened.
-    Refused(String),
+}
+
+struct Opened {
+    address: String,
+    connection: Connection,
+    /// Changes when the certificate it was opened with is replaced.
+    renewed: watch::Receiver<Arc<TlsMaterial>>,
+    up: mpsc::Sender<Envelope>,
+    down: tonic::Streaming<Envelope>,
+}
+
+/// A manager being asked for a session.
+struct Asked {
+    /// When to ask, again; `None` while an answer is awaited.
+    due: Option<Instant>,
+    failed: bool,
 }
 
 impl Session {
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        let mut backoff = BACKOFF_FIRST;
-        let mut next: Option<String> = None;
-        let mut failed: Option<(String, Instant)> = None;
-        let mut turn = 0usize;
+        let mut last: Option<(String, bool)> = None;
         loop {
-            let address = next.take().or_else(|| {
-                let managers = self.managers.borrow();
-                turn = turn.wrapping_add(1);
-                (!managers.is_empty()).then(|| managers[turn % managers.len()].addr.clone())
-            });
-            let Some(address) = address else {
-                tracing::warn!("no manager is known");
-                tokio::select! { () = cancel.cancelled() => return, () = tokio::time::sleep(BACKOFF_LAST) => continue }
-            };
-            let ended = tokio::select! {
-                () = cancel.cancelled() => return,
-                ended = self.once(&address) => ended,
-            };
+            let opened =
+                tokio::select! { () = cancel.cancelled() => return, opened = self.find(last.as_ref()) => opened };
+            let address = opened.address.clone();
+            let ended = tokio::select! { () = cancel.cancelled() => return, ended = self.once(opened) => ended };
             self.connected.send_replace(false);
-            match ended {
-                Ended::Elsewhere(Some(leader))
-                    if leader != address
-                        && !failed.as_ref().is_some_and(|(dead, at)| *dead == leader && at.elapsed() < DISTRUST) =>
-                {
-                    next = Some(leader);
-                    continue;
-                }
-                Ended::Renewed => {
-                    next = Some(address);
-                    continue;
-                }
-                Ended::Elsewhere(_) => backoff = BACKOFF_FIRST,
+            let broken = match ended {
+                Ended::Renewed => false,
                 Ended::Broken(reason) => {
-                    failed = Some((address.clone(), Instant::now()));
                     tracing::info!(manager = address, reason, "session ended");
-                    backoff = BACKOFF_FIRST;
+                    true
                 }
-                Ended::Refused(reason) => {
-                    failed = Some((address.clone(), Instant::now()));
-                    tracing::debug!(manager = address, reason, "no session");
-                }
-            }
-            let pause = backoff.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-            tokio::select! { () = cancel.cancelled() => return, () = tokio::time::sleep(pause) => {} }
-            backoff = (backoff * 2).min(BACKOFF_LAST);
+            };
+            last = Some((address, broken));
         }
     }
 
-    async fn open(
-        &self,
-        connection: &Connection,
-    ) -> Result<(mpsc::Sender<Envelope>, tonic::Streaming<Envelope>), Status> {
+    /// Asks the known managers until one opens a session, and does not wait for any that is slow: it may be dead, or on the
+    /// other side of a broken link. The one that had the last session comes first, or last if it was lost.
+    async fn find(&self, last: Option<&(String, bool)>) -> Opened {
+        let begun = Instant::now();
+        let mut asked: BTreeMap<String, Asked> = BTreeMap::new();
+        let mut answers = FuturesUnordered::new();
+        loop {
+            let now = Instant::now();
+            let mut fresh: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
+            fresh.retain(|address| !asked.contains_key(address));
+            // Not all nodes the same one first.
+            let rank = |address: &String| {
+                last.filter(|(known, _)| known == address).map_or(1, |(_, lost)| 2 * u8::from(*lost))
+            };
+            fresh.sort_by_cached_key(|address| (rank(address), rand::random::<u32>()));
+            for (address, turn) in fresh.into_iter().zip(0u32..) {
+                // One that drops every session at once must not be asked without end.
+                let pause = if rank(&address) == 2 { ASK_AGAIN / 2 } else { Duration::ZERO };
+                asked.insert(address, Asked { due: Some(now + STAGGER * turn + pause), failed: false });
+            }
+            for (address, state) in asked.iter_mut().filter(|(_, state)| state.due.is_some_and(|due| due <= now)) {
+                state.due = None;
+                let address = address.clone();
+                answers.push(async move { (address.clone(), self.open(address).await) });
+            }
+            let next = asked.values().filter_map(|state| state.due).min().unwrap_or(now + ASK_AGAIN_LAST);
+            let (address, answer) = tokio::select! {
+                () = tokio::time::sleep_until(next) => continue,
+                Some(answer) = answers.next() => answer,
+            };
+            let hint = match answer {
+                Ok(opened) => return opened,
+                Err(Unopened::Elsewhere(leader)) => leader,
+                Err(Unopened::Removed) => {
+                    self.removed.send_replace(true);
+                    self.hold_nothing();
+                    None
+                }
+                Err(Unopened::Failed(reason)) => {
+                    tracing::debug!(manager = address, reason, "no session");
+                    asked.entry(address.clone()).and_modify(|state| state.failed = true);
+                    None
+                }
+            };
+            let pause = if begun.elapsed() < EAGER_FOR { ASK_AGAIN } else { ASK_AGAIN_LAST };
+            let pause = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+            asked.entry(address).and_modify(|state| state.due = Some(Instant::now() + pause));
+            // A leader that could not be reached is not asked more often on a follower's word: it has not noticed yet.
+            if let Some(leader) = hint {
+                let state = asked.entry(leader).or_insert(Asked { due: Some(now), failed: false });
+                if state.due.is_some() && !state.failed {
+                    state.due = Some(now);
+                }
+            }
+        }
+    }
+
+    async fn open(&self, address: String) -> Result<Opened, Unopened> {
+        let renewed = self.tls.subscribe();
+        let connection = Connection::lazy(&address, &self.tls).map_err(|error| Unopened::Failed(error.to_string()))?;
         let (up, outgoing) = mpsc::channel(64);
         let tls = self.tls.current();
         let mut description = self.executor.describe(&tls.root_pem).await;
         description.tls_issuer_subject.clone_from(&tls.issuer.subject);
         description.tls_issuer_key.clone_from(&tls.issuer.key);
         let hello = Up::Hello(Box::new(Hello { description, address: self.advertise }));
-        up.try_send(pack(&hello)).map_err(|_| Status::internal("an empty channel is full"))?;
+        up.try_send(pack(&hello)).map_err(|_| Unopened::Failed("an empty channel is full".into()))?;
         let call = async { connection.dispatcher().session(ReceiverStream::new(outgoing)).await };
-        let response = timeout(OPEN_DEADLINE, call).await.map_err(|_| Status::deadline_exceeded("no answer"))??;
-        Ok((up, response.into_inner()))
+        match timeout(OPEN_DEADLINE, call).await {
+            Ok(Ok(response)) => Ok(Opened { address, connection, renewed, up, down: response.into_inner() }),
+            Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
+                let leader = status.metadata().get(LEADER_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
+                Err(Unopened::Elsewhere(leader))
+            }
+            Ok(Err(status)) if status.code() == Code::PermissionDenied && status.message() == REMOVED => {
+                Err(Unopened::Removed)
+            }
+            Ok(Err(status)) => Err(Unopened::Failed(status.to_string())),
+            Err(_) => Err(Unopened::Failed("no answer".into())),
+        }
     }
 
-    async fn once(&self, address: &str) -> Ended {
-        let mut renewed = self.tls.subscribe();
-        let connection = match Connection::lazy(address, &self.tls) {
-            Ok(connection) => connection,
-            Err(error) => return Ended::Refused(error.to_string()),
-        };
-        let (up, mut down) = match self.open(&connection).await {
-            Ok(opened) => opened,
-            Err(status) if status.code() == Code::FailedPrecondition => {
-                let leader = status.metadata().get(LEADER_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
-                return Ended::Elsewhere(leader);
-            }
-            Err(status) => {
-                if status.code() == Code::PermissionDenied && status.message() == REMOVED {
-                    self.hold_nothing();
-                }
-                return Ended::Refused(status.to_string());
-            }
-        };
+    /// Until the session breaks, and why it did.
+    async fn once(&self, opened: Opened) -> Ended {
+        let Opened { connection, mut renewed, up, mut down, .. } = opened;
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut have: Option<u64> = None;
-        let mut heard = Instant::now();
+        let (mut heard, mut beat) = (Instant::now(), Instant::now());
+        let mut worst_gap = Duration::ZERO;
         self.board.say_all_again();
         loop {
             tokio::select! {
                 biased;
                 message = down.next() => {
+                    // The worst of late: it fades with every message.
+                    worst_gap = heard.elapsed().max(worst_gap.mul_f64(0.98));
                     heard = Instant::now();
                     let message = match message {
                         Some(Ok(envelope)) => unpack::<Down>(&envelope),
@@ -194,7 +245,9 @@ impl Session {
                 _ = renewed.changed() => return Ended::Renewed,
                 _ = heartbeat.tick() => {
                     // A stalled process hears late, too: only silence seen by a live clock counts.
-                    if heard.elapsed() > SILENCE {
+                    heard += beat.elapsed().saturating_sub(self.timing.heartbeat_period * 2);
+                    beat = Instant::now();
+                    if heard.elapsed() > (worst_gap * 3).clamp(SILENCE, SILENCE_MAX) {
                         return Ended::Broken("the manager fell silent".into());
                     }
                     // A full channel carries messages, and those are signs of life as well.
@@ -230,6 +283,9 @@ impl Session {
             Down::Welcome(welcome) => {
                 tracing::info!(session.id = %welcome.session_id, "session with the leader");
                 self.managers.send_if_modified(|known| replace_if_other(known, welcome.managers));
+                // Said again if it still differs.
+                self.wanted_role.send_replace(None);
+                self.removed.send_replace(false);
                 self.connected.send_replace(true);
             }
             Down::Heartbeat { sent_ms } => {

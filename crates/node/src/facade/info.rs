@@ -1,9 +1,11 @@
 //! What `docker info` says about the swarm; answered on every host, member or not.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use skep_model::NodeId;
 use skep_model::cluster::Cluster;
-use skep_model::node::Role;
+use skep_model::node::{Node as NodeObject, Reachability, Role};
 
 use super::Node;
 
@@ -65,8 +67,28 @@ impl Node {
         self.inner.local_state()
     }
 
-    /// The raft id of the leader's node, for `ManagerStatus.Leader`; `None` without one or on workers.
-    pub fn leader(&self) -> Option<NodeId> {
-        self.inner.leader()
+    /// Who leads and who is reached, as seen from this manager; nothing is known elsewhere.
+    pub fn managers(&self) -> Managers {
+        let Ok(manager) = self.inner.manager() else { return Managers::default() };
+        let known = manager.view();
+        let known = known.nodes().filter_map(|node| Some((node.id.clone(), node.manager.as_ref()?.raft_id)));
+        Managers {
+            leader: manager.leader_node().map(|node| node.id.clone()),
+            reached: known.map(|(id, raft_id)| (id, manager.roster().reachability(raft_id))).collect(),
+        }
+    }
+}
+
+/// See [`Node::managers`].
+#[derive(Clone, Debug, Default)]
+pub struct Managers {
+    pub leader: Option<NodeId>,
+    reached: BTreeMap<NodeId, Reachability>,
+}
+
+impl Managers {
+    /// Of a node as a manager; unknown for one that is none.
+    pub fn reachability(&self, node: &NodeObject) -> Reachability {
+        self.reached.get(&node.id).copied().unwrap_or_default()
     }
 }

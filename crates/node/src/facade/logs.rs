@@ -77,7 +77,7 @@ async fn open(manager: &Manager, tasks: Vec<TaskId>, request: LogRequest) -> Res
         dispatcher.subscribe(tasks, request, sink).await;
         return Ok(lines);
     }
-    let connection = manager.leader_connection().ok_or(NodeError::NoLeader)?;
+    let connection = manager.leader_connection().ok_or_else(|| manager.no_leader(false))?;
     let failed = |status: tonic::Status| NodeError::Internal(status.to_string());
     let mut parts = connection.control().logs(pack(&LogsCall { tasks, request })).await.map_err(failed)?.into_inner();
     // Ends with the leader's stream, or when the reader drops its end.

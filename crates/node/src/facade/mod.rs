@@ -21,7 +21,7 @@ use skep_net::Net;
 use skep_store::View;
 
 pub use events::{EventAction, EventKind, SwarmEvent};
-pub use info::{LocalState, RemoteManager, SwarmInfo};
+pub use info::{LocalState, Managers, RemoteManager, SwarmInfo};
 pub use logs::{LogRequest, LogStream, TaskLog};
 pub use services::{RegistryAuthFrom, ServiceUpdate};
 pub use swarm::RotateTokens;

@@ -1,14 +1,27 @@
 //! `docker node …`.
 
 use skep_model::node::{Node as NodeObject, NodeSpec, NodeState, Role};
-use skep_store::{Batch, Change, ObjectKey};
+use skep_store::{Batch, Change, ObjectKey, View};
 
 use super::Node;
 use crate::clock::now;
 use crate::error::{Kind, NodeError, Result};
+use crate::manager::Manager;
 
 fn precondition(text: String) -> NodeError {
     NodeError::Refused { code: "FailedPrecondition", text, kind: Kind::Invalid }
+}
+
+/// swarmkit's checks. Seen from this manager: the leader looks again before it takes the vote away.
+fn may_demote(manager: &Manager, view: &View, node: &NodeObject) -> Result<()> {
+    let Some(info) = &node.manager else { return Ok(()) };
+    if !view.nodes().any(|n| n.id != node.id && n.spec.role == Role::Manager && n.manager.is_some()) {
+        return Err(precondition("attempting to demote the last manager of the swarm".into()));
+    }
+    if !manager.roster().can_remove(info.raft_id) {
+        return Err(precondition("can't remove member from the raft: this would result in a loss of quorum".into()));
+    }
+    Ok(())
 }
 
 impl Node {
@@ -33,9 +46,8 @@ impl Node {
         let manager = self.inner.manager()?;
         let view = manager.view();
         let node = view.find_node(reference)?;
-        let managers = view.nodes().filter(|n| n.spec.role == Role::Manager).count();
-        if node.spec.role == Role::Manager && spec.role == Role::Worker && managers == 1 {
-            return Err(precondition("attempting to demote the last manager of the swarm".into()));
+        if node.spec.role == Role::Manager && spec.role == Role::Worker {
+            may_demote(&manager, &view, node)?;
         }
         let node_id = node.id.clone();
         let batch = Batch::new(now(), vec![Change::SetNodeSpec { node_id: node_id.clone(), spec }])
@@ -47,7 +59,8 @@ impl Node {
         let manager = self.inner.manager()?;
         let view = manager.view();
         let node = view.find_node(reference)?;
-        if node.spec.role == Role::Manager || node.manager.is_some() {
+        // One that left by itself is in consensus no more, whatever its role; swarmkit asks for no demotion then, either.
+        if node.manager.is_some() {
             return Err(precondition(format!(
                 "node {} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal",
                 node.id

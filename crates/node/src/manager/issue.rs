@@ -15,7 +15,7 @@ impl Manager {
     /// Signs the key of a request with what the swarm signs with now.
     pub(super) async fn issue(&self, request_pem: &str, node_id: &NodeId, role: Role) -> Result<IssueReply> {
         let view = self.view();
-        let cluster = view.cluster().ok_or(NodeError::NoLeader)?;
+        let cluster = view.cluster().ok_or_else(|| self.no_leader(false))?;
         let elsewhere = external_signers(&cluster.spec, &cluster.root_ca);
         let cert_pem = if elsewhere.is_empty() {
             let signer = Signer::of(&cluster.root_ca)?;
@@ -57,7 +57,7 @@ impl Manager {
     /// A manager has the key that signs: it need not ask, and when every manager's certificate has run out nobody could be.
     pub(crate) async fn issue_to_itself(&self, request_pem: &str) -> Result<IssueReply> {
         let view = self.view();
-        let node = view.node(self.node_id()).ok_or(NodeError::NoLeader)?;
+        let node = view.node(self.node_id()).ok_or_else(|| self.no_leader(false))?;
         self.issue(request_pem, &node.id, role_due(node)).await
     }
 }

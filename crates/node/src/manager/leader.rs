@@ -4,6 +4,7 @@
 //! One loop writes: first what the agents said, then what `control` makes of it, each as one batch of the log. There is no
 //! timer between: while a batch is on its way to the disks the next one gathers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -17,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::dispatcher::{Dispatcher, DispatcherTask};
-use super::{roles, root};
+use super::roles::{self, Roster};
+use super::root;
 use crate::clock::now;
 use crate::config::Timing;
 use crate::gossip::Gossip;
@@ -42,7 +44,7 @@ pub(super) struct Leader {
 }
 
 impl Leader {
-    pub(super) fn start(consensus: Consensus, term: u64, timing: Timing, gossip: Gossip) -> Self {
+    pub(super) fn start(consensus: Consensus, roster: Arc<Roster>, term: u64, timing: Timing, gossip: Gossip) -> Self {
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (dispatcher, task): (Dispatcher, DispatcherTask) = Dispatcher::new();
@@ -52,8 +54,8 @@ impl Leader {
         tasks.spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = writer.run(inputs) => {} }
         });
-        tasks.spawn(root::run(consensus.clone(), term, cancel.clone()));
-        tasks.spawn(roles::run(consensus, term, cancel.clone()));
+        tasks.spawn(root::run(consensus, term, cancel.clone()));
+        tasks.spawn(roles::run(roster, term, cancel.clone()));
         tasks.close();
         Self { dispatcher, cancel, tasks }
     }

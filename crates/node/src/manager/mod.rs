@@ -16,6 +16,7 @@ mod root;
 mod rpc;
 
 pub(crate) use dispatcher::Dispatcher;
+pub(crate) use roles::Roster;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,12 +24,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
-use skep_consensus::{Consensus, Notice, Peer, ProposeError};
+use skep_consensus::{Consensus, Leadership, Notice, Peer, ProposeError};
 use skep_model::NodeId;
-use skep_model::node::{Node, Role};
-use skep_store::{Batch, View};
+use skep_model::node::{ManagerInfo, Node, Reachability, Role};
+use skep_store::{Batch, Refused, View};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Request;
@@ -45,9 +47,11 @@ use leader::Leader;
 use peers::PeerPool;
 
 /// A write is answered or given up by then (swarmkit's `defaultRequestTimeout` is the client's; ours is fixed).
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a write waits for a leader while one is elected.
-const LEADER_PATIENCE: Duration = Duration::from_secs(4);
+const WRITE_DEADLINE: Duration = Duration::from_secs(8);
+/// How long a write waits while there is no leader at all; an election takes about a second.
+const LEADER_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks at who leads and whether it is reached.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Clone)]
 pub(crate) struct ManagerConfig {
@@ -75,6 +79,7 @@ pub(crate) struct Manager {
     config: ManagerConfig,
     consensus: Consensus,
     peers: Arc<PeerPool>,
+    roster: Arc<Roster>,
     /// Present while this manager leads.
     dispatcher: watch::Receiver<Option<Dispatcher>>,
     cancel: CancellationToken,
@@ -90,16 +95,19 @@ impl Manager {
         let consensus = Consensus::open(config.log(), peers.clone()).await.map_err(internal)?;
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (sender, dispatcher) = watch::channel(None);
+        let roster = Arc::new(Roster::new(consensus.clone(), peers.clone()));
         let manager = Arc::new(Self {
             consensus: consensus.clone(),
-            peers,
+            peers: peers.clone(),
+            roster: roster.clone(),
             dispatcher,
             cancel: cancel.clone(),
             tasks: tasks.clone(),
             stopped: Mutex::new(false),
             config,
         });
-        tasks.spawn(lead(consensus.clone(), manager.config.clone(), sender, cancel.clone()));
+        tasks.spawn(lead(consensus.clone(), roster, manager.config.clone(), sender, cancel.clone()));
+        tasks.spawn(peers::ping_all(peers, consensus.clone(), cancel.clone()));
         tasks.spawn(lock::follow(consensus.clone(), manager.config.certificates.clone(), cancel.clone()));
         tasks.spawn(publish(consensus, manager.config.events.clone(), cancel.clone()));
         let router = rpc::router(&manager);
@@ -132,21 +140,14 @@ impl Manager {
         &self.consensus
     }
 
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     /// A leader that goes names its successor, so that nobody has to find out by waiting.
     pub(crate) async fn hand_over(&self) {
-        if !self.consensus.leadership().borrow().is_leader {
-            return;
-        }
-        let members = self.consensus.members();
-        let successor = members
-            .iter()
-            .filter(|m| m.role == skep_consensus::MemberRole::Voter && m.peer.raft_id != self.consensus.raft_id())
-            .max_by_key(|m| m.matched_index);
-        if let Some(successor) = successor {
-            let handed = self.consensus.transfer_leader(successor.peer.raft_id);
-            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), handed).await {
-                tracing::debug!(%error, "leadership was not handed over");
-            }
+        if let Err(error) = self.roster.hand_over().await {
+            tracing::debug!(%error, "going without a successor");
         }
     }
 
@@ -170,10 +171,19 @@ impl Manager {
         self.consensus.leadership().borrow().leader.clone()
     }
 
+    /// The node that leads, as far as it can be told from here: one that is not reached, or says that no quorum answers
+    /// it, leads nobody.
     pub(crate) fn leader_node(&self) -> Option<Arc<Node>> {
-        let leader = self.leader()?;
+        let leadership = self.consensus.leadership().borrow().clone();
+        let leader = leadership.leader?;
+        let leads = if leader.raft_id == self.consensus.raft_id() {
+            leadership.is_leader
+        } else {
+            self.peers.says_it_leads(leader.raft_id)
+        };
         let view = self.view();
-        view.nodes().find(|n| n.manager.as_ref().is_some_and(|m| m.raft_id == leader.raft_id)).cloned()
+        let node = view.nodes().find(|n| n.manager.as_ref().is_some_and(|m| m.raft_id == leader.raft_id));
+        node.filter(|_| leads).cloned()
     }
 
     /// A connection to the leader, when that is another manager.
@@ -189,72 +199,188 @@ impl Manager {
     /// What somebody asked for: committed wherever the leader is, seen in this manager's view, and put on record.
     pub(crate) async fn propose(&self, batch: Batch) -> Result<u64> {
         let (view, changes) = (self.view(), batch.changes.clone());
-        let index = self.commit(batch).await?;
+        let named = batch.named(skep_store::Request { id: rand::random(), since: view.index() });
+        // Boxed: every operation carries it.
+        let index = Box::pin(self.settle(named)).await?;
         self.config.audit.record(index, &view, &changes);
         Ok(index)
     }
 
-    async fn commit(&self, batch: Batch) -> Result<u64> {
-        let deadline = tokio::time::Instant::now() + WRITE_DEADLINE;
-        let patience = tokio::time::Instant::now() + LEADER_PATIENCE;
+    /// While leaders come and go the batch is sent again, always under the same name: it takes effect once, and the answer
+    /// is what became of it.
+    pub(crate) async fn settle(&self, batch: Batch) -> Result<u64> {
+        let begun = Instant::now();
+        let deadline = begun + WRITE_DEADLINE;
+        let (mut unknown, mut led) = (false, begun);
         loop {
-            let outcome = match self.consensus.propose(batch.clone()).await {
-                Ok(applied) => return Ok(applied.index),
-                Err(ProposeError::NotLeader { leader: Some(leader) }) => self.forward(&leader, &batch).await?,
-                Err(ProposeError::NotLeader { leader: None } | ProposeError::NoLeader) => None,
-                Err(ProposeError::Refused(refused)) => return Err(NodeError::Store(refused)),
-                Err(ProposeError::TooLarge { bytes, limit }) => return Err(too_large(bytes, limit)),
-                Err(ProposeError::Timeout) => return Err(NodeError::NoLeader),
-                Err(error) => return Err(NodeError::Internal(error.to_string())),
+            let leadership = self.consensus.leadership().borrow().clone();
+            let outcome = match leadership.leader {
+                Some(leader) if leader.raft_id != self.consensus.raft_id() => {
+                    self.while_it_leads(&leader, deadline, self.forward(&leader, &batch)).await?
+                }
+                Some(leader) => {
+                    let here = async { Ok(self.propose_here(batch.clone()).await) };
+                    self.while_it_leads(&leader, deadline, here).await?
+                }
+                None => Proposed::NotLeader,
             };
-            if let Some(index) = outcome {
-                self.wait_applied(index, deadline).await;
-                return Ok(index);
+            match outcome {
+                Proposed::Applied { index } => {
+                    self.wait_applied(index, deadline).await;
+                    return Ok(index);
+                }
+                Proposed::Refused(refused) => return Err(NodeError::Store(refused)),
+                Proposed::TooLarge { bytes, limit } => return Err(too_large(bytes, limit)),
+                Proposed::NotLeader => {}
+                Proposed::Unknown(reason) => {
+                    (unknown, led) = (true, Instant::now());
+                    tracing::debug!(reason, "a write goes unanswered");
+                }
             }
-            if tokio::time::Instant::now() >= patience {
-                return Err(NodeError::NoLeader);
+            if Instant::now() >= deadline || led.elapsed() >= LEADER_PATIENCE {
+                return Err(self.no_leader(unknown));
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
-    /// `None` if the other one does not lead (any more): ask again.
-    async fn forward(&self, leader: &Peer, batch: &Batch) -> Result<Option<u64>> {
-        let Ok(connection) = self.peers.connection(&leader.address) else { return Ok(None) };
-        let encoded = batch.encode().map_err(|e| NodeError::Internal(e.to_string()))?;
+    /// Commits a batch if this manager leads and a quorum answers it.
+    async fn propose_here(&self, batch: Batch) -> Proposed {
+        if !self.consensus.leadership().borrow().is_leader {
+            return Proposed::NotLeader;
+        }
+        match self.consensus.propose(batch).await {
+            Ok(applied) => Proposed::Applied { index: applied.index },
+            Err(ProposeError::Refused(Refused::Repeated { index })) => Proposed::Applied { index },
+            Err(ProposeError::Refused(refused)) => Proposed::Refused(refused),
+            Err(ProposeError::TooLarge { bytes, limit }) => Proposed::TooLarge { bytes, limit },
+            Err(ProposeError::NotLeader { .. } | ProposeError::NoLeader | ProposeError::TermOver { .. }) => {
+                Proposed::NotLeader
+            }
+            Err(error) => Proposed::Unknown(error.to_string()),
+        }
+    }
+
+    async fn forward(&self, leader: &Peer, batch: &Batch) -> Result<Proposed> {
+        let Ok(connection) = self.peers.connection(&leader.address) else { return Ok(Proposed::NotLeader) };
+        let encoded = batch.encode().map_err(internal)?;
         let mut request = Request::new(pack(&Propose { batch: ByteBuf::from(encoded) }));
         request.set_timeout(WRITE_DEADLINE);
-        let reply = match connection.control().propose(request).await {
-            Ok(reply) => reply,
-            Err(status) if status.code() == tonic::Code::Unavailable => {
-                // The connection was refused or broke: the write may or may not have happened. A guarded write can be
-                // repeated; an unguarded one is refused by its name the second time.
-                self.peers.forget(&leader.address);
-                return Ok(None);
+        match connection.control().propose(request).await {
+            Ok(reply) => unpack(reply.get_ref()).map_err(internal),
+            Err(status) => {
+                if status.code() == tonic::Code::Unavailable {
+                    self.peers.forget(&leader.address);
+                }
+                // Whether it was on its way out or on its way back that it broke cannot be told.
+                Ok(Proposed::Unknown(status.to_string()))
             }
-            Err(status) => return Err(NodeError::Internal(status.to_string())),
-        };
-        match unpack::<Proposed>(reply.get_ref()).map_err(|s| NodeError::Internal(s.to_string()))? {
-            Proposed::Applied { index } => Ok(Some(index)),
-            Proposed::Refused(refused) => Err(NodeError::Store(refused)),
-            Proposed::TooLarge { bytes, limit } => Err(too_large(bytes, limit)),
-            Proposed::NotLeader => Ok(None),
-            Proposed::Unknown(text) => Err(NodeError::Internal(text)),
         }
+    }
+
+    /// Gives up on an answer that cannot come any more: another one leads, the leader is gone, or time is up.
+    async fn while_it_leads(
+        &self,
+        leader: &Peer,
+        deadline: Instant,
+        answer: impl Future<Output = Result<Proposed>>,
+    ) -> Result<Proposed> {
+        let own = leader.raft_id == self.consensus.raft_id();
+        let leads = |now: &Leadership| {
+            now.leader.as_ref().is_some_and(|l| l.raft_id == leader.raft_id)
+                && (!own || now.is_leader)
+                && self.roster.reachability(leader.raft_id) != Reachability::Unreachable
+        };
+        let mut leadership = self.consensus.leadership();
+        if !leads(&leadership.borrow_and_update()) {
+            return Ok(Proposed::NotLeader);
+        }
+        let over = async {
+            while leads(&leadership.borrow_and_update()) {
+                let _ = tokio::time::timeout(LOOK_AGAIN * 5, leadership.changed()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = over => Ok(Proposed::Unknown("its leader is gone".into())),
+            () = tokio::time::sleep_until(deadline) => Ok(Proposed::Unknown("no answer in time".into())),
+        }
+    }
+
+    /// Docker's sentence, and which managers are missing.
+    pub(crate) fn no_leader(&self, may_take_effect: bool) -> NodeError {
+        let view = self.view();
+        let missing: Vec<String> = view
+            .nodes()
+            .filter_map(|node| Some((node, node.manager.as_ref()?)))
+            .filter(|(_, manager)| self.roster.reachability(manager.raft_id) == Reachability::Unreachable)
+            .map(|(node, manager)| format!("{} ({})", node.description.hostname, manager.address))
+            .collect();
+        let mut more = String::new();
+        if !missing.is_empty() {
+            more = format!(
+                " Not reached from {}: {}. Start them again or mend the network; if they are lost for good, run \"docker swarm init --force-new-cluster\" on one manager that is left.",
+                view.node(&self.config.node_id).map_or("here", |node| &node.description.hostname),
+                missing.join(", ")
+            );
+        }
+        if may_take_effect {
+            more.push_str(" The change was on its way and may still take effect.");
+        }
+        NodeError::NoLeader(more)
     }
 
     /// A write forwarded to the leader shows here a heartbeat later; who reads after writing must see it.
-    async fn wait_applied(&self, index: u64, deadline: tokio::time::Instant) {
+    async fn wait_applied(&self, index: u64, deadline: Instant) {
         let mut events = self.consensus.events();
-        while self.consensus.applied_index() < index && tokio::time::Instant::now() < deadline {
+        while self.consensus.applied_index() < index && Instant::now() < deadline {
             let _ = tokio::time::timeout(Duration::from_millis(20), events.next()).await;
         }
     }
 
-    /// Asks the leader to take this manager into consensus, at any of the given managers.
+    /// moby's `daemon/cluster/swarm.go`: what happens if this manager goes.
+    pub(crate) fn leave_warning(&self) -> String {
+        let mut text =
+            String::from("You are attempting to leave the swarm on a node that is participating as a manager. ");
+        let view = self.view();
+        let ids = view.nodes().filter_map(|node| Some(node.manager.as_ref()?.raft_id));
+        let reached: Vec<Reachability> = ids.map(|id| self.roster.reachability(id)).collect();
+        let count = |wanted| reached.iter().filter(|r| **r == wanted).count();
+        let (reachable, unreachable) = (count(Reachability::Reachable), count(Reachability::Unreachable));
+        if reachable <= unreachable + 2 {
+            if (reachable, unreachable) == (1, 0) {
+                text.push_str(
+                    "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ",
+                );
+                return text;
+            }
+            text.push_str(&format!(
+                "Removing this node leaves {} managers out of {}. Without a Raft quorum your swarm will be inaccessible. ",
+                reachable.saturating_sub(1),
+                reachable + unreachable
+            ));
+        }
+        text.push_str(
+            "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.",
+        );
+        text
+    }
+
+    /// Whether the others look for this manager where it is.
+    pub(crate) fn is_announced(&self) -> bool {
+        let own = self.consensus.members().into_iter().find(|m| m.peer.raft_id == self.consensus.raft_id());
+        own.is_none_or(|m| m.peer.address == self.config.advertise.to_string())
+    }
+
+    /// Asks the leader to take this manager into consensus, at any of the given managers; asked again, it moves its address.
     pub(crate) async fn join_consensus(&self, managers: &[String]) -> Result<()> {
+        if self.consensus.leadership().borrow().is_leader {
+            let own = ManagerInfo { raft_id: self.config.raft_id, address: self.config.advertise };
+            return Box::pin(self.roster.join(&self.config.node_id, own)).await.map_err(internal);
+        }
         let message = JoinRaft { raft_id: self.config.raft_id, address: self.config.advertise };
-        let mut last = NodeError::NoLeader;
+        let mut last = NodeError::NoLeader(String::new());
         let mut queue: Vec<String> = managers.to_vec();
         for _ in 0..40 {
             let Some(address) = queue.pop() else {
@@ -267,6 +393,10 @@ impl Manager {
             request.set_timeout(Duration::from_secs(15));
             match connection.control().join_raft(request).await {
                 Ok(_) => return Ok(()),
+                // Demoted again, or removed, before it got here.
+                Err(status) if status.code() == tonic::Code::PermissionDenied => {
+                    return Err(NodeError::Forbidden(status.message().to_owned()));
+                }
                 Err(status) => {
                     if let Some(leader) = status.metadata().get(crate::agent_loop::LEADER_HEADER) {
                         queue.extend(leader.to_str().ok().map(str::to_owned));
@@ -276,6 +406,13 @@ impl Manager {
             }
         }
         Err(last)
+    }
+}
+
+impl Drop for Manager {
+    /// A manager given up half-way must free its address and files.
+    fn drop(&mut self) {
+        self.cancel.cancel();
     }
 }
 
@@ -298,6 +435,7 @@ fn internal(error: impl std::fmt::Display) -> NodeError {
 /// Makes a [`Leader`] on election and drops it on demotion.
 async fn lead(
     consensus: Consensus,
+    roster: Arc<Roster>,
     config: ManagerConfig,
     dispatcher: watch::Sender<Option<Dispatcher>>,
     cancel: CancellationToken,
@@ -315,7 +453,8 @@ async fn lead(
             }
             if let Some(term) = term {
                 tracing::info!(term, "leading");
-                let leader = Leader::start(consensus.clone(), term, config.timing, config.gossip.clone());
+                let (timing, gossip) = (config.timing, config.gossip.clone());
+                let leader = Leader::start(consensus.clone(), roster.clone(), term, timing, gossip);
                 dispatcher.send_replace(Some(leader.dispatcher.clone()));
                 leading = Some((term, leader));
             }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_consensus::{Consensus, Peer, ProposeError};
+use skep_consensus::Consensus;
 use skep_control::membership;
 use skep_model::NodeId;
 use skep_model::node::{ManagerInfo, Role};
@@ -17,6 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::roles::RoleError;
 use super::{Manager, access};
 use crate::agent_loop::LEADER_HEADER;
 use crate::audit;
@@ -24,7 +25,7 @@ use crate::ca::{JoinToken, secret_digest};
 use crate::clock::now;
 use crate::error::NodeError;
 use crate::facade::TaskLog;
-use crate::transport::message::{IssueRequest, JoinRaft, LogPart, LogsCall, Propose, Proposed, Root, Up};
+use crate::transport::message::{IssueRequest, JoinRaft, LogPart, LogsCall, Pong, Propose, Root, Up};
 use crate::transport::proto::Envelope;
 use crate::transport::proto::ca_server::{Ca, CaServer};
 use crate::transport::proto::control_server::{Control, ControlServer};
@@ -78,10 +79,18 @@ fn not_leader(consensus: &Consensus) -> Status {
     status
 }
 
+fn role_status(manager: &Manager, error: &RoleError) -> Status {
+    match error {
+        RoleError::NotLeading => not_leader(manager.consensus()),
+        RoleError::Unwanted => Status::permission_denied(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
+    }
+}
+
 fn status_of(error: &NodeError) -> Status {
     match error {
         NodeError::InvalidToken => Status::invalid_argument("A valid join token is necessary to join this cluster"),
-        NodeError::NoLeader => Status::unavailable(error.to_string()),
+        NodeError::NoLeader(_) => Status::unavailable(error.to_string()),
         NodeError::Store(Refused::Invalid(text)) => Status::invalid_argument(text.clone()),
         _ => Status::internal(error.to_string()),
     }
@@ -152,6 +161,14 @@ impl Ca for Rpc {
 
 #[tonic::async_trait]
 impl Raft for Rpc {
+    async fn ping(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        access::raft_peer(&request, &manager)?;
+        let consensus = manager.consensus();
+        let leads = consensus.leadership().borrow().is_leader;
+        Ok(Response::new(pack(&Pong { raft_id: consensus.raft_id(), leads })))
+    }
+
     async fn call(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
         access::raft_peer(&request, &manager)?;
@@ -170,63 +187,24 @@ impl Control for Rpc {
         }
         let call: Propose = unpack(request.get_ref())?;
         let batch = Batch::decode(&call.batch).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let proposed = match manager.consensus().propose(batch).await {
-            Ok(applied) => Proposed::Applied { index: applied.index },
-            Err(ProposeError::Refused(refused)) => Proposed::Refused(refused),
-            Err(ProposeError::TooLarge { bytes, limit }) => Proposed::TooLarge { bytes, limit },
-            Err(ProposeError::NotLeader { .. } | ProposeError::NoLeader | ProposeError::TermOver { .. }) => {
-                Proposed::NotLeader
-            }
-            Err(error) => Proposed::Unknown(error.to_string()),
-        };
-        Ok(Response::new(pack(&proposed)))
+        Ok(Response::new(pack(&manager.propose_here(batch).await)))
     }
 
     async fn join_raft(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
         let identity = access::of_manager(&request, &manager)?;
         let call: JoinRaft = unpack(request.get_ref())?;
-        let consensus = manager.consensus();
-        if !consensus.leadership().borrow().is_leader {
-            return Err(not_leader(consensus));
-        }
-        let view = manager.view();
-        let node = view
-            .node(&identity.node_id)
-            .filter(|n| n.spec.role == Role::Manager)
-            .ok_or_else(|| Status::permission_denied("this node is not to be a manager"))?;
-        // A manager that comes back with another number has lost its log: the old number must not count any more.
-        let old = node.manager.as_ref().map(|m| m.raft_id).filter(|id| *id != call.raft_id);
-        let failed = |error: skep_consensus::Error| Status::internal(error.to_string());
-        if let Some(old) = old {
-            consensus.remove(old).await.map_err(failed)?;
-        }
-        let peer = Peer { raft_id: call.raft_id, address: call.address.to_string() };
-        consensus.add_learner(peer).await.map_err(failed)?;
-        consensus.promote(call.raft_id).await.map_err(failed)?;
-        let node_id = identity.node_id.clone();
         let info = ManagerInfo { raft_id: call.raft_id, address: call.address };
-        let mut changes = vec![Change::SetNodeManager { node_id: node_id.clone(), manager: Some(info) }];
-        if node.role != Role::Manager {
-            changes.push(Change::SetNodeRole { node_id, role: Role::Manager });
-        }
-        manager.propose(Batch::new(now(), changes)).await.map_err(|error| status_of(&error))?;
+        let joined = manager.roster().join(&identity.node_id, info).await;
+        joined.map_err(|error| role_status(&manager, &error))?;
         Ok(Response::new(pack(&())))
     }
 
     async fn leave_raft(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
         let identity = access::of_manager(&request, &manager)?;
-        let consensus = manager.consensus();
-        if !consensus.leadership().borrow().is_leader {
-            return Err(not_leader(consensus));
-        }
-        let raft_id = manager.view().node(&identity.node_id).and_then(|n| n.manager.as_ref().map(|m| m.raft_id));
-        if let Some(raft_id) = raft_id {
-            consensus.remove(raft_id).await.map_err(|error| Status::internal(error.to_string()))?;
-            let change = Change::SetNodeManager { node_id: identity.node_id.clone(), manager: None };
-            manager.propose(Batch::new(now(), vec![change])).await.map_err(|error| status_of(&error))?;
-        }
+        let left = manager.roster().leave(&identity.node_id).await;
+        left.map_err(|error| role_status(&manager, &error))?;
         Ok(Response::new(pack(&())))
     }
 

@@ -97,7 +97,7 @@ async fn a_new_start_that_a_crash_cut_short_is_finished_by_the_next() {
     node.service_create(service("more", 2)).await.unwrap();
     // Once is enough.
     hosts[0].restart().await;
-    eventually("it leads", 10, || hosts[0].node.leader().is_some()).await;
+    eventually("it leads", 10, || hosts[0].node.managers().leader.is_some()).await;
     assert_eq!(hosts[0].node.service_inspect("more").unwrap().spec.name, "more");
 }
 

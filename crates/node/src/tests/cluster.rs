@@ -86,6 +86,38 @@ impl Host {
         self.config.data_root.join("swarm/worker/assignments")
     }
 
+    pub(super) async fn start(&mut self) {
+        self.node = start(&self.config, &self.fake).await;
+    }
+
+    /// After [`abandon`](crate::lifecycle::Inner::abandon): the log is free once the old one has let go of it.
+    pub(super) async fn restart_after_crash(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            self.start().await;
+            if self.node.info().state != crate::LocalState::Error {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}", self.node.info().error);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// As if the network had given the host another address while its daemon was away.
+    pub(super) fn move_to_another_address(&mut self) {
+        let path = self.swarm_dir().join("state.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (_, port) = self.address.split_once(':').unwrap();
+        let elsewhere =
+            format!("127.254.{}.{}:{port}", std::process::id() % 250, NEXT.fetch_add(1, Ordering::Relaxed) % 250 + 1);
+        std::fs::write(path, text.replace(&self.address, &elsewhere)).unwrap();
+        self.address = elsewhere;
+    }
+
+    pub(super) fn swarm_dir(&self) -> PathBuf {
+        self.config.data_root.join("swarm")
+    }
+
     pub(super) fn certificates(&self) -> PathBuf {
         self.config.data_root.join("swarm/certificates")
     }
@@ -108,6 +140,17 @@ pub(super) async fn cluster(workers: usize) -> Vec<Host> {
         let worker = Host::new(&format!("node{}", number + 2)).await;
         worker.join_as_worker(&hosts[0]).await;
         hosts.push(worker);
+    }
+    hosts
+}
+
+/// So many managers, the first of them leading.
+pub(super) async fn managers(count: usize) -> Vec<Host> {
+    let mut hosts = cluster(0).await;
+    for number in 1..count {
+        let host = Host::new(&format!("node{}", number + 1)).await;
+        host.join_as_manager(&hosts[0]).await;
+        hosts.push(host);
     }
     hosts
 }

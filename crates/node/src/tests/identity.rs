@@ -331,7 +331,9 @@ async fn a_rotation_waits_for_who_is_down_and_survives_its_leader() {
     assert!(rotating(&node));
     hosts.remove(0).node.shutdown().await;
     eventually("another one leads", 10, || {
-        node.leader().is_some_and(|l| node.node_inspect(l.as_str()).is_ok_and(|n| n.description.hostname != "node1"))
+        node.managers()
+            .leader
+            .is_some_and(|l| node.node_inspect(l.as_str()).is_ok_and(|n| n.description.hostname != "node1"))
     })
     .await;
     assert!(rotating(&node), "the leader's going neither ends nor undoes it");

@@ -25,7 +25,7 @@ async fn two_workers_join_by_token() {
     let info = hosts[1].node.info();
     assert_eq!((info.state, info.role, info.control_available), (LocalState::Active, Role::Worker, false));
     assert_eq!(hosts[0].node.info().nodes, Some(3));
-    assert_eq!(hosts[0].node.leader(), hosts[0].node.info().node_id);
+    assert_eq!(hosts[0].node.managers().leader, hosts[0].node.info().node_id);
     let error = hosts[1].node.node_list().unwrap_err();
     assert!(error.to_string().starts_with("This node is not a swarm manager. Worker nodes can't"), "{error}");
 }

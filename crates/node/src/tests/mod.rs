@@ -8,4 +8,5 @@ mod identity;
 mod join;
 mod liveness;
 mod locks;
+mod managers;
 mod run;

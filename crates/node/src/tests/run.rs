@@ -148,14 +148,14 @@ async fn a_follower_forwards_writes_and_takes_over() {
         hosts.push(host);
     }
     let leader_id = hosts[0].node.info().node_id;
-    assert_eq!(hosts[1].node.leader(), leader_id);
+    assert_eq!(hosts[1].node.managers().leader, leader_id);
     // Written at a follower, and seen there at once.
     hosts[1].node.service_create(service("web", 3)).await.unwrap();
     assert_eq!(hosts[1].node.service_inspect("web").unwrap().spec.name, "web");
     eventually("3 tasks run", 10, || running(&hosts[1].node).len() == 3).await;
 
     drop_hard(hosts.remove(0));
-    eventually("another leads", 10, || hosts[0].node.leader().is_some_and(|id| Some(id) != leader_id)).await;
+    eventually("another leads", 10, || hosts[0].node.managers().leader.is_some_and(|id| Some(id) != leader_id)).await;
     hosts[0].node.service_create(service("more", 2)).await.unwrap();
     eventually("5 tasks run on the living", 15, || {
         let tasks = running(&hosts[1].node);
@@ -219,7 +219,7 @@ async fn a_leader_may_leave_by_force() {
     let gone = hosts[0].node.info().node_id.unwrap();
     hosts[0].node.swarm_leave(true).await.unwrap();
     let left = &hosts[1].node;
-    eventually("the others have a leader", 5, || left.leader().is_some_and(|id| id != gone)).await;
+    eventually("the others have a leader", 5, || left.managers().leader.is_some_and(|id| id != gone)).await;
     eventually("and know it is gone", 5, || {
         let node = left.node_inspect(gone.as_str()).unwrap();
         node.status.state == NodeState::Down && node.manager.is_none()

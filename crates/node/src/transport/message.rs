@@ -46,6 +46,14 @@ pub(crate) struct ManagerLock {
     pub(crate) version: u64,
 }
 
+/// A manager's answer to another one's ping.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Pong {
+    pub(crate) raft_id: u64,
+    /// It leads, and a quorum answers it.
+    pub(crate) leads: bool,
+}
+
 /// From a manager that is to take part in consensus.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct JoinRaft {
@@ -71,7 +79,7 @@ pub(crate) enum Proposed {
         limit: usize,
     },
     NotLeader,
-    /// The outcome is unknown.
+    /// The outcome is unknown: to be asked again under the same name.
     Unknown(String),
 }
 

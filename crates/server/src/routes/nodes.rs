@@ -27,7 +27,6 @@ async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Ve
             return Err(ApiError::invalid(format!("Invalid filter: membership {word:?}")));
         }
     }
-    let leader = state.node().leader();
     let shown = nodes.iter().filter(|node| {
         let name = if node.spec.name.is_empty() { &node.description.hostname } else { &node.spec.name };
         filters.prefix("id", node.id.as_str())
@@ -37,12 +36,14 @@ async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Ve
             && filters.labels("label", &node.description.engine_labels)
             && filters.labels("node.label", &node.spec.labels)
     });
-    Ok(Json(shown.map(|node| Node::from_model(node, leader.as_ref())).collect()))
+    let managers = state.node().managers();
+    Ok(Json(shown.map(|node| Node::from_model(node, managers.leader.as_ref(), managers.reachability(node))).collect()))
 }
 
 async fn inspect(State(state): State<ServerState>, Path(id): Path<String>) -> Result<Json<Node>> {
     let node = state.node().node_inspect(&id)?;
-    Ok(Json(Node::from_model(&node, state.node().leader().as_ref())))
+    let managers = state.node().managers();
+    Ok(Json(Node::from_model(&node, managers.leader.as_ref(), managers.reachability(&node))))
 }
 
 async fn update(
