@@ -152,7 +152,7 @@ async fn a_locked_swarms_backup_needs_its_unlock_key() {
     fresh.restart().await;
     assert_eq!(fresh.node.local_state(), LocalState::Locked);
     fresh.node.swarm_unlock(&unlock_key).await.unwrap();
-    eventually("it leads", 10, || fresh.node.leader().is_some()).await;
+    eventually("it leads", 10, || fresh.node.managers().leader.is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,7 +118,7 @@ async fn every_manager_follows_the_lock_also_one_that_was_away() {
     hosts[2].node.swarm_unlock(&second).await.unwrap();
 
     let manager = &hosts[2].node;
-    eventually("there is a leader", 10, || manager.leader().is_some()).await;
+    eventually("there is a leader", 10, || manager.managers().leader.is_some()).await;
     set_role(Role::Worker).await;
     eventually("node2 is a worker without a lock", 15, || {
         !hosts[1].node.info().control_available && !hosts[1].certificates().join("swarm-lock.json").exists()
