@@ -104,7 +104,7 @@ impl Inner {
 
     /// From what is on disk to the state it says.
     async fn take_up(self: &Arc<Self>) {
-        self.set(match self.resume().await {
+        self.set(match Box::pin(self.resume()).await {
             Ok(Some(member)) => Membership::Inside(member),
             Ok(None) => Membership::Outside,
             Err(NodeError::Locked) => {
@@ -289,7 +289,7 @@ impl Inner {
             )));
         }
         self.set(Membership::Joining);
-        match self.found(request, listen_at, advertise, data_path).await {
+        match Box::pin(self.found(request, listen_at, advertise, data_path)).await {
             Ok(member) => {
                 let node_id = member.node_id().clone();
                 self.set(Membership::Inside(member));
@@ -378,7 +378,7 @@ impl Inner {
         let remotes = request.remote_addrs.iter().map(|text| address::remote(text)).collect::<Result<Vec<String>>>()?;
         self.set(Membership::Joining);
         let enter = self.enter(&request, &token, listen_at, data_path, &remotes);
-        match tokio::time::timeout(JOIN_DEADLINE, enter).await {
+        match tokio::time::timeout(JOIN_DEADLINE, Box::pin(enter)).await {
             Ok(Ok(member)) => {
                 self.set(Membership::Inside(member));
                 Ok(())
