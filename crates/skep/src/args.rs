@@ -120,13 +120,13 @@ pub(crate) enum BackupCommand {
         /// In place of the swarm this host is the only manager of
         #[arg(long)]
         force: bool,
-        /// As of docker swarm init: <ip|interface>[:port] [default: 0.0.0.0:2377]
+        /// As of docker swarm init: an address or interface, and its port [default: 0.0.0.0:2377]
         #[arg(long, value_name = "ADDR")]
         listen_addr: Option<String>,
-        /// As of docker swarm init: <ip|interface>[:port]
+        /// As of docker swarm init: an address or interface, and its port
         #[arg(long, value_name = "ADDR")]
         advertise_addr: Option<String>,
-        /// As of docker swarm init: <ip|interface>
+        /// As of docker swarm init: an address or interface
         #[arg(long, value_name = "ADDR")]
         data_path_addr: Option<String>,
     },

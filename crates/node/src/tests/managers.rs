@@ -337,7 +337,9 @@ async fn a_worker_finds_the_next_leader_and_keeps_its_tasks() {
     eventually("the worker has a session", 5, || worker.node.inner.member().unwrap().is_connected()).await;
     println!("the worker's session after {:?}", killed.elapsed());
     eventually("6 are made up for", 10, || running(&hosts[0].node).len() == 8).await;
-    assert_eq!(hosts[0].node.node_inspect(id.as_str()).unwrap().status.state, NodeState::Ready);
+    // Unknown to the new leader until it is heard.
+    eventually("it is ready", 5, || hosts[0].node.node_inspect(id.as_str()).unwrap().status.state == NodeState::Ready)
+        .await;
     let now = worker.fake.running();
     assert!(before.iter().all(|task| now.contains(task)), "its tasks are the same ones");
 
