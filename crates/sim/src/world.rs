@@ -181,6 +181,10 @@ impl World {
                 }
                 continue;
             }
+            // Woken by news that had been taken already: nothing is due yet.
+            if self.now < next {
+                continue;
+            }
             match self.queue.first_entry() {
                 Some(entry) if entry.key().0 <= end => {
                     let event = entry.remove();

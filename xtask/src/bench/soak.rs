@@ -10,7 +10,7 @@ use super::lab::Lab;
 const LOSS_PERCENT: &str = "10";
 
 pub(super) fn measure(skep: &Path, minutes: u64, out: &mut Figures) -> anyhow::Result<()> {
-    let lab = Lab::up(skep, "bench", None, 3, 2)?;
+    let lab = Lab::up(skep, "soak", None, 3, 2)?;
     let length = Duration::from_secs(minutes * 60);
     out.entry("false_downs_idle".into()).or_default().push(downs(&lab, length)?);
     for host in &lab.hosts {
