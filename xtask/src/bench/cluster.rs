@@ -91,7 +91,7 @@ fn writes_per_second(lab: &Lab) -> anyhow::Result<f64> {
 
 /// Medians of listing services at the leader and at a follower, in turn.
 fn reads(lab: &Lab) -> anyhow::Result<(f64, f64)> {
-    let leader = lab.leader(&mut lab.api(0)?).context("no leader")?;
+    let leader = lab.leader(0)?;
     let mut apis = [lab.api(leader)?, lab.api((leader + 1) % MANAGERS)?];
     let mut times = [Vec::new(), Vec::new()];
     for _ in 0..READS {
@@ -112,7 +112,7 @@ fn kill(lab: &Lab, host: usize) -> anyhow::Result<Child> {
 
 /// The longest time between two writes that succeeded, around the kill: an upper bound of how long none could.
 fn kill_leader(lab: &Lab, round: usize) -> anyhow::Result<f64> {
-    let leader = lab.leader(&mut lab.api(0)?).context("no leader")?;
+    let leader = lab.leader(0)?;
     let observer = (leader + 1) % MANAGERS;
     let mut api = lab.api(observer)?;
     let mut killing = kill(lab, leader)?;
@@ -158,9 +158,10 @@ fn kill_worker(lab: &Lab, round: usize) -> anyhow::Result<f64> {
     api.until(|api| Ok(api.tasks(&id)?.iter().filter(fresh).count() >= lost))?;
     let took = begun.elapsed().as_secs_f64();
     killing.wait()?;
-    api.remove(&id)?;
+    // First back, then gone: Docker keeps the tasks of a host that is down.
     lab.run("start", &[&lab.hosts[victim].name])?;
     await_ready(lab, 0)?;
+    api.remove(&id)?;
     Ok(took)
 }
 

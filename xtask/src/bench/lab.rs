@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde_json::Value;
 
 use super::api::Api;
@@ -67,11 +67,17 @@ impl<'a> Lab<'a> {
         Api::open(&self.hosts[host].socket)
     }
 
-    /// The manager that leads, as any manager tells it; `None` while there is none.
-    pub(super) fn leader(&self, api: &mut Api) -> Option<usize> {
-        let nodes = api.call("GET", "/nodes", None).ok()?;
-        let leads = |n: &&Value| n["ManagerStatus"]["Leader"] == true;
-        let name = nodes.as_array()?.iter().find(leads)?["Description"]["Hostname"].as_str()?.to_owned();
-        self.hosts.iter().position(|h| h.name == name)
+    /// The manager that leads, as the given one tells it once it knows.
+    pub(super) fn leader(&self, asked: usize) -> anyhow::Result<usize> {
+        let mut leader = None;
+        self.api(asked)?.until(|api| {
+            let nodes = api.call("GET", "/nodes", None)?;
+            let leads = |n: &&Value| n["ManagerStatus"]["Leader"] == true;
+            let node = nodes.as_array().into_iter().flatten().find(leads);
+            let name = node.and_then(|n| n["Description"]["Hostname"].as_str());
+            leader = self.hosts.iter().position(|h| Some(h.name.as_str()) == name);
+            Ok(leader.is_some())
+        })?;
+        leader.context("no leader")
     }
 }
