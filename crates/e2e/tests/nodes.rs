@@ -15,7 +15,6 @@ fn await_status(lab: &Lab, asked: usize, node: &str, wanted: &str) {
 #[test]
 fn workers_become_managers_and_managers_workers() {
     let lab = Lab::swarm(1, 2);
-    // conformance: works | docker node promote, demote
     assert_eq!(
         lab.docker(1, "node promote node2 node3").ok(),
         "Node node2 promoted to a manager in the swarm.\nNode node3 promoted to a manager in the swarm."
