@@ -1,6 +1,6 @@
 //! Who changed what: one line of JSON for every change that somebody asked for, written by the manager it was asked of.
 //!
-//! `<data-root>/audit.log`, outside `swarm/` so that leaving a swarm does not take it along; at [`MAX_BYTES`] it becomes
+//! `<data-root>/audit.log`, outside `swarm/` so that leaving a swarm does not take it along; at `MAX_BYTES` it becomes
 //! `audit.log.1` and so on. What control and agents do by themselves (tasks) is not in it. Names and ids only: no values, no
 //! tokens, no labels.
 
