@@ -8,8 +8,8 @@
 //! cut (one way or both), slow, lossy, and let messages overtake each other; an engine whose containers start slowly, fail,
 //! exit, and outlive the daemon; users who create, update, scale, roll back and remove services, make networks, drain nodes,
 //! rotate tokens. The shell between them (the leader's loop, sessions, the agent's loop) is written anew here in thin form,
-//! after `skep-node`'s: [`leader`] after `manager/leader.rs`, [`dispatch`] after `manager/dispatcher.rs`, [`session`] and
-//! [`agent`] after `agent_loop/`.
+//! after `skep-node`'s: `leader` after `manager/leader.rs`, `dispatch` after `manager/dispatcher.rs`, `session` and
+//! `agent` after `agent_loop/`.
 //!
 //! **Not simulated**: TLS, certificates and join tokens; gRPC and its framing (a session is an ordered stream that stalls
 //! while its wire is cut and ends with its process); the data plane, DNS and logs; real containers; the code of the shells
@@ -19,9 +19,9 @@
 //! consensus keeps time (all share one clock), but sends and hears nothing.
 //!
 //! The log is the real `skep-consensus` (openraft, redb) over a simulated disk that loses and tears what was not flushed
-//! ([`log::raft`]; ADR 0008 says what of it is simulated), or a model of its promises ([`log::model`]), which tries many more
-//! seeds in the same time. Managers do not come and go. Read first: [`world`], then [`leader`], [`faults`], and one file of
-//! [`invariants`].
+//! (`log::raft`; ADR 0008 says what of it is simulated), or a model of its promises (`log::model`), which tries many more
+//! seeds in the same time. Managers do not come and go. Read first: `world`, then `leader`, `faults`, and one file of
+//! `invariants`.
 #![forbid(unsafe_code)]
 
 mod agent;
