@@ -41,6 +41,14 @@ pub struct ObjectVersion {
     pub index: u64,
 }
 
+/// An [`ObjectVersion`] where moby writes no zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct JobIteration {
+    #[serde(skip_serializing_if = "is_default")]
+    pub index: u64,
+}
+
 /// Go's `omitempty` of numbers and booleans.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()

@@ -5,7 +5,7 @@ use skep_model::task as model;
 
 use crate::network::SwarmNetwork;
 use crate::service::{PortConfig, TaskSpec};
-use crate::{GoTime, ObjectVersion, is_default};
+use crate::{GoTime, JobIteration, ObjectVersion, is_default};
 use skep_model::Labels;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub struct Task {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub networks_attachments: Vec<NetworkAttachment>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub job_iteration: Option<ObjectVersion>,
+    pub job_iteration: Option<JobIteration>,
     /// Cluster volumes, of which there are none: moby writes `null`.
     pub volumes: Option<Vec<serde_json::Value>>,
 }
@@ -103,7 +103,7 @@ impl Task {
                     })
                 })
                 .collect(),
-            job_iteration: task.job_iteration.map(|index| ObjectVersion { index }),
+            job_iteration: task.job_iteration.map(|index| JobIteration { index }),
             volumes: None,
         }
     }

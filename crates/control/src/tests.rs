@@ -18,6 +18,7 @@ use crate::dispatch::Assigner;
 use crate::{Ctx, Dirty, SeededIds, membership, split, tick};
 
 mod fence;
+mod jobs;
 mod life;
 mod properties;
 mod speed;
@@ -257,16 +258,7 @@ impl World {
         spec.task.container.image = "ok".into();
         edit(&mut spec);
         let id = ServiceId::from_bits(crate::IdSource::next_id(&mut self.ids));
-        let service = Service {
-            id: id.clone(),
-            meta: Meta::default(),
-            spec_version: 0,
-            spec,
-            previous_spec: None,
-            previous_spec_version: None,
-            update_status: None,
-            endpoint: None,
-        };
+        let service = Service::new(id.clone(), spec);
         self.apply(vec![Change::CreateService(Box::new(service))]);
         id
     }

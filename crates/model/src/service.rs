@@ -22,6 +22,39 @@ pub struct Service {
     pub update_status: Option<UpdateStatus>,
     /// What the allocator gave: VIPs and published ports. Absent until it has.
     pub endpoint: Option<Endpoint>,
+    /// Present on jobs.
+    #[serde(default)]
+    pub job_status: Option<JobStatus>,
+}
+
+impl Service {
+    /// What is proposed for a new service; the rest is filled in when it is applied.
+    pub fn new(id: ServiceId, spec: ServiceSpec) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            spec_version: 0,
+            spec,
+            previous_spec: None,
+            previous_spec_version: None,
+            update_status: None,
+            endpoint: None,
+            job_status: None,
+        }
+    }
+
+    /// Which run of a job its tasks belong to; `None` if it is none.
+    pub fn job_iteration(&self) -> Option<u64> {
+        self.job_status.map(|s| s.iteration)
+    }
+}
+
+/// How often a job was asked to run: every update of it is another run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Counted from 0.
+    pub iteration: u64,
+    pub last_execution: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +94,13 @@ pub enum Mode {
     Global,
     ReplicatedJob { max_concurrent: u64, total_completions: u64 },
     GlobalJob,
+}
+
+impl Mode {
+    /// Runs to completion, once, rather than on and on.
+    pub fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob)
+    }
 }
 
 impl Default for Mode {

@@ -80,7 +80,7 @@ pub struct Task {
     /// The service's name when the task was made: part of the task's own name.
     pub service_name: String,
     pub service_labels: Labels,
-    /// 1-based slot of a replicated service; `None` for global ones, which go by node.
+    /// Slot of a replicated service, from 1, or of a replicated job, from 0; `None` for global ones, which go by node.
     pub slot: Option<u64>,
     pub node_id: Option<NodeId>,
     pub spec: TaskSpec,
@@ -96,6 +96,7 @@ pub struct Task {
     pub start_after: Option<Timestamp>,
     /// The task it replaces, which must have stopped first in stop-first order.
     pub replaces: Option<TaskId>,
+    /// Which run of its job it belongs to.
     pub job_iteration: Option<u64>,
 }
 
@@ -105,13 +106,18 @@ impl Task {
         format!("{}.{}", self.slot_name(), self.id)
     }
 
-    /// `web.1`, or `web.<node>` for a global service.
+    /// `web.1`, or `web.<node>` for a global service and, as Docker takes slot 0 for none, the first slot of a job.
     pub fn slot_name(&self) -> String {
         match (self.slot, &self.node_id) {
+            (None | Some(0), Some(node)) => format!("{}.{node}", self.service_name),
             (Some(slot), _) => format!("{}.{slot}", self.service_name),
-            (None, Some(node)) => format!("{}.{node}", self.service_name),
             (None, None) => format!("{}.?", self.service_name),
         }
+    }
+
+    /// Not asked to stop; a job's task is wanted until it is complete.
+    pub fn is_wanted(&self) -> bool {
+        self.desired_state <= TaskState::Complete
     }
 
     /// How long it may run on after its host was last in touch with a manager. A label that cannot be read was refused when
@@ -122,7 +128,7 @@ impl Task {
 
     /// Wanted and not yet over: counts as one of its service's replicas.
     pub fn is_live(&self) -> bool {
-        self.desired_state <= TaskState::Running && !self.status.state.is_terminal()
+        self.is_wanted() && !self.status.state.is_terminal()
     }
 }
 

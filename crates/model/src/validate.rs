@@ -138,13 +138,23 @@ fn endpoint(spec: &EndpointSpec) -> Result<(), Invalid> {
 pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
     name(&spec.name)?;
     stop_after(&spec.labels)?;
+    task(&spec.task)?;
+    let negative = |count: u64| i64::try_from(count).is_err();
     match spec.mode {
-        Mode::ReplicatedJob { .. } | Mode::GlobalJob if spec.update.is_some() || spec.rollback.is_some() => {
-            return invalid("update config must not be set for jobs");
+        Mode::Replicated { replicas } if negative(replicas) => {
+            return invalid("Number of replicas must be non-negative");
+        }
+        Mode::ReplicatedJob { max_concurrent, .. } if negative(max_concurrent) => {
+            return invalid("Maximum concurrent jobs must not be negative");
+        }
+        Mode::ReplicatedJob { total_completions, .. } if negative(total_completions) => {
+            return invalid("Total completed jobs must not be negative");
         }
         Mode::Replicated { .. } | Mode::Global | Mode::ReplicatedJob { .. } | Mode::GlobalJob => {}
     }
-    task(&spec.task)?;
+    if spec.mode.is_job() && spec.update.is_some() {
+        return invalid("Jobs may not have an update config");
+    }
     spec.update.iter().chain(&spec.rollback).try_for_each(update)?;
     spec.endpoint.iter().try_for_each(endpoint)
 }

@@ -160,16 +160,7 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
             let id = ServiceId::from_bits(ids.next_id());
             let mut spec = (**spec).clone();
             tagged(&mut spec.labels);
-            let service = Service {
-                id: id.clone(),
-                meta: Meta::default(),
-                spec_version: 0,
-                spec,
-                previous_spec: None,
-                previous_spec_version: None,
-                update_status: None,
-                endpoint: None,
-            };
+            let service = Service::new(id.clone(), spec);
             one(Change::CreateService(Box::new(service)), Evidence::Service { id, tag })
         }
         Wish::Scale { name, replicas } => {

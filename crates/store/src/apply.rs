@@ -8,7 +8,7 @@ use std::time::Duration;
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::Cluster;
 use skep_model::node::{Node, NodeSpec, Role};
-use skep_model::service::{Endpoint, Service, ServiceSpec, UpdateStatus};
+use skep_model::service::{Endpoint, JobStatus, Service, ServiceSpec, UpdateStatus};
 use skep_model::task::{NetworkAttachment, Task, TaskSpec, TaskState, TaskStatus};
 use skep_model::{Meta, NetworkId, NodeId, ServiceId, TaskId, Timestamp};
 
@@ -305,15 +305,12 @@ impl Entry {
             )));
         }
         self.spec_fits(&service.id, &service.spec)?;
+        let job = service.spec.mode.is_job();
         let new = Service {
-            id: service.id.clone(),
             meta: self.created(),
             spec_version: self.index,
-            spec: service.spec.clone(),
-            previous_spec: None,
-            previous_spec_version: None,
-            update_status: None,
-            endpoint: None,
+            job_status: job.then_some(JobStatus { iteration: 0, last_execution: self.at }),
+            ..Service::new(service.id.clone(), service.spec.clone())
         };
         changed!(self, put_service, Service, None, new)
     }
@@ -359,12 +356,16 @@ impl Entry {
         } else {
             self.view.blobs_exist(spec)?;
         }
-        let index = self.index;
+        let (index, at) = (self.index, self.at);
         self.with_service(id, |s| {
+            if let Some(job) = &mut s.job_status {
+                *job = JobStatus { iteration: job.iteration + 1, last_execution: at };
+            }
             s.previous_spec = Some(Box::new(std::mem::replace(&mut s.spec, spec.clone())));
             s.previous_spec_version = Some(s.spec_version);
             s.update_status = None;
-            if !same_template(&old.spec, spec) {
+            // Every update of a job runs it again; so its runs are told apart by this, too.
+            if s.job_status.is_some() || !same_template(&old.spec, spec) {
                 s.spec_version = index;
             }
         })
@@ -375,6 +376,9 @@ impl Entry {
         let Some(previous) = &old.previous_spec else {
             return Err(Refused::Precondition(format!("service {id} does not have a previous spec")));
         };
+        if old.job_status.is_some() {
+            return Err(Refused::Precondition(format!("service {id} is a job, which cannot be rolled back")));
+        }
         self.spec_fits(id, previous)?;
         self.with_service(id, |s| {
             let version = s.previous_spec_version.unwrap_or(s.spec_version);
@@ -549,7 +553,7 @@ fn task_of(service: &Service, new: &NewTask, meta: Meta) -> Task {
         ports: service.endpoint.as_ref().map_or_else(spec_ports, |e| e.ports.clone()),
         start_after: new.start_after,
         replaces: new.replaces.clone(),
-        job_iteration: None,
+        job_iteration: service.job_iteration(),
     }
 }
 

@@ -16,16 +16,7 @@ mod properties;
 fn service(id: &str, name: &str) -> Service {
     let mut spec = ServiceSpec { name: name.into(), ..ServiceSpec::default() };
     spec.task.container.image = "nginx".into();
-    Service {
-        id: id.parse().unwrap(),
-        meta: Meta::default(),
-        spec_version: 0,
-        spec,
-        previous_spec: None,
-        previous_spec_version: None,
-        update_status: None,
-        endpoint: None,
-    }
+    Service::new(id.parse().unwrap(), spec)
 }
 
 fn create(id: &str, name: &str, edit: impl FnOnce(&mut ServiceSpec)) -> Change {

@@ -36,7 +36,7 @@ impl View {
             return refuse("service", &service.id);
         }
         let attached = self.tasks().find(|task| {
-            task.desired_state <= TaskState::Running
+            task.is_wanted()
                 && task.status.state <= TaskState::Running
                 && task.networks.iter().any(|n| n.network_id == *id)
         });

@@ -106,7 +106,7 @@ impl TaskMachine {
     }
 
     fn must_stop(&self) -> bool {
-        self.withdrawn || self.task.desired_state > TaskState::Running
+        self.withdrawn || !self.task.is_wanted()
     }
 
     /// Takes the step that is due where we are, if any.
@@ -115,7 +115,7 @@ impl TaskMachine {
             // The answer comes first.
             Phase::Observing | Phase::Pulling | Phase::Creating | Phase::Starting => {}
             Phase::Ready if self.must_stop() => self.end(TaskState::Shutdown, "shutdown", "", now, out),
-            Phase::Ready if self.task.desired_state == TaskState::Running => {
+            Phase::Ready if self.task.desired_state >= TaskState::Running => {
                 self.phase = Phase::Starting;
                 self.report(TaskState::Starting, "starting", "", now, out);
                 out.push(Effect::Start);

@@ -15,8 +15,8 @@ use super::policy::{
     SpreadOver, UpdateConfig,
 };
 use super::{
-    Endpoint, EndpointSpec, NetworkAttachmentConfig, Nothing, PortConfig, Replicated, ReplicatedJob, Service,
-    ServiceMode, ServiceSpec, TaskSpec, UpdateStatus, VirtualIp,
+    Endpoint, EndpointSpec, JobStatus, NetworkAttachmentConfig, Nothing, PortConfig, Replicated, ReplicatedJob,
+    Service, ServiceMode, ServiceSpec, TaskSpec, UpdateStatus, VirtualIp,
 };
 use crate::ObjectVersion;
 use crate::time::nanos;
@@ -33,6 +33,10 @@ impl From<&model::Service> for Service {
             endpoint: service.endpoint.as_ref().map(Into::into).unwrap_or_default(),
             update_status: service.update_status.as_ref().map(Into::into),
             service_status: None,
+            job_status: service.job_status.map(|job| JobStatus {
+                job_iteration: crate::JobIteration { index: job.iteration },
+                last_execution: job.last_execution.into(),
+            }),
         }
     }
 }

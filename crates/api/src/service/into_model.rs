@@ -41,8 +41,13 @@ fn mode(mode: &ServiceMode) -> Result<Mode> {
     if given.iter().filter(|g| **g).count() > 1 {
         return ConvertError::invalid("must specify only one service mode");
     }
-    if mode.replicated_job.is_some() || mode.global_job.is_some() {
-        return ConvertError::unserved("a service in job mode (replicated-job, global-job)");
+    if let Some(job) = &mode.replicated_job {
+        let max_concurrent = job.max_concurrent.unwrap_or(1);
+        let total_completions = job.total_completions.unwrap_or(max_concurrent);
+        return Ok(Mode::ReplicatedJob { max_concurrent, total_completions });
+    }
+    if mode.global_job.is_some() {
+        return Ok(Mode::GlobalJob);
     }
     if mode.global.is_some() {
         return Ok(Mode::Global);

@@ -97,7 +97,6 @@ fn what_is_not_served_is_refused_aloud() {
     let unserved = |result: Result<model::ServiceSpec, ConvertError>| {
         assert!(matches!(result, Err(ConvertError::Unserved(_))), "{result:?}");
     };
-    unserved(with("/Mode", json!({"ReplicatedJob": {"MaxConcurrent": 1}})));
     unserved(with("/TaskTemplate/Runtime", json!("plugin")));
     unserved(with("/TaskTemplate/ContainerSpec/Mounts/0/Type", json!("cluster")));
     unserved(with(

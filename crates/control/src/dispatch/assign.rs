@@ -130,7 +130,7 @@ fn endpoints(view: &View, network: &NetworkId) -> Vec<(TaskId, EndpointRecord)> 
 /// host is not known to be gone.
 fn is_serving(view: &View, task: &Task) -> bool {
     task.status.state == TaskState::Running
-        && task.desired_state == TaskState::Running
+        && task.is_wanted()
         && task.node_id.as_ref().and_then(|id| view.node(id)).is_some_and(|n| n.status.state != NodeState::Down)
 }
 
@@ -205,6 +205,6 @@ fn shown_to_others(task: &Task) -> Option<(bool, bool, Option<NodeId>)> {
     if task.networks.is_empty() || task.status.state.is_terminal() {
         return None;
     }
-    let serving = task.status.state == TaskState::Running && task.desired_state == TaskState::Running;
+    let serving = task.status.state == TaskState::Running && task.is_wanted();
     Some((serving, true, task.node_id.clone()))
 }

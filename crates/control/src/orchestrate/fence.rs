@@ -40,7 +40,7 @@ pub(super) fn over_at(view: &View, task: &Task) -> Option<Timestamp> {
 
 /// A task that had this place and may still run, though it should not.
 pub(super) fn lingering(view: &View, service: &ServiceId, key: &SlotKey, now: Timestamp) -> Option<TaskId> {
-    let stopping = view.tasks_of_slot(service, key).filter(|t| t.desired_state > TaskState::Running);
+    let stopping = view.tasks_of_slot(service, key).filter(|t| !t.is_wanted());
     let until = stopping.filter_map(|t| Some((over_at(view, t)?, t.id.clone())));
     until.filter(|(at, _)| *at > now).max().map(|(_, id)| id)
 }

@@ -1,12 +1,12 @@
 //! Which tasks there should be, and what they should be doing.
 //!
 //! One service at a time, from the View alone: its tasks by slot ([`slot`]), tasks that ended ([`restart`]), how many slots
-//! there are ([`replicated`], [`global`]), the template they are made from ([`update`]), what may be forgotten ([`reap`]), and
-//! what must not run twice ([`fence`]).
-//! Jobs are not orchestrated yet.
+//! there are ([`replicated`], [`global`], [`job`]), the template they are made from ([`update`]), what may be forgotten
+//! ([`reap`]), and what must not run twice ([`fence`]).
 
 mod fence;
 mod global;
+mod job;
 mod reap;
 mod replicated;
 mod restart;
@@ -65,9 +65,20 @@ impl Desk<'_> {
                 self.restart(service);
                 self.everywhere(service);
             }
-            Mode::ReplicatedJob { .. } | Mode::GlobalJob => return,
+            Mode::ReplicatedJob { max_concurrent, total_completions } => {
+                self.begin_run(service);
+                self.restart(service);
+                self.completions(service, max_concurrent, total_completions);
+            }
+            Mode::GlobalJob => {
+                self.begin_run(service);
+                self.restart(service);
+                self.once_everywhere(service);
+            }
         }
-        self.update(service);
+        if !service.spec.mode.is_job() {
+            self.update(service);
+        }
         self.start_due(service);
         reap::history(self.plan, service);
     }
@@ -94,7 +105,7 @@ impl Desk<'_> {
             spec_version: service.spec_version,
             slot,
             node_id,
-            desired_state: how.desired_state,
+            desired_state: if how.desired_state < TaskState::Running { how.desired_state } else { goal(service) },
             state: TaskState::New,
             message: "created".into(),
             networks: Vec::new(),
@@ -104,6 +115,11 @@ impl Desk<'_> {
         })));
         id
     }
+}
+
+/// What a task that may start is to become.
+fn goal(service: &Service) -> TaskState {
+    if service.spec.mode.is_job() { TaskState::Complete } else { TaskState::Running }
 }
 
 /// How a new task begins.

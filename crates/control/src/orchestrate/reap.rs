@@ -31,7 +31,7 @@ pub(super) fn removed_service(plan: &mut Plan, id: &ServiceId) {
 pub(super) fn history(plan: &mut Plan, service: &Service) {
     let tasks: Vec<_> = plan.view().tasks_of_service(&service.id).cloned().collect();
     for task in tasks {
-        let unwanted = task.desired_state > TaskState::Running;
+        let unwanted = !task.is_wanted();
         // Who comes next in its place must know of it until it is surely over.
         let lingers = fence::over_at(plan.view(), &task).filter(|at| *at > plan.now());
         lingers.into_iter().for_each(|at| plan.wake(at));
@@ -61,6 +61,7 @@ pub(super) fn history(plan: &mut Plan, service: &Service) {
 }
 
 fn is_past(task: &Task) -> bool {
+    // A job's task that is complete is past, too.
     task.desired_state > TaskState::Running && task.status.state.is_terminal()
 }
 

@@ -10,7 +10,7 @@ use skep_model::task::{DEFAULT_RESTART_DELAY, RestartCondition, RestartPolicy, T
 use skep_store::{SlotKey, View};
 
 use super::slot::{Slot, slots};
-use super::{Desk, How, fence, is_over, may_keep, on_lost_node};
+use super::{Desk, How, fence, goal, is_over, may_keep, on_lost_node};
 
 /// How long a task waits for the one it replaces to stop (swarmkit `defaultOldTaskTimeout`).
 const OLD_TASK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,7 +24,7 @@ impl Desk<'_> {
                 let node = t.node_id.as_ref();
                 t.status.state.is_terminal() || node.is_some_and(|id| !may_keep(self.plan.view().node(id)))
             };
-            let gone: Vec<_> = slot.wanted().filter(out).cloned().collect();
+            let gone: Vec<_> = slot.wanted().filter(|t| !has_done_its_job(service, t)).filter(out).cloned().collect();
             // The newest first: what took the place of one needs no other.
             for task in gone.into_iter().rev() {
                 match task.start_after {
@@ -74,8 +74,8 @@ impl Desk<'_> {
             return true;
         }
         let wanted = match policy.condition {
-            RestartCondition::Any => true,
-            RestartCondition::OnFailure => old.status.state != TaskState::Complete,
+            RestartCondition::Any if !service.spec.mode.is_job() => true,
+            RestartCondition::Any | RestartCondition::OnFailure => old.status.state != TaskState::Complete,
             RestartCondition::None => false,
         };
         wanted && self.has_attempts(service, slot, old, &policy)
@@ -111,10 +111,16 @@ impl Desk<'_> {
             let wait = waits_until(self.plan.view(), task);
             match wait {
                 Some(at) if at > self.plan.now() => self.plan.wake(at),
-                Some(_) | None => self.desire(&task.id, TaskState::Running),
+                Some(_) | None => self.desire(&task.id, goal(service)),
             }
         }
     }
+}
+
+/// Complete, or of a run before this one: nothing more is wanted of it.
+fn has_done_its_job(service: &Service, task: &Task) -> bool {
+    service.spec.mode.is_job()
+        && (task.status.state == TaskState::Complete || task.job_iteration != service.job_iteration())
 }
 
 fn policy(service: &Service) -> RestartPolicy {

@@ -17,7 +17,7 @@ pub(super) struct Slot {
 impl Slot {
     /// Those that are wanted, whatever has become of them.
     pub(super) fn wanted(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks.iter().filter(|t| t.desired_state <= TaskState::Running)
+        self.tasks.iter().filter(|t| t.is_wanted())
     }
 
     pub(super) fn live(&self) -> impl Iterator<Item = &Arc<Task>> {
@@ -57,7 +57,7 @@ pub(super) fn slots(view: &View, service: &ServiceId) -> BTreeMap<SlotKey, Slot>
     }
     for slot in out.values_mut() {
         // Of two made at the same instant the one still wanted is the later.
-        slot.tasks.sort_by_key(|t| (t.meta.created_at, t.desired_state <= TaskState::Running, t.id.clone()));
+        slot.tasks.sort_by_key(|t| (t.meta.created_at, t.is_wanted(), t.id.clone()));
     }
     out
 }

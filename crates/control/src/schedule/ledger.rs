@@ -48,7 +48,7 @@ impl Load {
         self.free_nano_cpus -= reserved.nano_cpus;
         self.free_memory_bytes -= reserved.memory_bytes;
         self.host_ports.extend(host_ports(&task.ports));
-        if task.desired_state <= TaskState::Running {
+        if task.is_wanted() {
             self.total += 1;
             *self.by_service.entry(task.service_id.clone()).or_default() += 1;
         }

@@ -64,16 +64,7 @@ impl Node {
         validate::service(&spec)?;
         resolve(&manager.view(), &mut spec)?;
         let id = ServiceId::from_bits(rand::random());
-        let service = Service {
-            id: id.clone(),
-            meta: Meta::default(),
-            spec_version: 0,
-            spec,
-            previous_spec: None,
-            previous_spec_version: None,
-            update_status: None,
-            endpoint: None,
-        };
+        let service = Service::new(id.clone(), spec);
         manager.propose(Batch::new(now(), vec![Change::CreateService(Box::new(service))])).await?;
         Ok(id)
     }

@@ -64,15 +64,21 @@ fn status(view: &View, service: &model::Service) -> ServiceStatus {
     let count = |wanted: &dyn Fn(&skep_model::task::Task) -> bool| {
         view.tasks_of_service(&service.id).filter(|task| wanted(task)).count() as u64
     };
+    let is_job = service.spec.mode.is_job();
+    // Earlier runs of a job are history.
+    let current = |t: &skep_model::task::Task| !is_job || t.job_iteration == service.job_iteration();
     ServiceStatus {
         // What is asked to stop, or was on a host that is gone, is not counted (moby 31999).
-        running_tasks: count(&|t| t.status.state == TaskState::Running && t.desired_state <= TaskState::Running),
+        running_tasks: count(&|t| t.status.state == TaskState::Running && t.is_wanted() && current(t)),
         desired_tasks: match service.spec.mode {
             Mode::Replicated { replicas } => replicas,
             Mode::ReplicatedJob { max_concurrent, .. } => max_concurrent,
-            Mode::Global | Mode::GlobalJob => count(&|t| t.desired_state == TaskState::Running),
+            Mode::Global => count(&|t| t.desired_state == TaskState::Running),
+            Mode::GlobalJob => count(&|t| {
+                t.desired_state == TaskState::Complete && t.status.state != TaskState::Complete && current(t)
+            }),
         },
-        completed_tasks: count(&|t| t.status.state == TaskState::Complete),
+        completed_tasks: count(&|t| is_job && t.status.state == TaskState::Complete && current(t)),
     }
 }
 

@@ -20,7 +20,7 @@ impl Invariant for Replicas {
         }
         let wanted: BTreeSet<_> = view
             .tasks()
-            .filter(|t| t.desired_state == TaskState::Running && t.status.state == TaskState::Running)
+            .filter(|t| t.is_wanted() && t.status.state == TaskState::Running)
             .filter_map(|t| Some((t.node_id.clone()?, t.id.clone())))
             .collect();
         let there: BTreeSet<_> =

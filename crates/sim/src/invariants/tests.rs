@@ -39,16 +39,7 @@ impl Small {
     fn new(edit: impl FnOnce(&mut ServiceSpec)) -> Self {
         let mut spec = ServiceSpec { name: "web".into(), ..ServiceSpec::default() };
         edit(&mut spec);
-        let service = Service {
-            id: service_id(),
-            meta: Meta::default(),
-            spec_version: 0,
-            spec,
-            previous_spec: None,
-            previous_spec_version: None,
-            update_status: None,
-            endpoint: None,
-        };
+        let service = Service::new(service_id(), spec);
         let mut small = Self { store: Store::new(), index: 0 };
         let node = "n1".parse().unwrap();
         let admitted =
