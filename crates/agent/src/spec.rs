@@ -121,6 +121,7 @@ fn environment(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<V
     for line in &task.spec.container.env {
         env.push(expand(line, context)?);
     }
+    env.extend(skep_model::generic::environment(&task.generic));
     Ok(env)
 }
 

@@ -54,7 +54,7 @@ pub struct Info {
     #[serde(rename = "NCPU")]
     pub n_cpu: usize,
     pub mem_total: u64,
-    pub generic_resources: Option<Vec<Value>>,
+    pub generic_resources: Option<Vec<crate::service::GenericResource>>,
     pub docker_root_dir: String,
     pub http_proxy: String,
     pub https_proxy: String,

@@ -151,6 +151,7 @@ impl Node {
                 resources: ResourceLimit {
                     nano_cpus: description.nano_cpus,
                     memory_bytes: description.memory_bytes,
+                    generic_resources: description.generic.iter().map(Into::into).collect(),
                     ..Default::default()
                 },
                 engine: EngineDescription {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use skep_model::task as model;
 
 use crate::network::SwarmNetwork;
-use crate::service::{PortConfig, TaskSpec};
+use crate::service::{GenericResource, PortConfig, TaskSpec};
 use crate::{GoTime, JobIteration, ObjectVersion, is_default};
 use skep_model::Labels;
 
@@ -30,6 +30,9 @@ pub struct Task {
     pub networks_attachments: Vec<NetworkAttachment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_iteration: Option<JobIteration>,
+    /// What it was given of its node's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub generic_resources: Vec<GenericResource>,
     /// Cluster volumes, of which there are none: moby writes `null`.
     pub volumes: Option<Vec<serde_json::Value>>,
 }
@@ -104,6 +107,7 @@ impl Task {
                 })
                 .collect(),
             job_iteration: task.job_iteration.map(|index| JobIteration { index }),
+            generic_resources: task.generic.iter().map(Into::into).collect(),
             volumes: None,
         }
     }
@@ -190,6 +194,7 @@ mod tests {
             start_after: None,
             replaces: None,
             job_iteration: None,
+            generic: Vec::new(),
         };
         let got = serde_json::to_value(Task::from_model(&task, |id| (*id == net).then_some(&network))).unwrap();
         assert_eq!(

@@ -74,13 +74,14 @@ impl Plan {
                     Some(_) | None => self.changes.push(Some(Change::AllocateTask { task_id, networks })),
                 }
             }
-            Change::AssignTask { task_id, node_id } => match self.made_here(&task_id) {
+            Change::AssignTask { task_id, node_id, generic } => match self.made_here(&task_id) {
                 Some(task) => {
                     task.node_id = Some(node_id);
+                    task.generic = generic;
                     task.state = TaskState::Assigned;
                     task.message = "scheduler assigned task to node".into();
                 }
-                None => self.changes.push(Some(Change::AssignTask { task_id, node_id })),
+                None => self.changes.push(Some(Change::AssignTask { task_id, node_id, generic })),
             },
             Change::SetTaskDesired { task_id, desired_state } => match self.made_here(&task_id) {
                 Some(task) => task.desired_state = task.desired_state.max(desired_state),

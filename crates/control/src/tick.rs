@@ -16,6 +16,9 @@ pub fn tick(view: &View, dirty: &Dirty, ctx: &mut Ctx<'_>) -> Decision {
     let mut plan = Plan::new(view, ctx.now);
     allocate::networks_and_nodes(&mut plan, dirty);
     allocate::services(&mut plan, dirty);
+    if dirty.everything {
+        schedule::misfits(&mut plan);
+    }
     orchestrate::reconcile(&mut plan, dirty, ctx.ids);
     allocate::tasks(&mut plan);
     schedule::assign(&mut plan);

@@ -14,7 +14,6 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker export | 501
     // conformance: absent | docker diff | 501
     // conformance: absent | docker search | 501
-    // conformance: absent | docker service create --generic-resource | 501
     // conformance: absent | docker service create --log-driver syslog | 501
     // conformance: absent | docker network create --opt encrypted | 501; never a clear network instead
     // conformance: absent | docker network create --driver macvlan | 501
@@ -28,7 +27,6 @@ fn what_is_absent_says_so() {
         "export -o /tmp/skep-e2e-never box",
         "diff box",
         "search anything",
-        "service create --detach --name gen --generic-resource gpu=1 busybox",
         "service create --detach --name sys --log-driver syslog busybox",
         "network create --driver overlay --opt encrypted enc",
         "network create --driver macvlan mac",

@@ -37,7 +37,7 @@ fn jobs_run_to_completion_and_again_when_asked() {
     // conformance: works | docker service create --mode replicated-job --replicas --max-concurrent (with progress)
     let create = "service create --name job --mode replicated-job --replicas 5 --max-concurrent 2 busybox sleep 1";
     let said = lab.docker(1, create).ok();
-    assert!(said.contains("job progress: 5 out of 5 complete") && said.ends_with("job complete"), "{said}");
+    assert!(said.contains("active tasks: 2 out of 2 tasks") && said.ends_with("job complete"), "{said}");
     // conformance: works | docker service ls of jobs (completed tasks)
     assert_eq!(replicas(&lab, "job"), "replicated job 0/2 (5/5 completed)");
     let tasks = lab

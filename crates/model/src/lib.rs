@@ -7,12 +7,14 @@
 //! worker) and [`plan`] (what a worker makes of it in the kernel).
 #![forbid(unsafe_code)]
 
+pub mod generic;
 pub mod id;
 pub mod names;
 pub mod reference;
 pub mod time;
 
 pub mod cluster;
+pub mod constraint;
 pub mod network;
 pub mod node;
 pub mod secret;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::generic::GenericResource;
 use crate::{Labels, Meta, NetworkId, NodeId, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +58,8 @@ pub struct NodeDescription {
     pub architecture: String,
     pub nano_cpus: i64,
     pub memory_bytes: i64,
+    /// `--node-generic-resource` of its daemon.
+    pub generic: Vec<GenericResource>,
     pub engine_version: String,
     pub engine_labels: Labels,
     /// (type, name) as `docker node inspect` lists them: `("Network", "overlay")`, `("Volume", "local")`, `("Log", "json-file")`.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::generic::GenericResource;
 use crate::service::{NetworkAttachmentConfig, PortConfig};
 use crate::{ConfigId, Labels, Meta, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
 
@@ -98,6 +99,9 @@ pub struct Task {
     pub replaces: Option<TaskId>,
     /// Which run of its job it belongs to.
     pub job_iteration: Option<u64>,
+    /// What it was given of its node's generic resources.
+    #[serde(default)]
+    pub generic: Vec<GenericResource>,
 }
 
 impl Task {
@@ -305,6 +309,8 @@ pub struct ResourceRequirements {
     pub limits: Option<Resources>,
     /// Counted by the scheduler.
     pub reservations: Option<Resources>,
+    /// Generic resources among the reservations.
+    pub generic: Vec<GenericResource>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

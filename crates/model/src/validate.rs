@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Labels;
+use crate::constraint::Constraint;
 use crate::service::{EndpointSpec, Mode, PublishMode, ResolutionMode, ServiceSpec, UpdateConfig};
 use crate::task::{Resources, RestartPolicy, TaskSpec};
 
@@ -134,6 +135,12 @@ fn endpoint(spec: &EndpointSpec) -> Result<(), Invalid> {
     Ok(())
 }
 
+/// Constraints that cannot be read. Apart from [`service`], because Docker answers them with another status.
+pub fn constraints(spec: &ServiceSpec) -> Result<(), Invalid> {
+    let constraints = spec.task.placement.iter().flat_map(|p| &p.constraints);
+    constraints.map(|text| text.parse::<Constraint>()).try_for_each(|parsed| parsed.map(drop).map_err(Invalid))
+}
+
 /// Everything about a service spec that can be told without the store.
 pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
     name(&spec.name)?;
@@ -198,7 +205,7 @@ mod tests {
             |s| {
                 s.task.resources = Some(crate::task::ResourceRequirements {
                     limits: Some(Resources { memory_bytes: 1, ..Default::default() }),
-                    reservations: None,
+                    ..Default::default()
                 });
             },
             "invalid memory value 1: Must be at least 4MiB",

@@ -22,6 +22,8 @@ pub struct NodeConfig {
     pub default_advertise: Option<String>,
     /// `--label` of the daemon: `engine.labels` in constraints.
     pub labels: Labels,
+    /// `--node-generic-resource` of the daemon.
+    pub generic_resources: Vec<skep_model::generic::GenericResource>,
     /// As `docker node ls` shows it.
     pub engine_version: String,
     pub timing: Timing,
@@ -35,6 +37,7 @@ impl NodeConfig {
             hostname: hostname.into(),
             default_advertise: None,
             labels: Labels::new(),
+            generic_resources: Vec::new(),
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             timing: Timing::default(),
         }

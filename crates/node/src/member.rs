@@ -213,7 +213,7 @@ impl Member {
                 let renewed = self.renew().await;
                 ("renew the certificate for another role", renewed.map(|()| role == Some(self.role())))
             } else if (self.role() == Role::Manager) != self.manager().is_some() {
-                ("take up the role", self.follow_role().await.map(|()| true))
+                ("take up the role", Box::pin(self.follow_role()).await.map(|()| true))
             } else if trust.has_changed().unwrap_or(false) {
                 let due = trust.borrow_and_update().clone();
                 let followed = self.follow_trust(due).await;
@@ -354,7 +354,7 @@ impl Member {
     /// Makes the manager the certificate says there should be, or ends the one it says there should not.
     async fn follow_role(&self) -> Result<()> {
         match (self.tls.current().identity.role, self.manager()) {
-            (Role::Manager, None) => self.become_manager().await,
+            (Role::Manager, None) => Box::pin(self.become_manager()).await,
             (Role::Worker, Some(manager)) => {
                 self.set_manager(None);
                 manager.stop().await;

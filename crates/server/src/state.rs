@@ -25,6 +25,8 @@ pub struct About {
     pub hostname: String,
     /// `--label`.
     pub labels: Vec<String>,
+    /// `--node-generic-resource`.
+    pub generic_resources: Vec<skep_model::generic::GenericResource>,
     pub debug: bool,
     pub live_restore: bool,
     pub data_root: PathBuf,

@@ -220,6 +220,9 @@ pub(crate) struct DaemonFlags {
     /// Path to TLS key file
     #[arg(long, value_name = "FILE")]
     pub(crate) tlskey: Option<PathBuf>,
+    /// What this host has for services to reserve: KIND=NAME for each piece, or KIND=NUMBER
+    #[arg(long, value_name = "LIST")]
+    pub(crate) node_generic_resource: Vec<String>,
     /// Group for the unix socket
     #[arg(short = 'G', long, value_name = "GROUP")]
     pub(crate) group: Option<String>,
@@ -289,8 +292,6 @@ pub(crate) struct DaemonFlags {
     pub(crate) authorization_plugin: Vec<String>,
     #[arg(short = 'b', long, hide = true)]
     pub(crate) bridge: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) node_generic_resource: Vec<String>,
     #[arg(long, hide = true)]
     pub(crate) default_ulimit: Vec<String>,
     #[arg(long, hide = true)]
@@ -376,9 +377,6 @@ impl DaemonFlags {
         }
         if self.init {
             return Some(("--init", "a default init is not there yet; use `docker run --init`"));
-        }
-        if !self.node_generic_resource.is_empty() {
-            return Some(("--node-generic-resource", "generic resources are not there yet"));
         }
         if !self.default_ulimit.is_empty() {
             return Some(("--default-ulimit", "default ulimits are not there yet; use `docker run --ulimit`"));

@@ -53,6 +53,7 @@ fn merge_text(flags: &mut DaemonFlags, text: &str, path: &Path) -> anyhow::Resul
             "labels" => put_list(&mut flags.label),
             "insecure-registries" => put_list(&mut flags.insecure_registry),
             "registry-mirrors" => put_list(&mut flags.registry_mirror),
+            "node-generic-resources" => put_list(&mut flags.node_generic_resource),
             "dns" => put_list(&mut flags.dns),
             "data-root" => text().map(|t| flags.data_root = flags.data_root.take().or(Some(t.into()))),
             "exec-root" => text().map(|t| flags.exec_root = flags.exec_root.take().or(Some(t.into()))),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 use skep_engine::{Engine, EngineConfig};
+use skep_model::generic::{self, GenericResource};
 use skep_net::{AddressPool, Net, NetConfig};
 use skep_node::{NetSandboxes, Node, NodeConfig};
 use skep_server::{About, Listener, Server, ServerState, TlsFiles};
@@ -85,6 +86,7 @@ struct Settings {
     pools: Vec<AddressPool>,
     bip: Option<Ipv4Net>,
     labels: BTreeMap<String, String>,
+    generic_resources: Vec<GenericResource>,
     tls: Option<TlsFiles>,
 }
 
@@ -101,6 +103,7 @@ impl Settings {
             };
             labels.insert(key.to_owned(), value.to_owned());
         }
+        let generic_resources = generic::parse(&flags.node_generic_resource).map_err(anyhow::Error::msg)?;
         let tls = if flags.tls || flags.tlsverify {
             let (Some(certificate), Some(key)) = (flags.tlscert.clone(), flags.tlskey.clone()) else {
                 bail!("TLS needs --tlscert and --tlskey");
@@ -120,6 +123,7 @@ impl Settings {
             pools,
             bip,
             labels,
+            generic_resources,
             tls,
             flags,
         })
@@ -222,6 +226,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut node_config = NodeConfig::new(&settings.data_root, &settings.exec_root, &hostname);
     node_config.default_advertise = settings.flags.swarm_default_advertise_addr.clone();
     node_config.labels = settings.labels.clone();
+    node_config.generic_resources = settings.generic_resources.clone();
     let node = Node::start(node_config, engine.clone(), net).await.context("cannot start the node")?;
 
     let mut listeners = Vec::new();
@@ -234,6 +239,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         version: VERSION.to_owned(),
         hostname,
         labels: settings.flags.label.clone(),
+        generic_resources: settings.generic_resources.clone(),
         debug: settings.flags.debug,
         live_restore: true,
         data_root: settings.data_root.clone(),

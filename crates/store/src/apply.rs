@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::Cluster;
+use skep_model::generic::GenericResource;
 use skep_model::node::{Node, NodeSpec, Role};
 use skep_model::service::{Endpoint, JobStatus, Service, ServiceSpec, UpdateStatus};
 use skep_model::task::{NetworkAttachment, Task, TaskSpec, TaskState, TaskStatus};
@@ -188,7 +189,7 @@ impl Entry {
 
             Change::CreateTask(task) => self.create_task(task),
             Change::AllocateTask { task_id, networks } => self.allocate_task(task_id, networks),
-            Change::AssignTask { task_id, node_id } => self.assign_task(task_id, node_id),
+            Change::AssignTask { task_id, node_id, generic } => self.assign_task(task_id, node_id, generic),
             Change::SetTaskRemark { task_id, message, error } => self.with_task(task_id, |t| {
                 if t.status.state < TaskState::Assigned {
                     t.status.message.clone_from(message);
@@ -496,7 +497,7 @@ impl Entry {
         })
     }
 
-    fn assign_task(&mut self, id: &TaskId, node: &NodeId) -> Done {
+    fn assign_task(&mut self, id: &TaskId, node: &NodeId, generic: &[GenericResource]) -> Done {
         let task = self.live_task(id)?;
         if task.status.state != TaskState::Pending || task.node_id.as_ref().is_some_and(|n| n != node) {
             return Err(Refused::Stale(format!("task {id} is not to be assigned")));
@@ -507,17 +508,31 @@ impl Entry {
         let at = self.at;
         self.with_task(id, |t| {
             t.node_id = Some(node.clone());
+            t.generic = generic.to_vec();
             t.status = manager_status(TaskState::Assigned, "scheduler assigned task to node", at);
         })
     }
 
     /// A status is a clock: a lower one is an older observation.
     fn report(&mut self, report: &TaskReport) -> Done {
+        if let Some(task) = self.view.task(&report.task_id).cloned() {
+            self.count_failure(&task, report.status.state);
+        }
         self.with_task(&report.task_id, |t| {
             if report.status.state >= t.status.state {
                 t.status = report.status.clone();
             }
         })
+    }
+
+    /// Of the present template, for the scheduler.
+    fn count_failure(&mut self, task: &Task, state: TaskState) {
+        let fails = matches!(state, TaskState::Failed | TaskState::Rejected) && state > task.status.state;
+        let current = self.view.service(&task.service_id).is_some_and(|s| s.spec_version == task.spec_version);
+        if let (true, Some(node)) = (fails && current, &task.node_id) {
+            let record = self.view.failures.entry(task.service_id.clone()).or_default();
+            record.count(task.spec_version, node, self.at);
+        }
     }
 
     fn remove_task(&mut self, id: &TaskId) {
@@ -554,6 +569,7 @@ fn task_of(service: &Service, new: &NewTask, meta: Meta) -> Task {
         start_after: new.start_after,
         replaces: new.replaces.clone(),
         job_iteration: service.job_iteration(),
+        generic: new.generic.clone(),
     }
 }
 

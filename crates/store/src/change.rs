@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, LimitedToken, RootCa, UnlockKey};
+use skep_model::generic::GenericResource;
 use skep_model::network::{Network, NetworkAllocation};
 use skep_model::node::{ManagerInfo, Node, NodeDescription, NodeSpec, NodeStatus, Role};
 use skep_model::secret::{Config, Secret};
@@ -105,6 +106,9 @@ pub struct NewTask {
     pub replaces: Option<TaskId>,
     /// It follows one that ended by itself: counted against the restart policy.
     pub restart: bool,
+    /// What it is given of its node's generic resources; with `state` Assigned.
+    #[serde(default)]
+    pub generic: Vec<GenericResource>,
 }
 
 /// One thing that happens. Applying any of them twice is either refused or changes nothing.
@@ -196,6 +200,9 @@ pub enum Change {
     AssignTask {
         task_id: TaskId,
         node_id: NodeId,
+        /// What it is given of the node's generic resources.
+        #[serde(default)]
+        generic: Vec<GenericResource>,
     },
     /// The manager's remark on a task that waits: why it has no address or no node. The state stays.
     SetTaskRemark {

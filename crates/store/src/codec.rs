@@ -16,7 +16,7 @@ use skep_model::{NetworkId, NodeId, ServiceId, Timestamp};
 
 use crate::change::Batch;
 use crate::requests::Requests;
-use crate::restart::{RestartRecord, SlotKey};
+use crate::restart::{FailureRecord, RestartRecord, SlotKey};
 use crate::{Store, View};
 
 /// Begins every encoded store: a name and the version of the format.
@@ -77,6 +77,7 @@ struct Contents {
     secrets: Vec<Arc<Secret>>,
     configs: Vec<Arc<Config>>,
     restarts: Vec<(ServiceId, SlotKey, RestartRecord)>,
+    failures: Vec<(ServiceId, FailureRecord)>,
     revoked: Vec<(NodeId, Timestamp)>,
     join_tokens: Vec<LimitedToken>,
     cursors: Vec<(NetworkId, Ipv4Addr)>,
@@ -98,6 +99,7 @@ impl View {
             secrets: self.secrets.values().cloned().collect(),
             configs: self.configs.values().cloned().collect(),
             restarts: self.restarts.iter().map(|((s, k), r)| (s.clone(), k.clone(), r.clone())).collect(),
+            failures: self.failures.iter().map(|(s, r)| (s.clone(), r.clone())).collect(),
             join_tokens: self.join_tokens.values().cloned().collect(),
             revoked: self.revoked.iter().map(|(n, at)| (n.clone(), *at)).collect(),
             requests: self.requests.contents(),
@@ -139,6 +141,7 @@ impl Store {
         for (service, slot, record) in contents.restarts {
             view.restarts.insert((service, slot), record);
         }
+        view.failures.extend(contents.failures);
         view.revoked.extend(contents.revoked);
         view.join_tokens.extend(contents.join_tokens.into_iter().map(|t| (t.id.clone(), t)));
         for (network, cursor) in contents.cursors {

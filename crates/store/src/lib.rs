@@ -29,7 +29,7 @@ pub use change::{Batch, Change, Guard, NewTask, ObjectKey, Request};
 pub use codec::CodecError;
 pub use event::{Action, Event, Object, ObjectKind};
 pub use refused::{Kind, Refused};
-pub use restart::{RestartRecord, SlotKey};
+pub use restart::{FailureRecord, RestartRecord, SlotKey};
 pub use view::{LookupError, View};
 
 /// The state machine. Cheap to clone; what it holds is read through [`Store::view`].

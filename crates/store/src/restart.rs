@@ -1,4 +1,5 @@
-//! How often the tasks of a slot were restarted: stored, because a leader change must not reset a restart policy.
+//! How often the tasks of a slot were restarted, and where a service's tasks failed: stored, because a leader change must
+//! reset neither a restart policy nor what was learned about a node.
 
 use serde::{Deserialize, Serialize};
 use skep_model::task::Task;
@@ -43,6 +44,28 @@ impl RestartRecord {
         }
         self.total += 1;
         self.recent.push(at);
+        if self.recent.len() > RECENT_LIMIT {
+            self.recent.remove(0);
+        }
+    }
+}
+
+/// Where tasks of a service failed of late: a node they fail on is tried last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FailureRecord {
+    /// Another version starts a new count.
+    pub spec_version: u64,
+    /// The most recent, oldest first; at most a hundred.
+    pub recent: Vec<(NodeId, Timestamp)>,
+}
+
+impl FailureRecord {
+    pub(crate) fn count(&mut self, spec_version: u64, node: &NodeId, at: Timestamp) {
+        if self.spec_version != spec_version {
+            *self = Self { spec_version, ..Self::default() };
+        }
+        self.recent.push((node.clone(), at));
         if self.recent.len() > RECENT_LIMIT {
             self.recent.remove(0);
         }

@@ -123,6 +123,7 @@ impl View {
     pub(crate) fn take_service(&mut self, id: &ServiceId) -> Option<Arc<Service>> {
         let service = self.services.remove(id)?;
         self.service_names.remove(&folded(&service.spec.name));
+        self.failures.remove(id);
         for (network, address) in Self::service_addresses(&service) {
             self.release(network, address, &AddressOwner::Service(id.clone()));
         }

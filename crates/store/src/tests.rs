@@ -73,6 +73,7 @@ fn new_task(id: &str, service: &str, spec_version: u64) -> NewTask {
         start_after: None,
         replaces: None,
         restart: false,
+        generic: Vec::new(),
     }
 }
 

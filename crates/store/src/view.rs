@@ -13,7 +13,7 @@ use skep_model::{ConfigId, JoinTokenId, NetworkId, NodeId, SecretId, ServiceId, 
 
 use crate::address::Addresses;
 use crate::requests::Requests;
-use crate::restart::{RestartKey, RestartRecord, SlotKey};
+use crate::restart::{FailureRecord, RestartKey, RestartRecord, SlotKey};
 
 /// The replicated state at one index.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +31,7 @@ pub struct View {
     pub(crate) secrets: OrdMap<SecretId, Arc<Secret>>,
     pub(crate) configs: OrdMap<ConfigId, Arc<Config>>,
     pub(crate) restarts: OrdMap<RestartKey, RestartRecord>,
+    pub(crate) failures: OrdMap<ServiceId, FailureRecord>,
     pub(crate) revoked: OrdMap<NodeId, Timestamp>,
     pub(crate) join_tokens: OrdMap<JoinTokenId, LimitedToken>,
     pub(crate) requests: Requests,
@@ -207,6 +208,11 @@ impl View {
     /// How often a slot was restarted since its template last changed.
     pub fn restarts(&self, service: &ServiceId, slot: &SlotKey) -> Option<&RestartRecord> {
         self.restarts.get(&(service.clone(), slot.clone()))
+    }
+
+    /// Where its tasks failed of late.
+    pub fn failures(&self, service: &ServiceId) -> Option<&FailureRecord> {
+        self.failures.get(service)
     }
 
     /// The network the mesh runs over.

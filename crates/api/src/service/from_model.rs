@@ -171,7 +171,10 @@ impl From<&task_model::TaskSpec> for TaskSpec {
             network_attachment_spec: None,
             resources: spec.resources.as_ref().map(|r| ResourceRequirements {
                 limits: r.limits.as_ref().map(Into::into),
-                reservations: r.reservations.as_ref().map(Into::into),
+                reservations: r.reservations.as_ref().map(|reserved| ResourceLimit {
+                    generic_resources: r.generic.iter().map(Into::into).collect(),
+                    ..reserved.into()
+                }),
                 ..Default::default()
             }),
             restart_policy: spec.restart.as_ref().map(Into::into),

@@ -216,11 +216,8 @@ fn config(reference: ConfigReference) -> Result<task_model::ConfigReference> {
     })
 }
 
-fn limit(limit: ResourceLimit) -> Result<task_model::Resources> {
-    if !limit.generic_resources.is_empty() {
-        return ConvertError::unserved("a reservation of generic resources");
-    }
-    Ok(task_model::Resources { nano_cpus: limit.nano_cpus, memory_bytes: limit.memory_bytes, pids: limit.pids })
+fn limit(limit: &ResourceLimit) -> task_model::Resources {
+    task_model::Resources { nano_cpus: limit.nano_cpus, memory_bytes: limit.memory_bytes, pids: limit.pids }
 }
 
 fn resources(requirements: ResourceRequirements) -> Result<task_model::ResourceRequirements> {
@@ -228,8 +225,15 @@ fn resources(requirements: ResourceRequirements) -> Result<task_model::ResourceR
         return ConvertError::unserved("swap control of a service (SwapBytes, MemorySwappiness)");
     }
     Ok(task_model::ResourceRequirements {
-        limits: requirements.limits.map(limit).transpose()?,
-        reservations: requirements.reservations.map(limit).transpose()?,
+        limits: requirements.limits.as_ref().map(limit),
+        reservations: requirements.reservations.as_ref().map(limit),
+        // Limits have none, as in moby.
+        generic: requirements
+            .reservations
+            .into_iter()
+            .flat_map(|r| r.generic_resources)
+            .map(TryInto::try_into)
+            .collect::<Result<_>>()?,
     })
 }
 

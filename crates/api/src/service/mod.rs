@@ -22,8 +22,8 @@ pub use container::{
     SecretReference, VolumeDriver,
 };
 pub use policy::{
-    LogDriver, Placement, PlacementPreference, Platform, ResourceLimit, ResourceRequirements, RestartPolicy,
-    SpreadOver, UpdateConfig, float,
+    DiscreteResource, GenericResource, LogDriver, NamedResource, Placement, PlacementPreference, Platform,
+    ResourceLimit, ResourceRequirements, RestartPolicy, SpreadOver, UpdateConfig, float,
 };
 
 use crate::{GoTime, ObjectVersion, is_default};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::is_default;
+use skep_model::generic as model;
+
+use crate::{ConvertError, is_default};
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -31,7 +32,62 @@ pub struct ResourceLimit {
     #[serde(rename = "Pids", skip_serializing_if = "is_default")]
     pub pids: i64,
     #[serde(rename = "GenericResources", skip_serializing_if = "Vec::is_empty")]
-    pub generic_resources: Vec<Value>,
+    pub generic_resources: Vec<GenericResource>,
+}
+
+/// One of the two is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct GenericResource {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named_resource_spec: Option<NamedResource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discrete_resource_spec: Option<DiscreteResource>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct NamedResource {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub value: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct DiscreteResource {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kind: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub value: i64,
+}
+
+impl From<&model::GenericResource> for GenericResource {
+    fn from(resource: &model::GenericResource) -> Self {
+        match resource.clone() {
+            model::GenericResource::Named { kind, value } => {
+                Self { named_resource_spec: Some(NamedResource { kind, value }), discrete_resource_spec: None }
+            }
+            model::GenericResource::Discrete { kind, value } => {
+                Self { named_resource_spec: None, discrete_resource_spec: Some(DiscreteResource { kind, value }) }
+            }
+        }
+    }
+}
+
+impl TryFrom<GenericResource> for model::GenericResource {
+    type Error = ConvertError;
+
+    fn try_from(resource: GenericResource) -> Result<Self, ConvertError> {
+        match (resource.named_resource_spec, resource.discrete_resource_spec) {
+            (Some(NamedResource { kind, value }), None) => Ok(Self::Named { kind, value }),
+            (None, Some(DiscreteResource { kind, value })) => Ok(Self::Discrete { kind, value }),
+            _ => ConvertError::invalid(
+                "invalid generic resource: either NamedResourceSpec or DiscreteResourceSpec is wanted",
+            ),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,7 +25,7 @@ fn cli_body() -> Value {
                 "DNSConfig": {},
                 "Isolation": "default"
             },
-            "Resources": {"Limits": {"NanoCPUs": 500_000_000, "MemoryBytes": 67_108_864}, "Reservations": {}},
+            "Resources": {"Limits": {"NanoCPUs": 500_000_000, "MemoryBytes": 67_108_864}, "Reservations": {"GenericResources": [{"NamedResourceSpec": {"Kind": "GPU", "Value": "a"}}, {"DiscreteResourceSpec": {"Kind": "SSD", "Value": 2}}]}},
             "RestartPolicy": {"Condition": "any", "Delay": 5_000_000_000_i64, "MaxAttempts": 0},
             "Placement": {
                 "Constraints": ["node.role==worker"],
@@ -99,10 +99,6 @@ fn what_is_not_served_is_refused_aloud() {
     };
     unserved(with("/TaskTemplate/Runtime", json!("plugin")));
     unserved(with("/TaskTemplate/ContainerSpec/Mounts/0/Type", json!("cluster")));
-    unserved(with(
-        "/TaskTemplate/Resources/Reservations",
-        json!({"GenericResources": [{"DiscreteResourceSpec": {"Kind": "GPU", "Value": 1}}]}),
-    ));
     let mut body = cli_body();
     body["TaskTemplate"]["LogDriver"] = json!({"Name": "fluentd"});
     unserved(into_model(&body));

@@ -12,11 +12,12 @@ use crate::schedule::fits_statically;
 impl Desk<'_> {
     pub(super) fn everywhere(&mut self, service: &Service) {
         let slots = slots(self.plan.view(), &service.id);
+        let fits_on = fits_statically(&service.spec.task);
         let nodes: Vec<_> = self.plan.view().nodes().cloned().collect();
         for node in &nodes {
             let key = SlotKey::Node(node.id.clone());
             let slot = slots.get(&key);
-            let fits = fits_statically(node, &service.spec.task);
+            let fits = fits_on(node);
             let wanted = slot.is_some_and(|s| s.wanted().next().is_some());
             if wanted && !fits {
                 for task in slot.iter().flat_map(|s| s.wanted()) {

@@ -45,11 +45,12 @@ impl Desk<'_> {
     pub(super) fn once_everywhere(&mut self, service: &Service) {
         let Some(job) = service.job_status else { return };
         let slots = self.slots_of_run(service);
+        let fits_on = fits_statically(&service.spec.task);
         let nodes: Vec<_> = self.plan.view().nodes().cloned().collect();
         for node in nodes.iter().filter(|n| n.meta.created_at < job.last_execution && takes_new(n)) {
             let key = SlotKey::Node(node.id.clone());
             let taken = slots.get(&key).is_some_and(|slot| self.is_taken(service, slot));
-            if !taken && fits_statically(node, &service.spec.task) {
+            if !taken && fits_on(node) {
                 self.create(service, &key, How::at_once());
             }
         }

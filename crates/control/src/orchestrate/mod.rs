@@ -112,6 +112,7 @@ impl Desk<'_> {
             start_after: how.start_after,
             replaces: how.replaces,
             restart: how.restart,
+            generic: Vec::new(),
         })));
         id
     }

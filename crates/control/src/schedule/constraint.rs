@@ -1,67 +1,81 @@
-//! `--constraint`: `key == value` and `key != value`, all of which must hold (swarmkit `manager/constraint`).
+//! What a constraint asks of a node; all of a service's must hold.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use skep_model::constraint::Constraint;
 use skep_model::node::{Node, Role};
 
+/// A constraint with its key understood. Keys do not tell case apart, but for the names of labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Constraint {
-    key: String,
+pub(super) struct Check {
+    subject: Subject,
     equal: bool,
     value: String,
 }
 
-/// swarmkit's grammar: keys of letters, digits and `-._`; values also with spaces and `:*()?+[]\^$|/@`.
-pub(super) fn parse(text: &str) -> Result<Constraint, String> {
-    // The first operator counts.
-    let at = [text.find("=="), text.find("!=")].into_iter().flatten().min();
-    let at = at.ok_or_else(|| format!("constraint expected one operator from ==, !=: {text}"))?;
-    let (key, value) = (text[..at].trim(), text[at + 2..].trim());
-    let fine = |c: char| c.is_alphanumeric() || "-._".contains(c);
-    if key.is_empty() || !key.chars().all(fine) || !key.starts_with(|c: char| c.is_alphabetic() || c == '_') {
-        return Err(format!("key '{key}' is invalid"));
-    }
-    if value.is_empty() {
-        return Err(format!("value '{value}' is invalid"));
-    }
-    Ok(Constraint { key: key.to_owned(), equal: &text[at..at + 2] == "==", value: value.to_owned() })
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Subject {
+    Id,
+    Hostname,
+    Ip,
+    Role,
+    Os,
+    Architecture,
+    NodeLabel(String),
+    EngineLabel(String),
+    /// Holds on no node.
+    Unknown,
 }
 
-impl Constraint {
+impl From<Constraint> for Check {
+    fn from(constraint: Constraint) -> Self {
+        let Constraint { key, equal, value } = constraint;
+        let label = |prefix: &str| match key.get(..prefix.len()) {
+            Some(head) if head.eq_ignore_ascii_case(prefix) => Some(key[prefix.len()..].to_owned()),
+            _ => None,
+        };
+        let subject = match key.to_lowercase().as_str() {
+            "node.id" => Subject::Id,
+            "node.hostname" => Subject::Hostname,
+            "node.ip" => Subject::Ip,
+            "node.role" => Subject::Role,
+            "node.platform.os" => Subject::Os,
+            "node.platform.arch" => Subject::Architecture,
+            _ => match (label("node.labels."), label("engine.labels.")) {
+                (Some(name), _) => Subject::NodeLabel(name),
+                (_, Some(name)) => Subject::EngineLabel(name),
+                (None, None) => Subject::Unknown,
+            },
+        };
+        Self { subject, equal, value }
+    }
+}
+
+impl Check {
     pub(super) fn holds(&self, node: &Node) -> bool {
         let description = &node.description;
-        let key = self.key.to_lowercase();
-        match key.as_str() {
-            "node.id" => self.says(node.id.as_str()),
-            "node.hostname" => self.says(&description.hostname),
-            "node.ip" => self.says_address(node.status.address),
-            "node.role" => self.says(match node.role {
+        match &self.subject {
+            Subject::Id => self.says(node.id.as_str()),
+            Subject::Hostname => self.says(&description.hostname),
+            Subject::Ip => self.says_address(node.status.address),
+            Subject::Role => self.says(match node.role {
                 Role::Manager => "manager",
                 Role::Worker => "worker",
             }),
-            "node.platform.os" => self.says(&description.os),
-            "node.platform.arch" => self.says_architecture(&description.architecture),
-            // Keys of labels are case-sensitive; a label that is not there has no value.
-            _ => match (self.suffix("node.labels."), self.suffix("engine.labels.")) {
-                (Some(label), _) => self.says(node.spec.labels.get(label).map_or("", String::as_str)),
-                (_, Some(label)) => self.says(description.engine_labels.get(label).map_or("", String::as_str)),
-                (None, None) => false,
-            },
+            Subject::Os => self.says(&description.os),
+            Subject::Architecture => {
+                (normal_architecture(&description.architecture) == normal_architecture(&self.value)) == self.equal
+            }
+            // A label that is not there has no value.
+            Subject::NodeLabel(name) => self.says(node.spec.labels.get(name).map_or("", String::as_str)),
+            Subject::EngineLabel(name) => self.says(description.engine_labels.get(name).map_or("", String::as_str)),
+            Subject::Unknown => false,
         }
-    }
-
-    fn suffix(&self, prefix: &str) -> Option<&str> {
-        let head = self.key.get(..prefix.len())?;
-        head.eq_ignore_ascii_case(prefix).then(|| &self.key[prefix.len()..])
     }
 
     fn says(&self, actual: &str) -> bool {
         (actual.to_lowercase() == self.value.to_lowercase()) == self.equal
-    }
-
-    fn says_architecture(&self, actual: &str) -> bool {
-        (normal_architecture(actual) == normal_architecture(&self.value)) == self.equal
     }
 
     /// An address or a network; what is neither holds for no node.

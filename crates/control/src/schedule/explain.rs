@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use skep_model::ServiceId;
-
 use super::filter::{Demand, Refusal};
-use super::ledger::Ledger;
+use super::ledger::{Group, Ledger};
 
 fn text(refusal: Refusal, nodes: usize) -> String {
     let on = |what: &str| if nodes == 1 { format!("{what} on 1 node") } else { format!("{what} on {nodes} nodes") };
@@ -13,6 +11,7 @@ fn text(refusal: Refusal, nodes: usize) -> String {
         Refusal::NotReady if nodes == 1 => "1 node not available for new tasks".into(),
         Refusal::NotReady => format!("{nodes} nodes not available for new tasks"),
         Refusal::Resources => on("insufficient resources"),
+        Refusal::Plugin => on("missing plugin"),
         Refusal::Constraint => on("scheduling constraints not satisfied"),
         Refusal::Platform => on("unsupported platform"),
         Refusal::HostPort => on("host-mode port already in use"),
@@ -25,10 +24,10 @@ pub(super) fn one(refusal: Refusal) -> String {
 }
 
 /// Empty if there is no node at all.
-pub(super) fn all(ledger: &Ledger, service: &ServiceId, demand: &Demand) -> String {
+pub(super) fn all(ledger: &Ledger, group: &Group, demand: &Demand) -> String {
     let mut counts: BTreeMap<Refusal, usize> = BTreeMap::new();
-    for (_, load) in ledger.nodes() {
-        if let Some(refusal) = demand.refusal(load, service) {
+    for (load, own) in ledger.loads().iter().zip(&group.own) {
+        if let Some(refusal) = demand.refusal(load, *own) {
             *counts.entry(refusal).or_default() += 1;
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use skep_model::ServiceId;
+use skep_model::constraint::Constraint;
+use skep_model::generic::GenericResource;
 use skep_model::node::{Availability, Node, NodeState};
 use skep_model::service::{PortConfig, Protocol, PublishMode};
-use skep_model::task::{Platform, Resources, TaskSpec};
+use skep_model::task::{Mount, Platform, Resources, TaskSpec};
 
-use super::constraint::{Constraint, normal_architecture, parse};
+use super::constraint::{Check, normal_architecture};
 use super::ledger::Load;
 
 /// Why a node will not do, in the order in which filters are asked.
@@ -15,6 +16,7 @@ use super::ledger::Load;
 pub(super) enum Refusal {
     NotReady,
     Resources,
+    Plugin,
     Constraint,
     Platform,
     HostPort,
@@ -25,7 +27,10 @@ pub(super) enum Refusal {
 #[derive(Clone, Debug)]
 pub(super) struct Demand {
     pub(super) reserved: Resources,
-    constraints: Vec<Constraint>,
+    pub(super) generic: Vec<GenericResource>,
+    /// Volume drivers beyond `local`.
+    volume_drivers: BTreeSet<String>,
+    constraints: Vec<Check>,
     platforms: Vec<Platform>,
     pub(super) host_ports: BTreeSet<(Protocol, u16)>,
     max_replicas: u64,
@@ -35,10 +40,14 @@ pub(super) struct Demand {
 impl Demand {
     pub(super) fn of(spec: &TaskSpec, ports: &[PortConfig]) -> Result<Self, String> {
         let placement = spec.placement.clone().unwrap_or_default();
-        let constraints = placement.constraints.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+        let parsed = placement.constraints.iter().map(|text| text.parse::<Constraint>().map(Check::from));
+        let driver = |mount: &Mount| mount.volume.as_ref()?.driver.as_ref().map(|(name, _)| name.clone());
+        let drivers = spec.container.mounts.iter().filter_map(driver);
         Ok(Self {
             reserved: spec.resources.as_ref().and_then(|r| r.reservations).unwrap_or_default(),
-            constraints,
+            generic: spec.resources.as_ref().map(|r| r.generic.clone()).unwrap_or_default(),
+            volume_drivers: drivers.filter(|d| !d.is_empty() && d != "local").collect(),
+            constraints: parsed.collect::<Result<_, _>>()?,
             platforms: placement.platforms,
             host_ports: host_ports(ports),
             max_replicas: placement.max_replicas,
@@ -48,22 +57,32 @@ impl Demand {
 
     /// The filters that ask only what the node is.
     pub(super) fn fits_node(&self, node: &Node) -> bool {
-        self.constraints.iter().all(|c| c.holds(node)) && self.runs_on(node)
+        self.constraints_hold(node) && self.runs_on(node)
     }
 
-    pub(super) fn refusal(&self, load: &Load, service: &ServiceId) -> Option<Refusal> {
+    pub(super) fn constraints_hold(&self, node: &Node) -> bool {
+        self.constraints.iter().all(|c| c.holds(node))
+    }
+
+    /// What the node lacks; `own` is how many tasks of the service it has.
+    pub(super) fn refusal(&self, load: &Load, own: u64) -> Option<Refusal> {
         let node = &load.node;
         if node.status.state != NodeState::Ready || node.spec.availability != Availability::Active {
             Some(Refusal::NotReady)
-        } else if self.reserved.nano_cpus > load.free_nano_cpus || self.reserved.memory_bytes > load.free_memory_bytes {
+        } else if self.reserved.nano_cpus > load.free_nano_cpus
+            || self.reserved.memory_bytes > load.free_memory_bytes
+            || (!self.generic.is_empty() && load.generic.choose(&self.generic).is_none())
+        {
             Some(Refusal::Resources)
-        } else if !self.constraints.iter().all(|c| c.holds(node)) {
+        } else if !self.volume_drivers.iter().all(|driver| has_plugin(node, "Volume", driver)) {
+            Some(Refusal::Plugin)
+        } else if !self.constraints_hold(node) {
             Some(Refusal::Constraint)
         } else if !self.runs_on(node) {
             Some(Refusal::Platform)
         } else if self.host_ports.iter().any(|port| load.host_ports.contains(port)) {
             Some(Refusal::HostPort)
-        } else if self.max_replicas > 0 && load.of_service(service) >= self.max_replicas {
+        } else if self.max_replicas > 0 && own >= self.max_replicas {
             Some(Refusal::MaxReplicas)
         } else {
             None
@@ -80,6 +99,11 @@ impl Demand {
         };
         self.platforms.is_empty() || self.platforms.iter().any(fits)
     }
+}
+
+fn has_plugin(node: &Node, kind: &str, name: &str) -> bool {
+    let named = |plugin: &str| plugin == name || plugin.strip_suffix(":latest") == Some(name);
+    node.description.plugins.iter().any(|(k, n)| k == kind && named(n))
 }
 
 /// Ports the task takes on its host.

@@ -1,9 +1,10 @@
 //! What every node carries, kept up to date while tasks are placed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_model::generic::{GenericResource, GenericStock};
 use skep_model::node::Node;
 use skep_model::service::Protocol;
 use skep_model::task::{Task, TaskState};
@@ -13,7 +14,7 @@ use skep_store::View;
 use super::filter::{Demand, host_ports};
 
 /// So many failures of one service on one node within the window put the node last (swarmkit `maxFailures`).
-const MAX_FAILURES: u64 = 5;
+const MAX_FAILURES: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_secs(5 * 60);
 
 /// One node and its tasks.
@@ -22,93 +23,101 @@ pub(super) struct Load {
     pub(super) node: Arc<Node>,
     pub(super) free_nano_cpus: i64,
     pub(super) free_memory_bytes: i64,
+    pub(super) generic: GenericStock,
     pub(super) host_ports: BTreeSet<(Protocol, u16)>,
-    total: u64,
-    by_service: BTreeMap<ServiceId, u64>,
-    /// The service being placed failed here too often.
-    shunned: bool,
+    /// Tasks of any service, but those that are stopping.
+    pub(super) total: u64,
 }
 
 impl Load {
-    pub(super) fn of_service(&self, service: &ServiceId) -> u64 {
-        self.by_service.get(service).copied().unwrap_or(0)
+    /// A node without tasks.
+    pub(super) fn empty(node: &Arc<Node>) -> Self {
+        let description = &node.description;
+        Self {
+            free_nano_cpus: description.nano_cpus,
+            free_memory_bytes: description.memory_bytes,
+            generic: GenericStock::of(&description.generic),
+            node: node.clone(),
+            host_ports: BTreeSet::new(),
+            total: 0,
+        }
     }
 
-    /// Lower is better: not failing here, few of the service, few at all.
-    pub(super) fn rank(&self, service: &ServiceId) -> (bool, u64, u64) {
-        (self.shunned, self.of_service(service), self.total)
-    }
-
-    fn add(&mut self, task: &Task) {
+    /// A task that is stopping still holds what it has, but is not one of those there will be.
+    pub(super) fn add(&mut self, task: &Task) {
         if task.status.state.is_terminal() {
             return;
         }
-        // A task that is stopping still holds what it has, but is not one of those there will be.
         let reserved = task.spec.resources.as_ref().and_then(|r| r.reservations).unwrap_or_default();
         self.free_nano_cpus -= reserved.nano_cpus;
         self.free_memory_bytes -= reserved.memory_bytes;
+        self.generic.take(&task.generic);
         self.host_ports.extend(host_ports(&task.ports));
-        if task.is_wanted() {
-            self.total += 1;
-            *self.by_service.entry(task.service_id.clone()).or_default() += 1;
-        }
+        self.total += u64::from(task.is_wanted());
     }
 }
 
 pub(super) struct Ledger {
-    loads: BTreeMap<NodeId, Load>,
+    /// By node id.
+    loads: Vec<Load>,
+}
+
+/// What concerns one service, node by node in the ledger's order.
+pub(super) struct Group {
+    /// Its tasks there.
+    pub(super) own: Vec<u64>,
+    /// Its template failed there too often of late.
+    pub(super) shunned: Vec<bool>,
 }
 
 impl Ledger {
     pub(super) fn new(view: &View) -> Self {
         let loads = view.nodes().map(|node| {
-            let mut load = Load {
-                node: node.clone(),
-                free_nano_cpus: node.description.nano_cpus,
-                free_memory_bytes: node.description.memory_bytes,
-                host_ports: BTreeSet::new(),
-                total: 0,
-                by_service: BTreeMap::new(),
-                shunned: false,
-            };
+            let mut load = Load::empty(node);
             // Those without their addresses or their place yet are placed later, and counted then.
             let settled = view.tasks_of_node(&node.id).filter(|t| t.status.state >= TaskState::Assigned);
             settled.for_each(|task| load.add(task));
-            (node.id.clone(), load)
+            load
         });
         Self { loads: loads.collect() }
     }
 
-    pub(super) fn node(&self, id: &NodeId) -> Option<&Load> {
-        self.loads.get(id)
+    pub(super) fn position(&self, node: &NodeId) -> Option<usize> {
+        self.loads.binary_search_by(|load| load.node.id.cmp(node)).ok()
     }
 
-    pub(super) fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Load)> {
-        self.loads.iter()
+    pub(super) fn loads(&self) -> &[Load] {
+        &self.loads
     }
 
-    /// Marks the nodes where this template failed too often of late.
-    pub(super) fn count_failures(&mut self, view: &View, service: &ServiceId, spec_version: u64, now: Timestamp) {
-        let mut failures: BTreeMap<&NodeId, u64> = BTreeMap::new();
+    pub(super) fn group(&self, view: &View, service: &ServiceId, spec_version: u64, now: Timestamp) -> Group {
+        let mut own = vec![0; self.loads.len()];
+        let mut failures = vec![0; self.loads.len()];
         for task in view.tasks_of_service(service) {
-            let failed = matches!(task.status.state, TaskState::Failed | TaskState::Rejected);
-            let recent = now.since(task.status.at) <= FAILURE_WINDOW;
-            if let (true, Some(node)) = (failed && recent && task.spec_version == spec_version, &task.node_id) {
-                *failures.entry(node).or_default() += 1;
+            let counts = task.is_live() && task.status.state >= TaskState::Assigned;
+            if let Some(at) = task.node_id.as_ref().filter(|_| counts).and_then(|id| self.position(id)) {
+                own[at] += 1;
             }
         }
-        for (id, load) in &mut self.loads {
-            load.shunned = failures.get(id).is_some_and(|count| *count >= MAX_FAILURES);
+        let record = view.failures(service).filter(|r| r.spec_version == spec_version);
+        for (node, at) in record.iter().flat_map(|r| &r.recent) {
+            if let Some(node) = self.position(node).filter(|_| now.since(*at) <= FAILURE_WINDOW) {
+                failures[node] += 1;
+            }
         }
+        Group { own, shunned: failures.into_iter().map(|count| count >= MAX_FAILURES).collect() }
     }
 
-    pub(super) fn place(&mut self, node: &NodeId, service: &ServiceId, demand: &Demand) {
-        if let Some(load) = self.loads.get_mut(node) {
-            load.free_nano_cpus -= demand.reserved.nano_cpus;
-            load.free_memory_bytes -= demand.reserved.memory_bytes;
-            load.host_ports.extend(demand.host_ports.iter().copied());
-            load.total += 1;
-            *load.by_service.entry(service.clone()).or_default() += 1;
-        }
+    /// Enters one more task; what it is given of generic resources.
+    pub(super) fn place(&mut self, node: usize, group: &mut Group, demand: &Demand) -> Vec<GenericResource> {
+        let load = &mut self.loads[node];
+        load.free_nano_cpus -= demand.reserved.nano_cpus;
+        load.free_memory_bytes -= demand.reserved.memory_bytes;
+        let given = load.generic.choose(&demand.generic).unwrap_or_default();
+        load.generic.take(&given);
+        load.host_ports.extend(demand.host_ports.iter().copied());
+        load.total += 1;
+        group.own[node] += 1;
+        given
     }
 }

@@ -4,6 +4,7 @@
 //! together: what a node is and has is looked at once a template, and each choice costs a logarithm of the nodes.
 
 mod constraint;
+mod enforce;
 mod explain;
 mod filter;
 mod ledger;
@@ -21,16 +22,18 @@ use skep_model::{ServiceId, TaskId};
 use skep_store::Change;
 
 use crate::plan::Plan;
+pub(crate) use enforce::misfits;
 use filter::Demand;
-use ledger::Ledger;
+use ledger::{Group, Ledger};
 use spread::Candidates;
 
 /// What a task waits with while it has no node.
 const WAITING: &str = "pending task scheduling";
 
 /// Whether a node could run tasks of this template at all, whatever else it runs: for global services.
-pub(crate) fn fits_statically(node: &Node, spec: &TaskSpec) -> bool {
-    Demand::of(spec, &[]).is_ok_and(|demand| demand.fits_node(node))
+pub(crate) fn fits_statically(spec: &TaskSpec) -> impl Fn(&Node) -> bool + use<> {
+    let demand = Demand::of(spec, &[]);
+    move |node| demand.as_ref().is_ok_and(|demand| demand.fits_node(node))
 }
 
 pub(crate) fn assign(plan: &mut Plan) {
@@ -39,46 +42,42 @@ pub(crate) fn assign(plan: &mut Plan) {
     if pending.is_empty() {
         return;
     }
-    let mut groups: BTreeMap<(ServiceId, u64), Vec<Arc<Task>>> = BTreeMap::new();
+    let mut templates: BTreeMap<(ServiceId, u64), Vec<Arc<Task>>> = BTreeMap::new();
     for task in pending {
-        groups.entry((task.service_id.clone(), task.spec_version)).or_default().push(task);
+        templates.entry((task.service_id.clone(), task.spec_version)).or_default().push(task);
     }
     let mut ledger = Ledger::new(plan.view());
-    for ((service, spec_version), tasks) in groups {
+    for ((service, spec_version), tasks) in templates {
+        let mut group = ledger.group(plan.view(), &service, spec_version, plan.now());
         let (fixed, free): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|t| t.node_id.is_some());
         for task in fixed {
-            place_fixed(plan, &mut ledger, &task);
+            place_fixed(plan, &mut ledger, &mut group, &task);
         }
         if let Some(first) = free.first() {
-            place_group(plan, &mut ledger, &service, spec_version, &first.clone(), free);
+            place_free(plan, &mut ledger, &mut group, &first.clone(), &free);
         }
     }
 }
 
 /// A global service's task has its node already; it only has to fit.
-fn place_fixed(plan: &mut Plan, ledger: &mut Ledger, task: &Task) {
-    let Some(node) = task.node_id.clone() else { return };
+fn place_fixed(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, task: &Task) {
+    let Some(node_id) = task.node_id.clone() else { return };
+    let Some(node) = ledger.position(&node_id) else { return };
     let checked = Demand::of(&task.spec, &task.ports).and_then(|demand| {
-        let refusal = ledger.node(&node).and_then(|load| demand.refusal(load, &task.service_id));
+        let refusal = demand.refusal(&ledger.loads()[node], group.own[node]);
         refusal.map_or(Ok(demand), |reason| Err(explain::one(reason)))
     });
     match checked {
         Ok(demand) => {
-            ledger.place(&node, &task.service_id, &demand);
-            plan.push(Change::AssignTask { task_id: task.id.clone(), node_id: node });
+            let generic = ledger.place(node, group, &demand);
+            plan.push(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
         }
         Err(explanation) => remark(plan, &task.id, &explanation),
     }
 }
 
-fn place_group(
-    plan: &mut Plan,
-    ledger: &mut Ledger,
-    service: &ServiceId,
-    spec_version: u64,
-    first: &Task,
-    tasks: Vec<Arc<Task>>,
-) {
+/// Tasks of one template, `first` among them.
+fn place_free(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, first: &Task, tasks: &[Arc<Task>]) {
     let demand = match Demand::of(&first.spec, &first.ports) {
         Ok(demand) => demand,
         Err(explanation) => {
@@ -86,16 +85,16 @@ fn place_group(
             return;
         }
     };
-    ledger.count_failures(plan.view(), service, spec_version, plan.now());
-    let mut candidates = Candidates::new(ledger, service, &demand);
+    let mut candidates = Candidates::new(ledger, group, &demand);
     let mut explanation = None;
     for task in tasks {
-        match candidates.next(ledger, service, &demand) {
-            Some(node_id) => {
-                plan.push(Change::AssignTask { task_id: task.id.clone(), node_id });
+        match candidates.next(ledger, group, &demand) {
+            Some((node, generic)) => {
+                let node_id = ledger.loads()[node].node.id.clone();
+                plan.push(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
             }
             None => {
-                let text = explanation.get_or_insert_with(|| explain::all(ledger, service, &demand));
+                let text = explanation.get_or_insert_with(|| explain::all(ledger, group, &demand));
                 remark(plan, &task.id, text);
             }
         }

@@ -1,89 +1,120 @@
 //! The next best node of those that fit: first the branch of the placement preferences with the fewest tasks of the service,
-//! then within it the node that ranks lowest.
+//! then within it the node that ranks lowest. A choice costs a logarithm of the nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use skep_model::node::Node;
-use skep_model::{NodeId, ServiceId};
 
 use super::filter::Demand;
-use super::ledger::{Ledger, Load};
+use super::ledger::{Group, Ledger};
 
-type Rank = (bool, u64, u64, NodeId);
-/// The values of the preferred labels, outermost first; a node without the label has "".
-type Branch = Vec<String>;
+/// Lower is better: not failing here, few tasks of the service, few at all; then its place in the ledger.
+type Rank = (bool, u64, u64, usize);
 
 pub(super) struct Candidates {
-    branches: BTreeMap<Branch, BTreeSet<Rank>>,
-    /// Tasks of the service below each prefix of a branch, on nodes that fit or not.
-    weights: BTreeMap<Branch, u64>,
-    depth: usize,
+    root: Branch,
+}
+
+/// Nodes that have the same values of the preferences down to here.
+#[derive(Default)]
+struct Branch {
+    /// Tasks of the service below, also on nodes that do not fit.
+    tasks: u64,
+    children: BTreeMap<String, Branch>,
+    /// Children with a node left, by their tasks.
+    open: BTreeSet<(u64, String)>,
+    nodes: BinaryHeap<Reverse<Rank>>,
+}
+
+impl Branch {
+    fn insert(&mut self, path: &[&str], tasks: u64, rank: Option<Rank>) {
+        self.tasks += tasks;
+        match path.split_first() {
+            Some((value, rest)) => {
+                if !self.children.contains_key(*value) {
+                    self.children.insert((*value).to_owned(), Self::default());
+                }
+                if let Some(child) = self.children.get_mut(*value) {
+                    child.insert(rest, tasks, rank);
+                }
+            }
+            None => self.nodes.extend(rank.map(Reverse)),
+        }
+    }
+
+    /// Once all are inserted.
+    fn open(&mut self) {
+        for (value, child) in &mut self.children {
+            child.open();
+            if child.has_room() {
+                self.open.insert((child.tasks, value.clone()));
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        !self.nodes.is_empty() || !self.open.is_empty()
+    }
+
+    /// Takes the best node, lets `place` enter it and say how it ranks now, if it fits once more.
+    fn take<T>(&mut self, place: &mut impl FnMut(usize) -> (T, Option<Rank>)) -> Option<T> {
+        let placed = if let Some((_, value)) = self.open.pop_first() {
+            let child = self.children.get_mut(&value)?;
+            let placed = child.take(place)?;
+            if child.has_room() {
+                self.open.insert((child.tasks, value));
+            }
+            placed
+        } else {
+            let Reverse((_, _, _, node)) = self.nodes.pop()?;
+            let (placed, rank) = place(node);
+            self.nodes.extend(rank.map(Reverse));
+            placed
+        };
+        self.tasks += 1;
+        Some(placed)
+    }
 }
 
 impl Candidates {
-    pub(super) fn new(ledger: &Ledger, service: &ServiceId, demand: &Demand) -> Self {
-        let mut out = Self { branches: BTreeMap::new(), weights: BTreeMap::new(), depth: demand.preferences.len() };
-        for (id, load) in ledger.nodes() {
-            if demand.refusal(load, service).is_some() {
-                continue;
-            }
-            let branch = branch(&load.node, demand);
-            out.weigh(&branch, load.of_service(service));
-            out.branches.entry(branch).or_default().insert(rank(id, load, service));
+    pub(super) fn new(ledger: &Ledger, group: &Group, demand: &Demand) -> Self {
+        let mut root = Branch::default();
+        for node in 0..ledger.loads().len() {
+            let path: Vec<&str> = demand.preferences.iter().map(|p| value(p, &ledger.loads()[node].node)).collect();
+            root.insert(&path, group.own[node], rank(ledger, group, demand, node));
         }
-        out
+        root.open();
+        Self { root }
     }
 
-    fn weigh(&mut self, branch: &[String], tasks: u64) {
-        for length in 1..=branch.len() {
-            *self.weights.entry(branch[..length].to_vec()).or_default() += tasks;
-        }
-    }
-
-    /// Chooses, and enters the choice into the ledger.
-    pub(super) fn next(&mut self, ledger: &mut Ledger, service: &ServiceId, demand: &Demand) -> Option<NodeId> {
-        let branch = self.lightest()?;
-        let ranks = self.branches.get_mut(&branch)?;
-        let (_, _, _, node) = ranks.pop_first()?;
-        ledger.place(&node, service, demand);
-        if let Some(load) = ledger.node(&node)
-            && demand.refusal(load, service).is_none()
-        {
-            ranks.insert(rank(&node, load, service));
-        }
-        if ranks.is_empty() {
-            self.branches.remove(&branch);
-        }
-        self.weigh(&branch, 1);
-        Some(node)
-    }
-
-    /// Walks down from the outermost preference, at each level into the child with the fewest tasks that has a node left.
-    fn lightest(&self) -> Option<Branch> {
-        if self.depth == 0 {
-            return self.branches.keys().next().cloned();
-        }
-        let mut prefix: Branch = Vec::new();
-        for level in 0..self.depth {
-            let below = self.branches.keys().filter(|b| b.starts_with(&prefix));
-            let children: BTreeSet<&[String]> = below.map(|b| &b[..=level]).collect();
-            let weight = |child: &&&[String]| self.weights.get(**child).copied().unwrap_or(0);
-            prefix = children.iter().min_by_key(weight)?.to_vec();
-        }
-        Some(prefix)
+    /// Chooses, and enters the choice into the ledger: the node's place there, and what `entered` makes of it.
+    pub(super) fn next(
+        &mut self,
+        ledger: &mut Ledger,
+        group: &mut Group,
+        demand: &Demand,
+    ) -> Option<(usize, Vec<skep_model::generic::GenericResource>)> {
+        self.root.take(&mut |node| {
+            let given = ledger.place(node, group, demand);
+            ((node, given), rank(ledger, group, demand, node))
+        })
     }
 }
 
-fn rank(id: &NodeId, load: &Load, service: &ServiceId) -> Rank {
-    let (shunned, of_service, total) = load.rank(service);
-    (shunned, of_service, total, id.clone())
+/// `None` if the node does not fit.
+fn rank(ledger: &Ledger, group: &Group, demand: &Demand, node: usize) -> Option<Rank> {
+    let load = &ledger.loads()[node];
+    let fits = demand.refusal(load, group.own[node]).is_none();
+    fits.then(|| (group.shunned[node], group.own[node], load.total, node))
 }
 
-fn branch(node: &Node, demand: &Demand) -> Branch {
-    let value = |preference: &String| {
-        let labels = [("node.labels.", &node.spec.labels), ("engine.labels.", &node.description.engine_labels)];
-        let found = labels.iter().find_map(|(prefix, labels)| labels.get(preference.strip_prefix(prefix)?));
-        found.cloned().unwrap_or_default()
+/// A node without the label, and every node for what is no label, has "".
+fn value<'a>(preference: &str, node: &'a Node) -> &'a str {
+    let labels = [("node.labels.", &node.spec.labels), ("engine.labels.", &node.description.engine_labels)];
+    let named = |prefix: &str| match preference.get(..prefix.len()) {
+        Some(head) if head.eq_ignore_ascii_case(prefix) => Some(&preference[prefix.len()..]),
+        _ => None,
     };
-    demand.preferences.iter().map(value).collect()
+    labels.iter().find_map(|(prefix, labels)| labels.get(named(prefix)?)).map_or("", String::as_str)
 }

@@ -220,7 +220,7 @@ fn what_fits_nowhere_waits_and_says_why() {
     let big = world.create("big", |s| {
         replicas(s, 3);
         let reservations = Some(Resources { nano_cpus: 3_000_000_000, ..Resources::default() });
-        s.task.resources = Some(ResourceRequirements { limits: None, reservations });
+        s.task.resources = Some(ResourceRequirements { reservations, ..ResourceRequirements::default() });
     });
     world.settle();
     assert_eq!(world.running(&big).len(), 2);

@@ -14,6 +14,7 @@ use skep_engine::container::{
 };
 use skep_engine::image::{ProgressSender, PullOptions, RegistryAuth};
 use skep_engine::{Engine, EngineError, ErrorKind};
+use skep_model::generic::GenericResource;
 use skep_model::node::NodeDescription;
 use skep_model::plan::HostPlan;
 use skep_model::service::{PortConfig, Protocol, PublishMode};
@@ -34,6 +35,7 @@ pub(crate) struct EngineExecutor {
     net: Net,
     hostname: String,
     labels: Labels,
+    generic_resources: Vec<GenericResource>,
     version: String,
     /// One pull of an image at a time: the others find it there.
     pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -46,6 +48,7 @@ impl EngineExecutor {
             net,
             hostname: config.hostname.clone(),
             labels: config.labels.clone(),
+            generic_resources: config.generic_resources.clone(),
             version: config.engine_version.clone(),
             pulls: Mutex::default(),
         }
@@ -144,6 +147,7 @@ impl Executor for EngineExecutor {
             architecture: ARCHITECTURE.into(),
             nano_cpus: cpus() * 1_000_000_000,
             memory_bytes: memory_bytes(),
+            generic: self.generic_resources.clone(),
             engine_version: self.version.clone(),
             engine_labels: self.labels.clone(),
             plugins: vec![

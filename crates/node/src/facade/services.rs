@@ -1,7 +1,7 @@
 //! `docker service …`.
 
 use skep_model::service::{Mode, Service, ServiceSpec, UpdateState, UpdateStatus};
-use skep_model::{Meta, ServiceId, validate};
+use skep_model::{ServiceId, validate};
 use skep_store::{Batch, Change, ObjectKey, View};
 
 use super::Node;
@@ -23,6 +23,17 @@ pub enum ServiceUpdate {
     Spec(Box<ServiceSpec>, RegistryAuthFrom),
     /// `rollback=previous`.
     Rollback,
+}
+
+/// What can be told of a spec without the store.
+fn check(spec: &ServiceSpec) -> Result<()> {
+    validate::service(spec)?;
+    // swarmkit gives this error no code, which moby answers as its own failure.
+    validate::constraints(spec).map_err(|invalid| NodeError::Refused {
+        code: "Unknown",
+        text: invalid.0,
+        kind: Kind::Internal,
+    })
 }
 
 fn unimplemented(text: &str) -> NodeError {
@@ -61,7 +72,7 @@ impl Node {
         if spec.name.is_empty() {
             spec.name = skep_model::names::invent(rand::random());
         }
-        validate::service(&spec)?;
+        check(&spec)?;
         resolve(&manager.view(), &mut spec)?;
         let id = ServiceId::from_bits(rand::random());
         let service = Service::new(id.clone(), spec);
@@ -76,7 +87,7 @@ impl Node {
         let service_id = service.id.clone();
         let change = match update {
             ServiceUpdate::Spec(mut spec, auth_from) => {
-                validate::service(&spec)?;
+                check(&spec)?;
                 if spec.name != service.spec.name {
                     return Err(unimplemented("renaming services is not supported"));
                 }

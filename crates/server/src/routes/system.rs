@@ -167,6 +167,8 @@ async fn info(State(state): State<ServerState>) -> Result<Json<Info>> {
         no_proxy: proxy("NO_PROXY"),
         name: about.hostname.clone(),
         labels: about.labels.clone(),
+        generic_resources: Some(about.generic_resources.iter().map(Into::into).collect())
+            .filter(|l: &Vec<_>| !l.is_empty()),
         server_version: about.version.clone(),
         runtimes: [("skep".to_owned(), Runtime { path: "skep".into() })].into(),
         default_runtime: "skep".into(),

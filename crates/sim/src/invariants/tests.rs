@@ -16,7 +16,7 @@ use skep_control::membership;
 use skep_model::node::{Availability, Role};
 use skep_model::service::{EndpointSpec, PortConfig, Service, ServiceSpec};
 use skep_model::task::{NetworkAttachment, RestartPolicy, Task, TaskState};
-use skep_model::{Meta, NetworkId, ServiceId, TaskId, Timestamp};
+use skep_model::{NetworkId, ServiceId, TaskId, Timestamp};
 use skep_store::{Batch, Change, Event, NewTask, Object, Store, View};
 
 use super::*;
@@ -71,6 +71,7 @@ impl Small {
             start_after: None,
             replaces: None,
             restart,
+            generic: Vec::new(),
         };
         let events = self.apply(vec![Change::CreateTask(Box::new(new))]);
         (self.store.read().task(&task_id(bits)).unwrap().clone(), events)

@@ -63,7 +63,7 @@ fn change() -> impl Strategy<Value = Change> {
             task_id,
             networks: vec![attachment("a", &format!("10.0.5.{n}/29"))],
         }),
-        (task(), node_id()).prop_map(|(task_id, node_id)| Change::AssignTask { task_id, node_id }),
+        (task(), node_id()).prop_map(|(task_id, node_id)| Change::AssignTask { task_id, node_id, generic: Vec::new() }),
         (task(), state()).prop_map(|(task_id, desired_state)| Change::SetTaskDesired { task_id, desired_state }),
         (task(), state()).prop_map(|(task_id, state)| {
             let status = TaskStatus { state, ..TaskStatus::default() };
