@@ -120,9 +120,10 @@ fn a_job_is_not_run_again_by_another_leader_or_a_host_that_returns() {
     lab.give_busybox();
     lab.docker(1, "service create --name done --mode replicated-job --replicas 4 busybox true").ok();
     lab.docker(1, "service create --name every --mode global-job busybox true").ok();
+    // Not on the host that is lost: Docker does not run those elsewhere.
     lab.docker(
         1,
-        "service create --detach --name long --mode replicated-job --replicas 4 --max-concurrent 4 busybox sleep 8",
+        "service create --detach --name long --mode replicated-job --replicas 4 --max-concurrent 4 --constraint node.hostname!=node1 busybox sleep 8",
     )
     .ok();
     eventually(LATER, "the long job runs", || {
