@@ -280,8 +280,6 @@ fn raft_config(config: &Config) -> Result<openraft::Config, Error> {
         // A leader that restarts may not go on in its term: how far that was committed it knows only from its followers, and
         // until then would answer reads without what it has acknowledged itself.
         enable_leader_restore: Some(false),
-        // Followers that hear a leader who does not hear them elect another while it is silent (openraft's issue 2080).
-        quorum_loss_probe_interval: Some(ms(timing.lease()) * 2),
         ..openraft::Config::default()
     }
     .validate()

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{Instant, ReadPolicy};
+use openraft::{Instant as _, ReadPolicy};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Timing;
@@ -22,6 +23,7 @@ pub(crate) async fn watch(
 ) {
     let mut metrics = raft.server_metrics();
     let mut confirmed_term = None;
+    let mut elected_at = Instant::now();
     let mut tick = tokio::time::interval(timing.heartbeat);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -37,6 +39,9 @@ pub(crate) async fn watch(
         if !elected || confirmed_term != Some(known.term) {
             confirmed_term = None;
         }
+        if !elected {
+            elected_at = Instant::now();
+        }
         // A view of one's own term's start, confirmed by a quorum, is what makes a leader fit to decide.
         let confirm = async {
             if !elected || confirmed_term.is_some() {
@@ -49,7 +54,10 @@ pub(crate) async fn watch(
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let is_leader = confirmed_term.is_some() && has_quorum(raft_id, &raft, &timing);
+        let silence = quorum_silence(raft_id, &raft).unwrap_or_else(|| elected_at.elapsed());
+        raft.runtime_config().heartbeat(!elected || shows_itself(silence, &timing));
+        // No follower stands for election sooner after what it answered last.
+        let is_leader = confirmed_term.is_some() && silence + timing.heartbeat < timing.election_min;
         let shown = Leadership { is_leader, ..known.clone() };
         sender.send_if_modified(|current| {
             let changed = *current != shown;
@@ -64,23 +72,44 @@ pub(crate) async fn watch(
             () = cancel.cancelled() => break,
             changed = metrics.changed() => if changed.is_err() { break },
             () = confirm => confirmed_term = Some(known.term),
-            _ = tick.tick(), if confirmed_term.is_some() => {}
+            _ = tick.tick(), if elected => {}
         }
     }
     sender.send_modify(|current| current.is_leader = false);
 }
 
-/// Whether a quorum has answered within the lease, so that nobody else can have been elected; alone, one is a quorum.
-fn has_quorum(raft_id: u64, raft: &Raft, timing: &Timing) -> bool {
+/// For how long no quorum has answered; `None` before the first answer. Alone, one is a quorum.
+fn quorum_silence(raft_id: u64, raft: &Raft) -> Option<Duration> {
     let alone = {
         let metrics = raft.server_metrics();
         let now = metrics.borrow_watched();
         now.membership_config.membership().voter_ids().eq([raft_id])
     };
     if alone {
-        return true;
+        return Some(Duration::ZERO);
     }
     let metrics = raft.data_metrics();
     let acked = metrics.borrow_watched().last_quorum_acked;
-    acked.is_some_and(|at| at.elapsed() < timing.lease())
+    acked.map(|at| at.elapsed())
+}
+
+/// Whether a leader no quorum has answered for so long goes on sending heartbeats. Followers may hear one who does not hear
+/// them, and would wait for it for ever: it falls silent for long enough that they elect another, and tries again later.
+/// (openraft's own `quorum_loss_probe_interval` does so after half a second, which a lossy link takes now and then.)
+fn shows_itself(silence: Duration, timing: &Timing) -> bool {
+    let period = timing.election_max * 2;
+    let periods = silence.as_nanos() / period.as_nanos().max(1);
+    periods % 2 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_is_not_answered_is_silent_every_other_period() {
+        let timing = Timing::default();
+        let shown = [0, 1_700, 1_900, 3_500, 3_700, 5_500].map(|ms| shows_itself(Duration::from_millis(ms), &timing));
+        assert_eq!(shown, [true, true, false, false, true, false]);
+    }
 }

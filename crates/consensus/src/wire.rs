@@ -138,8 +138,10 @@ pub(crate) async fn answer(raft: &Raft, raft_id: u64, incoming: &Incoming, messa
 }
 
 async fn serve(raft: &Raft, incoming: &Incoming, envelope: Envelope) -> Result<Response, String> {
-    if matches!(envelope.request, Request::Append(_) | Request::Snapshot(_)) {
-        incoming.heard.again();
+    match &envelope.request {
+        Request::Append(request) => incoming.heard.again(request.vote.leader_id.term),
+        Request::Snapshot(part) => incoming.heard.again(part.vote.leader_id.term),
+        Request::Vote(_) | Request::PreVote(_) | Request::TransferLeader(_) => {}
     }
     Ok(match envelope.request {
         Request::Append(request) => Response::Append(raft.append_entries(request).await.map_err(text)?),

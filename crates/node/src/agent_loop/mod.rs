@@ -10,6 +10,7 @@
 mod board;
 mod engine_executor;
 mod executor;
+mod hearing;
 mod log_feed;
 mod plane;
 mod session;

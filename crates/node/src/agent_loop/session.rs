@@ -20,6 +20,7 @@ use tonic::Code;
 
 use super::board::StatusBoard;
 use super::executor::Executor;
+use super::hearing::Hearing;
 use super::log_feed;
 use crate::config::Timing;
 use crate::facade::RemoteManager;
@@ -38,10 +39,6 @@ pub(crate) const REMOVED: &str =
 const OPEN_DEADLINE: Duration = Duration::from_millis(1_500);
 /// The next manager is asked although the one before has not answered yet.
 const STAGGER: Duration = Duration::from_millis(150);
-/// A leader silent for so long is given up: less than an election takes, so that the worker is looking when the next one
-/// leads. Raised for a leader whose answers were seen to come late, up to [`SILENCE_MAX`].
-const SILENCE: Duration = Duration::from_millis(700);
-const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 /// A manager is asked again after this while an election may be running, and ever less often after [`EAGER_FOR`].
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 const EAGER_FOR: Duration = Duration::from_secs(3);
@@ -114,11 +111,14 @@ struct Asked {
 impl Session {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut last: Option<(String, bool)> = None;
+        let mut hearing = Hearing::new(Instant::now());
         loop {
             let opened =
                 tokio::select! { () = cancel.cancelled() => return, opened = self.find(last.as_ref()) => opened };
             let address = opened.address.clone();
-            let ended = tokio::select! { () = cancel.cancelled() => return, ended = self.once(opened) => ended };
+            hearing.begin(&address, Instant::now());
+            let ended =
+                tokio::select! { () = cancel.cancelled() => return, ended = self.once(opened, &mut hearing) => ended };
             self.connected.send_replace(false);
             let broken = match ended {
                 Ended::Renewed => false,
@@ -214,22 +214,19 @@ impl Session {
     }
 
     /// Until the session breaks, and why it did.
-    async fn once(&self, opened: Opened) -> Ended {
+    async fn once(&self, opened: Opened, hearing: &mut Hearing) -> Ended {
         let Opened { connection, mut renewed, up, mut down, .. } = opened;
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut have: Option<u64> = None;
-        let (mut heard, mut beat) = (Instant::now(), Instant::now());
-        let mut worst_gap = Duration::ZERO;
+        let mut beat = Instant::now();
         self.board.say_all_again();
         loop {
             tokio::select! {
                 biased;
                 message = down.next() => {
-                    // The worst of late: it fades with every message.
-                    worst_gap = heard.elapsed().max(worst_gap.mul_f64(0.98));
-                    heard = Instant::now();
+                    hearing.heard(Instant::now());
                     let message = match message {
                         Some(Ok(envelope)) => unpack::<Down>(&envelope),
                         Some(Err(status)) => Err(status),
@@ -245,9 +242,9 @@ impl Session {
                 _ = renewed.changed() => return Ended::Renewed,
                 _ = heartbeat.tick() => {
                     // A stalled process hears late, too: only silence seen by a live clock counts.
-                    heard += beat.elapsed().saturating_sub(self.timing.heartbeat_period * 2);
+                    hearing.slept(beat.elapsed().saturating_sub(self.timing.heartbeat_period * 2));
                     beat = Instant::now();
-                    if heard.elapsed() > (worst_gap * 3).clamp(SILENCE, SILENCE_MAX) {
+                    if hearing.is_silent(Instant::now()) {
                         return Ended::Broken("the manager fell silent".into());
                     }
                     // A full channel carries messages, and those are signs of life as well.

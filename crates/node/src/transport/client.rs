@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
+use super::link::tune;
 use super::proto::ca_client::CaClient;
 use super::proto::control_client::ControlClient;
 use super::proto::dispatcher_client::DispatcherClient;
@@ -59,7 +60,7 @@ impl Connection {
             async move {
                 let connect = async {
                     let stream = TcpStream::connect(&*address).await?;
-                    stream.set_nodelay(true)?;
+                    tune(&stream);
                     let name = ServerName::try_from(MANAGER_NAME).map_err(io::Error::other)?;
                     TlsConnector::from(config).connect(name, stream).await
                 };

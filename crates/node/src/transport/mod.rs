@@ -6,6 +6,7 @@
 //! Knows who speaks, by a certificate whose chain was checked; not what they may say (`manager/access.rs`).
 
 mod client;
+mod link;
 pub(crate) mod message;
 mod server;
 mod tls;

@@ -17,6 +17,7 @@ use tonic::transport::server::{Connected, Router};
 use tonic::{Request, Status};
 
 use super::LiveTls;
+use super::link::tune;
 use crate::ca::Identity;
 
 /// A handshake not done by then is dropped, so that silent connections cannot pile up.
@@ -64,7 +65,7 @@ impl AsyncWrite for PeerStream {
 }
 
 async fn handshake(stream: TcpStream, address: SocketAddr, tls: LiveTls) -> Option<PeerStream> {
-    let _ = stream.set_nodelay(true);
+    tune(&stream);
     let accept = TlsAcceptor::from(tls.current().server.clone()).accept(stream);
     let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, accept).await {
         Ok(Ok(stream)) => stream,
