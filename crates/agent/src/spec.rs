@@ -10,12 +10,12 @@ use skep_model::container::{
 use skep_model::network::{GWBRIDGE_NETWORK_NAME, mac_of};
 use skep_model::reference::Reference;
 use skep_model::sandbox::EndpointRequest;
-use skep_model::secret::SecretBytes;
-use skep_model::service::PublishMode;
-use skep_model::task::{FileTarget, Mount, MountKind, Task};
+use skep_model::secret::{SecretBytes, TEMPLATING_GOLANG};
+use skep_model::service::{PublishMode, ServiceSpec};
+use skep_model::task::{AppArmor, CredentialSpec, FileTarget, Mount, MountKind, Privileges, Seccomp, Task};
 use skep_model::{ConfigId, Labels, NodeId, SecretId};
 
-use crate::template::{Context, expand};
+use crate::template::{Context, Payload, expand};
 
 /// What the templates and labels need to know of this host.
 #[derive(Clone, Debug)]
@@ -76,12 +76,12 @@ pub fn container(
     configs: &BTreeMap<ConfigId, skep_model::secret::Config>,
     network_names: &BTreeMap<skep_model::NetworkId, String>,
 ) -> Result<ContainerPlan, String> {
-    let context = Context { task, node };
+    let context = Context::of(task, node);
     let mut config = config(task, node, &context)?;
     let mut host_config = host_config(task, &context)?;
     publish(task, &mut config, &mut host_config);
     let endpoints = endpoints(task, network_names, &mut host_config);
-    let files = files(task, secrets, configs)?;
+    let files = files(task, &context.with(Payload { secrets, configs }))?;
     Ok(ContainerPlan { name: task.name(), config, host_config, endpoints, files })
 }
 
@@ -89,7 +89,7 @@ fn config(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Contai
     let spec = &task.spec.container;
     let list = |words: &[String]| (!words.is_empty()).then(|| StringOrList(words.to_vec()));
     Ok(ContainerConfig {
-        hostname: expand(&spec.hostname, context)?,
+        hostname: hostname(&spec.hostname, context)?,
         user: spec.user.clone(),
         tty: spec.tty,
         open_stdin: spec.open_stdin,
@@ -99,7 +99,7 @@ fn config(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Contai
         healthcheck: spec.healthcheck.clone(),
         image: spec.image.clone(),
         working_dir: spec.dir.clone(),
-        labels: labels(task, node, context)?,
+        labels: labels(task, node),
         stop_signal: spec.stop_signal.clone(),
         stop_timeout: spec.stop_grace_period.map(|d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX)),
         ..ContainerConfig::default()
@@ -118,18 +118,38 @@ fn environment(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<V
         env.push(format!("SKEP_TASK_NAME={}", task.name()));
         env.push(format!("SKEP_NODE={}", node.hostname));
     }
-    for line in &task.spec.container.env {
-        env.push(expand(line, context)?);
-    }
+    env.extend(filled_in(&task.spec.container.env, context)?);
     env.extend(skep_model::generic::environment(&task.generic));
     Ok(env)
 }
 
-fn labels(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Labels, String> {
-    let mut labels = Labels::new();
-    for (key, value) in &task.spec.container.labels {
-        labels.insert(key.clone(), expand(value, context)?);
-    }
+fn filled_in(env: &[String], context: &Context<'_>) -> Result<Vec<String>, String> {
+    let said = |line: &str, why: String| format!("expanding env failed: expanding env {line:?}: {why}");
+    env.iter().map(|line| expand(line, context).map_err(|why| said(line, why))).collect()
+}
+
+fn hostname(text: &str, context: &Context<'_>) -> Result<String, String> {
+    expand(text, context).map_err(|why| format!("expanding hostname failed: {why}"))
+}
+
+/// Whether the templates of a service's spec can be filled in, tried with a node and a task that are not there (swarmkit
+/// `validateContainerSpec`). The error is for the user.
+pub fn check_templates(spec: &ServiceSpec) -> Result<(), String> {
+    let node = NodeFacts {
+        node_id: NodeId::from_bits(0),
+        hostname: "nodeHostname".into(),
+        os: "os".into(),
+        architecture: "architecture".into(),
+    };
+    let container = &spec.task.container;
+    let context = Context::trial(spec, &node);
+    container.mounts.iter().try_for_each(|mount| mount_point(mount, &context).map(drop))?;
+    filled_in(&container.env, &context)?;
+    hostname(&container.hostname, &context).map(drop)
+}
+
+fn labels(task: &Task, node: &NodeFacts) -> Labels {
+    let mut labels = task.spec.container.labels.clone();
     // Docker's own come last: nobody may pass for another task.
     labels.extend([
         (LABEL_NODE_ID.into(), node.node_id.to_string()),
@@ -139,11 +159,12 @@ fn labels(task: &Task, node: &NodeFacts, context: &Context<'_>) -> Result<Labels
         (LABEL_TASK_ID.into(), task.id.to_string()),
         (LABEL_TASK_NAME.into(), task.name()),
     ]);
-    Ok(labels)
+    labels
 }
 
 fn host_config(task: &Task, context: &Context<'_>) -> Result<HostConfig, String> {
     let spec = &task.spec.container;
+    let resources = task.spec.resources.clone().unwrap_or_default();
     let mut host = HostConfig {
         restart_policy: ContainerRestartPolicy { name: "no".into(), maximum_retry_count: 0 },
         mounts: spec.mounts.iter().map(|mount| mount_point(mount, context)).collect::<Result<_, _>>()?,
@@ -157,6 +178,8 @@ fn host_config(task: &Task, context: &Context<'_>) -> Result<HostConfig, String>
         sysctls: spec.sysctls.clone(),
         ulimits: spec.ulimits.clone(),
         oom_score_adj: spec.oom_score_adj,
+        security_opt: spec.privileges.as_ref().map(security_options).unwrap_or_default(),
+        memory_swappiness: resources.memory_swappiness,
         ..HostConfig::default()
     };
     if let Some(dns) = &spec.dns {
@@ -167,16 +190,50 @@ fn host_config(task: &Task, context: &Context<'_>) -> Result<HostConfig, String>
     if let Some(driver) = &task.spec.log_driver {
         host.log_config = LogConfig { driver: driver.name.clone(), config: driver.options.clone() };
     }
-    let resources = task.spec.resources.clone().unwrap_or_default();
     if let Some(limits) = resources.limits {
         host.memory = limits.memory_bytes;
         host.nano_cpus = limits.nano_cpus;
         host.pids_limit = (limits.pids > 0).then_some(limits.pids);
     }
-    if let Some(reservations) = resources.reservations {
-        host.memory_reservation = reservations.memory_bytes;
-    }
+    // What is reserved is counted by the scheduler, and nothing the kernel is told.
+    // The engine's number is of memory and swap together.
+    host.memory_swap = match resources.swap_bytes {
+        None => 0,
+        Some(-1) => -1,
+        Some(swap) => host.memory.saturating_add(swap),
+    };
     Ok(host)
+}
+
+/// As moby's executor words them for its engine.
+fn security_options(privileges: &Privileges) -> Vec<String> {
+    let mut options = Vec::new();
+    match &privileges.credential_spec {
+        Some(CredentialSpec::Config(id)) => options.push(format!("credentialspec=config://{id}")),
+        Some(CredentialSpec::File(path)) => options.push(format!("credentialspec=file://{path}")),
+        Some(CredentialSpec::Registry(key)) => options.push(format!("credentialspec=registry://{key}")),
+        None => {}
+    }
+    if let Some(selinux) = &privileges.selinux {
+        if selinux.disable {
+            options.push("label=disable".into());
+        }
+        let parts =
+            [("user", &selinux.user), ("role", &selinux.role), ("type", &selinux.kind), ("level", &selinux.level)];
+        options.extend(parts.iter().filter(|(_, v)| !v.is_empty()).map(|(key, value)| format!("label={key}:{value}")));
+    }
+    match &privileges.seccomp {
+        Some(Seccomp::Unconfined) => options.push("seccomp=unconfined".into()),
+        Some(Seccomp::Custom(profile)) => options.push(format!("seccomp={profile}")),
+        Some(Seccomp::Default) | None => {}
+    }
+    if privileges.apparmor == Some(AppArmor::Disabled) {
+        options.push("apparmor=unconfined".into());
+    }
+    if privileges.no_new_privileges {
+        options.push("no-new-privileges=true".into());
+    }
+    options
 }
 
 /// `address name [name…]` as in /etc/hosts becomes `name:address` for each name.
@@ -192,6 +249,22 @@ fn extra_hosts(lines: &[String]) -> Vec<String> {
 }
 
 fn mount_point(mount: &Mount, context: &Context<'_>) -> Result<MountPoint, String> {
+    let expand = |text: &str| expand(text, context).map_err(|why| format!("expanding mounts failed: {why}"));
+    let expand_all = |map: &BTreeMap<String, String>| {
+        map.iter().map(|(key, value)| Ok((key.clone(), expand(value)?))).collect::<Result<BTreeMap<_, _>, String>>()
+    };
+    let volume_options = match &mount.volume {
+        Some(volume) => Some(VolumeMountOptions {
+            no_copy: volume.no_copy,
+            labels: expand_all(&volume.labels)?,
+            subpath: volume.subpath.clone(),
+            driver_config: match &volume.driver {
+                Some((name, options)) => Some(DriverConfig { name: expand(name)?, options: expand_all(options)? }),
+                None => None,
+            },
+        }),
+        None => None,
+    };
     let kind = match mount.kind {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
@@ -199,29 +272,23 @@ fn mount_point(mount: &Mount, context: &Context<'_>) -> Result<MountPoint, Strin
     };
     Ok(MountPoint {
         kind: kind.into(),
-        source: expand(&mount.source, context)?,
-        target: expand(&mount.target, context)?,
+        source: expand(&mount.source)?,
+        target: expand(&mount.target)?,
         read_only: mount.read_only,
         consistency: mount.consistency.clone(),
         bind_options: mount.bind.as_ref().map(|bind| BindMountOptions {
             propagation: bind.propagation.clone(),
             non_recursive: bind.non_recursive,
             create_mountpoint: bind.create_mountpoint,
-            ..BindMountOptions::default()
+            read_only_non_recursive: bind.read_only_non_recursive,
+            read_only_force_recursive: bind.read_only_force_recursive,
         }),
-        volume_options: mount.volume.as_ref().map(|volume| VolumeMountOptions {
-            no_copy: volume.no_copy,
-            labels: volume.labels.clone(),
-            subpath: volume.subpath.clone(),
-            driver_config: volume
-                .driver
-                .as_ref()
-                .map(|(name, options)| DriverConfig { name: name.clone(), options: options.clone() }),
+        volume_options,
+        tmpfs_options: mount.tmpfs.as_ref().map(|tmpfs| TmpfsMountOptions {
+            size_bytes: tmpfs.size_bytes,
+            mode: tmpfs.mode,
+            options: tmpfs.options.clone(),
         }),
-        tmpfs_options: mount
-            .tmpfs
-            .as_ref()
-            .map(|tmpfs| TmpfsMountOptions { size_bytes: tmpfs.size_bytes, mode: tmpfs.mode }),
     })
 }
 
@@ -275,27 +342,45 @@ fn local_network(task: &Task) -> Option<&str> {
     targets.find(|t| matches!(*t, "host" | "none" | "bridge"))
 }
 
-fn files(
-    task: &Task,
-    secrets: &BTreeMap<SecretId, skep_model::secret::Secret>,
-    configs: &BTreeMap<ConfigId, skep_model::secret::Config>,
-) -> Result<Vec<FileMount>, String> {
+fn files(task: &Task, context: &Context<'_>) -> Result<Vec<FileMount>, String> {
+    let Some(Payload { secrets, configs }) = context.payload else { return Ok(Vec::new()) };
     let container = &task.spec.container;
     let mut out = Vec::new();
     for reference in &container.secrets {
-        let secret = secrets.get(&reference.secret_id);
-        let secret = secret.ok_or_else(|| format!("secret {} not found", reference.secret_name))?;
-        out.push(file("/run/secrets", &reference.file, &reference.secret_name, &secret.data)?);
+        let (name, file) = (&reference.secret_name, &reference.file);
+        let secret = secrets.get(&reference.secret_id).ok_or_else(|| format!("secret {name} not found"))?;
+        let data = payload("secret", name, &secret.data, secret.templating.as_deref(), context)?;
+        out.push(file_mount("/run/secrets", file, name, data)?);
     }
     for reference in &container.configs {
-        let config = configs.get(&reference.config_id);
-        let config = config.ok_or_else(|| format!("config {} not found", reference.config_name))?;
-        out.push(file("", &reference.file, &reference.config_name, &config.data)?);
+        let (name, file) = (&reference.config_name, &reference.file);
+        let config = configs.get(&reference.config_id).ok_or_else(|| format!("config {name} not found"))?;
+        let data = payload("config", name, &config.data, config.templating.as_deref(), context)?;
+        out.push(file_mount("", file, name, data)?);
     }
     Ok(out)
 }
 
-fn file(folder: &str, target: &FileTarget, name: &str, data: &SecretBytes) -> Result<FileMount, String> {
+/// The bytes of a secret or config for this task.
+fn payload(
+    kind: &str,
+    name: &str,
+    data: &SecretBytes,
+    templating: Option<&str>,
+    context: &Context<'_>,
+) -> Result<SecretBytes, String> {
+    let failed = |why: &str| format!("failed to expand templated {kind} {name}: {why}");
+    match templating {
+        None => Ok(data.clone()),
+        Some(TEMPLATING_GOLANG) => {
+            let text = std::str::from_utf8(&data.0).map_err(|_| failed("it is not text"))?;
+            expand(text, context).map(|text| SecretBytes(text.into_bytes())).map_err(|why| failed(&why))
+        }
+        Some(_) => Err(failed("unrecognized template type")),
+    }
+}
+
+fn file_mount(folder: &str, target: &FileTarget, name: &str, data: SecretBytes) -> Result<FileMount, String> {
     let named = if target.name.is_empty() { name } else { &target.name };
     let path = if named.starts_with('/') { named.to_owned() } else { format!("{folder}/{named}") };
     let number = |text: &str| match text {
@@ -307,7 +392,7 @@ fn file(folder: &str, target: &FileTarget, name: &str, data: &SecretBytes) -> Re
         uid: number(&target.uid)?,
         gid: number(&target.gid)?,
         mode: target.mode & 0o7777,
-        data: data.clone(),
+        data,
     })
 }
 

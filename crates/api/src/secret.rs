@@ -45,7 +45,12 @@ impl From<&model::Secret> for Blob {
             version: ObjectVersion { index: secret.meta.version },
             created_at: secret.meta.created_at.into(),
             updated_at: secret.meta.updated_at.into(),
-            spec: BlobSpec { name: secret.name.clone(), labels: secret.labels.clone(), ..Default::default() },
+            spec: BlobSpec {
+                name: secret.name.clone(),
+                labels: secret.labels.clone(),
+                templating: templating(&secret.templating),
+                ..Default::default()
+            },
         }
     }
 }
@@ -61,23 +66,37 @@ impl From<&model::Config> for Blob {
                 name: config.name.clone(),
                 labels: config.labels.clone(),
                 data: Some(STANDARD.encode(&config.data.0)),
+                templating: templating(&config.templating),
                 ..Default::default()
             },
         }
     }
 }
 
+/// What a request asks for.
+pub struct Parts {
+    pub name: String,
+    pub labels: Labels,
+    pub data: Option<SecretBytes>,
+    pub templating: Option<String>,
+}
+
+fn driver_name(driver: &Option<Value>) -> Option<&str> {
+    driver.as_ref()?.get("Name")?.as_str().filter(|name| !name.is_empty())
+}
+
+fn templating(name: &Option<String>) -> Option<Value> {
+    name.as_ref().map(|name| serde_json::json!({ "Name": name }))
+}
+
 impl BlobSpec {
-    /// Name, labels and bytes of a request.
-    pub fn into_parts(self) -> Result<(String, Labels, Option<SecretBytes>), ConvertError> {
-        let named = |v: &Option<Value>| {
-            v.as_ref().and_then(|v| v.get("Name")).and_then(Value::as_str).is_some_and(|n| !n.is_empty())
-        };
-        if named(&self.driver) {
+    pub fn into_parts(self) -> Result<Parts, ConvertError> {
+        if driver_name(&self.driver).is_some() {
             return ConvertError::unserved("a secret driver");
         }
-        if named(&self.templating) {
-            return ConvertError::unserved("a template driver of a secret or config");
+        let templating = driver_name(&self.templating).map(str::to_owned);
+        if templating.as_deref().is_some_and(|name| name != model::TEMPLATING_GOLANG) {
+            return ConvertError::invalid("unrecognized template type (golang is the one there is)");
         }
         let data = match self.data.as_deref() {
             None | Some("") => None,
@@ -88,7 +107,7 @@ impl BlobSpec {
                 Some(SecretBytes(bytes))
             }
         };
-        Ok((self.name, self.labels, data))
+        Ok(Parts { name: self.name, labels: self.labels, data, templating })
     }
 }
 
@@ -100,10 +119,10 @@ mod tests {
     #[test]
     fn a_request_is_read_and_a_secret_is_not_shown() {
         let spec: BlobSpec = go_json::decode(br#"{"Name":"pw","Labels":{},"Data":"aGVsbG8="}"#).unwrap();
-        let (name, labels, data) = spec.into_parts().unwrap();
+        let Parts { name, labels, data, templating } = spec.into_parts().unwrap();
         assert_eq!((name.as_str(), data.as_ref().map(|d| d.0.as_slice())), ("pw", Some(&b"hello"[..])));
-        let secret =
-            model::Secret { id: "a".parse().unwrap(), meta: Default::default(), name, labels, data: data.unwrap() };
+        let id = "a".parse().unwrap();
+        let secret = model::Secret { id, meta: Default::default(), name, labels, data: data.unwrap(), templating };
         assert!(!serde_json::to_string(&Blob::from(&secret)).unwrap().contains("Data"));
     }
 }

@@ -42,9 +42,9 @@ pub fn nanos(duration: Duration) -> i64 {
 
 /// A duration from a request; `what` names it in the refusal of a negative one.
 pub fn duration(nanos: i64, what: &str) -> Result<Duration, ConvertError> {
-    u64::try_from(nanos)
-        .map(Duration::from_nanos)
-        .map_err(|_| ConvertError::Invalid(format!("TaskSpec: {what} must be a positive duration")))
+    u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| {
+        ConvertError::Invalid(format!("rpc error: code = InvalidArgument desc = TaskSpec: {what} cannot be negative"))
+    })
 }
 
 /// `since` and `until` of logs and events: Unix seconds with an optional fraction, RFC 3339, or a Go duration meaning that

@@ -10,6 +10,7 @@
 pub mod api;
 mod cluster;
 pub mod linear;
+pub mod service;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -14,7 +14,7 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker export | 501
     // conformance: absent | docker diff | 501
     // conformance: absent | docker search | 501
-    // conformance: absent | docker service create --log-driver syslog | 501
+    // conformance: absent | docker service create --log-driver syslog, journald, … | 501
     // conformance: absent | docker network create --opt encrypted | 501; never a clear network instead
     // conformance: absent | docker network create --driver macvlan | 501
     // conformance: absent | docker network create --ipv6 | 501

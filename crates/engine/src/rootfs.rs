@@ -181,6 +181,26 @@ pub(crate) fn size_of(directory: &Path) -> u64 {
     total
 }
 
+/// Binds the part `subpath` of a volume to `folder/name`, and gives back that path. Links are followed within the volume
+/// only, and what was found stays what is mounted: a container that has the volume cannot put something else in its place.
+pub(crate) fn mount_subpath(volume: &Path, subpath: &str, folder: &Path, name: &str) -> std::io::Result<PathBuf> {
+    let found = RootDir::open(volume)?.open_inside(Path::new(subpath), OFlags::PATH)?;
+    std::fs::create_dir_all(folder)?;
+    if !is_mounted(folder) {
+        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+        rustix::mount::mount(c"tmpfs", folder, c"tmpfs", flags, c"mode=0700,size=64k")?;
+    }
+    let target = folder.join(name);
+    let source = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
+    if std::fs::metadata(&source)?.is_dir() {
+        std::fs::create_dir_all(&target)?;
+    } else {
+        std::fs::write(&target, "")?;
+    }
+    rustix::mount::mount_bind_recursive(source, &target)?;
+    Ok(target)
+}
+
 /// A tmpfs for secrets: never on disk.
 pub(crate) fn mount_secrets_tmpfs(path: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(path)?;

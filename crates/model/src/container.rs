@@ -337,6 +337,9 @@ pub struct TmpfsMountOptions {
     pub size_bytes: i64,
     #[serde(deserialize_with = "or_default", skip_serializing_if = "is_zero_u32")]
     pub mode: u32,
+    /// Each a word, or a word and its value.
+    #[serde(deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<Vec<String>>,
 }
 
 fn is_zero_i64(n: &i64) -> bool {

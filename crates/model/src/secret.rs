@@ -21,6 +21,9 @@ pub struct Secret {
     pub name: String,
     pub labels: Labels,
     pub data: SecretBytes,
+    /// How the payload is filled in on the node that uses it, if it is: [`TEMPLATING_GOLANG`].
+    #[serde(default)]
+    pub templating: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +33,13 @@ pub struct Config {
     pub name: String,
     pub labels: Labels,
     pub data: SecretBytes,
+    /// How the payload is filled in on the node that uses it, if it is: [`TEMPLATING_GOLANG`].
+    #[serde(default)]
+    pub templating: Option<String>,
 }
+
+/// The one template driver there is.
+pub const TEMPLATING_GOLANG: &str = "golang";
 
 /// A secret must be smaller than this, in bytes (swarmkit `MaxSecretSize`).
 pub const MAX_SECRET_BYTES: usize = 500 * 1024;

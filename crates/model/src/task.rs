@@ -215,8 +215,52 @@ pub struct ContainerSpec {
     pub capability_drop: Vec<String>,
     pub ulimits: Vec<crate::container::Ulimit>,
     pub oom_score_adj: i64,
+    pub privileges: Option<Privileges>,
     /// `X-Registry-Auth` of the request that made the spec, for the nodes that pull; never shown.
     pub pull_auth: Option<crate::secret::SecretBytes>,
+}
+
+/// What a container may do beyond, or less than, any other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Privileges {
+    pub credential_spec: Option<CredentialSpec>,
+    pub selinux: Option<SelinuxContext>,
+    pub seccomp: Option<Seccomp>,
+    pub apparmor: Option<AppArmor>,
+    pub no_new_privileges: bool,
+}
+
+/// Of a Windows account: kept for round trips, and no Linux host runs such a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CredentialSpec {
+    Config(String),
+    File(String),
+    Registry(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SelinuxContext {
+    pub disable: bool,
+    pub user: String,
+    pub role: String,
+    pub kind: String,
+    pub level: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seccomp {
+    Default,
+    Unconfined,
+    /// A profile in Docker's JSON.
+    Custom(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AppArmor {
+    Default,
+    Disabled,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,6 +304,10 @@ pub struct BindOptions {
     pub propagation: String,
     pub non_recursive: bool,
     pub create_mountpoint: bool,
+    /// Read-only, but what is mounted below it stays as it is.
+    pub read_only_non_recursive: bool,
+    /// Rather no container than one where something below it can be written.
+    pub read_only_force_recursive: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -276,6 +324,8 @@ pub struct VolumeOptions {
 pub struct TmpfsOptions {
     pub size_bytes: i64,
     pub mode: u32,
+    /// Each a word, or a word and its value.
+    pub options: Vec<Vec<String>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -311,6 +361,9 @@ pub struct ResourceRequirements {
     pub reservations: Option<Resources>,
     /// Generic resources among the reservations.
     pub generic: Vec<GenericResource>,
+    /// Swap beside the limited memory, in bytes; -1 is as much as there is.
+    pub swap_bytes: Option<i64>,
+    pub memory_swappiness: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

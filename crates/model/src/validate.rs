@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::Labels;
 use crate::constraint::Constraint;
+use crate::container::HealthConfig;
 use crate::service::{EndpointSpec, Mode, PublishMode, ResolutionMode, ServiceSpec, UpdateConfig};
-use crate::task::{Resources, RestartPolicy, TaskSpec};
+use crate::task::{ContainerSpec, CredentialSpec, FileTarget, Resources, RestartPolicy, TaskSpec};
 
 /// A spec that cannot be accepted; the text is for the user, and clients print it as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,16 +54,24 @@ const MIN_MEMORY_BYTES: i64 = 4 * 1024 * 1024;
 
 fn resources(r: &Resources) -> Result<(), Invalid> {
     if r.nano_cpus != 0 && r.nano_cpus < MIN_NANO_CPUS {
-        return invalid(format!(
-            "invalid cpu value {}: Must be at least {}",
-            r.nano_cpus as f64 / 1e9,
-            MIN_NANO_CPUS as f64 / 1e9
-        ));
+        return invalid(format!("invalid cpu value {}: Must be at least 0.001", go_float(r.nano_cpus as f64 / 1e9)));
     }
     if r.memory_bytes != 0 && r.memory_bytes < MIN_MEMORY_BYTES {
         return invalid(format!("invalid memory value {}: Must be at least 4MiB", r.memory_bytes));
     }
     Ok(())
+}
+
+/// Go's `%g`: an exponent of two digits where the number is small.
+fn go_float(number: f64) -> String {
+    if number.abs() >= 1e-4 {
+        return number.to_string();
+    }
+    let text = format!("{number:e}");
+    match text.split_once("e-") {
+        Some((digits, exponent)) => format!("{digits}e-{exponent:0>2}"),
+        None => text,
+    }
 }
 
 fn restart(_: &RestartPolicy) -> Result<(), Invalid> {
@@ -109,12 +118,61 @@ fn task(spec: &TaskSpec) -> Result<(), Invalid> {
     spec.restart.iter().try_for_each(restart)?;
     let mut targets = std::collections::BTreeSet::new();
     for mount in &spec.container.mounts {
-        if mount.target.is_empty() {
-            return invalid("ContainerSpec: mount target must not be empty");
-        }
         if !targets.insert(&mount.target) {
             return invalid(format!("ContainerSpec: duplicate mount point: {}", mount.target));
         }
+    }
+    let secrets = spec.container.secrets.iter().map(|s| (s.secret_name.as_str(), &s.file));
+    references("secret", secrets)?;
+    let configs = spec.container.configs.iter().map(|c| (c.config_name.as_str(), &c.file));
+    references("config", configs)?;
+    privileges(&spec.container)?;
+    spec.container.healthcheck.iter().try_for_each(health)
+}
+
+/// Files of secrets or configs: each has a name, and no two the same.
+fn references<'a>(kind: &str, list: impl Iterator<Item = (&'a str, &'a FileTarget)>) -> Result<(), Invalid> {
+    let mut targets = std::collections::BTreeMap::new();
+    for (name, file) in list {
+        if name.is_empty() {
+            return invalid(format!("malformed {kind} reference"));
+        }
+        if file.name.is_empty() {
+            return invalid(format!("malformed file {kind} reference, invalid target file name provided"));
+        }
+        if let Some(other) = targets.insert(&file.name, name) {
+            return invalid(format!(
+                "{kind} references '{other}' and '{name}' have a conflicting target: '{}'",
+                file.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A credential spec's config must be among the configs, for the runtime; and no config is, on Linux.
+fn privileges(spec: &ContainerSpec) -> Result<(), Invalid> {
+    match spec.privileges.as_ref().and_then(|p| p.credential_spec.as_ref()) {
+        Some(CredentialSpec::Config(id)) => invalid(format!(
+            "CredentialSpec references config '{id}', but that config isn't in config references with RuntimeTarget"
+        )),
+        Some(CredentialSpec::File(_) | CredentialSpec::Registry(_)) | None => Ok(()),
+    }
+}
+
+/// A health check's times: nothing, or at least a millisecond.
+fn health(config: &HealthConfig) -> Result<(), Invalid> {
+    let times = [
+        ("Interval", config.interval),
+        ("Timeout", config.timeout),
+        ("StartPeriod", config.start_period),
+        ("StartInterval", config.start_interval),
+    ];
+    if let Some((name, _)) = times.iter().find(|(_, nanos)| *nanos != 0 && *nanos < 1_000_000) {
+        return invalid(format!("ContainerSpec: {name} in HealthConfig cannot be less than 1ms"));
+    }
+    if config.retries < 0 {
+        return invalid("ContainerSpec: Retries in HealthConfig cannot be negative");
     }
     Ok(())
 }
@@ -128,7 +186,7 @@ fn endpoint(spec: &EndpointSpec) -> Result<(), Invalid> {
         if spec.mode == ResolutionMode::DnsRoundRobin && port.mode == PublishMode::Ingress {
             return invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode");
         }
-        if port.published_port != 0 && !published.insert((port.published_port, port.protocol, port.mode)) {
+        if port.published_port != 0 && !published.insert((port.published_port, port.protocol)) {
             return invalid("EndpointSpec: duplicate published ports provided");
         }
     }

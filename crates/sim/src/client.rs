@@ -208,8 +208,14 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
         Wish::Secret { name } => {
             let id = SecretId::from_bits(ids.next_id());
             let data = SecretBytes(tag.into_bytes());
-            let secret =
-                Secret { id: id.clone(), meta: Meta::default(), name: name.clone(), labels: Labels::new(), data };
+            let secret = Secret {
+                id: id.clone(),
+                meta: Meta::default(),
+                name: name.clone(),
+                labels: Labels::new(),
+                data,
+                templating: None,
+            };
             one(Change::CreateSecret(Box::new(secret)), Evidence::Secret { id })
         }
         Wish::Rotate => {

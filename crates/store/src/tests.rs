@@ -302,6 +302,7 @@ fn what_is_used_stays() {
         name: "key".into(),
         labels: Labels::new(),
         data: SecretBytes(vec![1]),
+        templating: None,
     };
     let uses = |s: &mut ServiceSpec| {
         let file = FileTarget::default();

@@ -31,7 +31,7 @@ pub struct ContainerSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub privileges: Option<Value>,
+    pub privileges: Option<Privileges>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -68,6 +68,55 @@ pub struct ContainerSpec {
     pub ulimits: Vec<Ulimit>,
     #[serde(skip_serializing_if = "is_default")]
     pub oom_score_adj: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Privileges {
+    pub credential_spec: Option<CredentialSpec>,
+    #[serde(rename = "SELinuxContext")]
+    pub selinux_context: Option<SelinuxContext>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<SeccompOptions>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_armor: Option<AppArmorOptions>,
+    pub no_new_privileges: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct CredentialSpec {
+    pub config: String,
+    pub file: String,
+    pub registry: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct SelinuxContext {
+    pub disable: bool,
+    pub user: String,
+    pub role: String,
+    #[serde(rename = "Type")]
+    pub kind: String,
+    pub level: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct SeccompOptions {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mode: String,
+    /// Base64 of the profile.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub profile: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct AppArmorOptions {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mode: String,
 }
 
 /// [`skep_model::container::HealthConfig`] with Go's `omitempty` on every field, as `HealthConfig` has it in Go.
@@ -169,7 +218,7 @@ pub struct MountTmpfs {
     #[serde(skip_serializing_if = "is_default")]
     pub mode: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub options: Vec<Value>,
+    pub options: Vec<Vec<String>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

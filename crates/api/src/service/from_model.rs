@@ -14,6 +14,7 @@ use super::policy::{
     LogDriver, Placement, PlacementPreference, Platform, ResourceLimit, ResourceRequirements, RestartPolicy,
     SpreadOver, UpdateConfig,
 };
+use super::privileges;
 use super::{
     Endpoint, EndpointSpec, JobStatus, NetworkAttachmentConfig, Nothing, PortConfig, Replicated, ReplicatedJob,
     Service, ServiceMode, ServiceSpec, TaskSpec, UpdateStatus, VirtualIp,
@@ -175,7 +176,8 @@ impl From<&task_model::TaskSpec> for TaskSpec {
                     generic_resources: r.generic.iter().map(Into::into).collect(),
                     ..reserved.into()
                 }),
-                ..Default::default()
+                swap_bytes: r.swap_bytes,
+                memory_swappiness: r.memory_swappiness,
             }),
             restart_policy: spec.restart.as_ref().map(Into::into),
             placement: spec.placement.as_ref().map(Into::into),
@@ -245,7 +247,7 @@ impl From<&task_model::ContainerSpec> for ContainerSpec {
             dir: spec.dir.clone(),
             user: spec.user.clone(),
             groups: spec.groups.clone(),
-            privileges: None,
+            privileges: spec.privileges.as_ref().map(privileges::shown),
             init: spec.init,
             stop_signal: spec.stop_signal.clone(),
             tty: spec.tty,
@@ -325,7 +327,8 @@ impl From<&task_model::Mount> for Mount {
                 propagation: b.propagation.clone(),
                 non_recursive: b.non_recursive,
                 create_mountpoint: b.create_mountpoint,
-                ..Default::default()
+                read_only_non_recursive: b.read_only_non_recursive,
+                read_only_force_recursive: b.read_only_force_recursive,
             }),
             volume_options: mount.volume.as_ref().map(|v| MountVolume {
                 no_copy: v.no_copy,
@@ -340,7 +343,7 @@ impl From<&task_model::Mount> for Mount {
             tmpfs_options: mount.tmpfs.as_ref().map(|t| MountTmpfs {
                 size_bytes: t.size_bytes,
                 mode: t.mode,
-                options: Vec::new(),
+                options: t.options.clone(),
             }),
             cluster_options: None,
         }

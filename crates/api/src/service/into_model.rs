@@ -1,14 +1,14 @@
 //! From a request to the model: moby's `serviceSpecToGRPC`, and a refusal for what is not served.
 
-use serde_json::Value;
 use skep_model::container::HealthConfig;
 use skep_model::service as model;
 use skep_model::service::{FailureAction, Mode, Protocol, PublishMode, ResolutionMode, UpdateOrder};
 use skep_model::task as task_model;
 use skep_model::task::{MountKind, RestartCondition};
 
-use super::container::{ConfigReference, ContainerSpec, FileTarget, Mount, SecretReference};
+use super::container::{ConfigReference, ContainerSpec, FileTarget, Mount, MountBind, SecretReference};
 use super::policy::{LogDriver, Placement, ResourceLimit, ResourceRequirements, RestartPolicy, UpdateConfig};
+use super::privileges;
 use super::{EndpointSpec, NetworkAttachmentConfig, PortConfig, ServiceMode, ServiceSpec, TaskSpec};
 use crate::ConvertError;
 use crate::time::duration;
@@ -88,11 +88,6 @@ fn network(config: NetworkAttachmentConfig) -> model::NetworkAttachmentConfig {
 }
 
 fn container(spec: ContainerSpec) -> Result<task_model::ContainerSpec> {
-    if spec.privileges.as_ref().is_some_and(says_something) {
-        return ConvertError::unserved(
-            "ContainerSpec.Privileges (credential spec, SELinux, seccomp, AppArmor, no new privileges)",
-        );
-    }
     if !matches!(spec.isolation.to_ascii_lowercase().as_str(), "" | "default") {
         return ConvertError::invalid(format!("Unsupported isolation: {:?}", spec.isolation));
     }
@@ -135,19 +130,9 @@ fn container(spec: ContainerSpec) -> Result<task_model::ContainerSpec> {
         capability_drop: spec.capability_drop,
         ulimits: spec.ulimits,
         oom_score_adj: spec.oom_score_adj,
+        privileges: spec.privileges.map(privileges::read).transpose()?,
         pull_auth: None,
     })
-}
-
-/// Whether an option the CLI always sends, filled in or not, asks for anything.
-fn says_something(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => false,
-        Value::String(s) => !s.is_empty(),
-        Value::Array(a) => a.iter().any(says_something),
-        Value::Object(o) => o.values().any(says_something),
-        Value::Bool(true) | Value::Number(_) => true,
-    }
 }
 
 fn mount(mount: Mount) -> Result<task_model::Mount> {
@@ -158,48 +143,60 @@ fn mount(mount: Mount) -> Result<task_model::Mount> {
         "npipe" | "cluster" | "image" => return ConvertError::unserved(format!("a mount of type {}", mount.kind)),
         other => return ConvertError::invalid(format!("invalid MountType: {other:?}")),
     };
-    if mount.tmpfs_options.as_ref().is_some_and(|t| !t.options.is_empty()) {
-        return ConvertError::unserved("TmpfsOptions.Options of a mount");
-    }
-    if mount.bind_options.as_ref().is_some_and(|b| b.read_only_non_recursive || b.read_only_force_recursive) {
-        return ConvertError::unserved(
-            "recursive read-only control of a bind mount (ReadOnlyNonRecursive, ReadOnlyForceRecursive)",
-        );
-    }
     Ok(task_model::Mount {
         kind,
         source: mount.source,
         target: mount.target,
         read_only: mount.read_only,
         consistency: mount.consistency,
-        bind: mount.bind_options.map(|b| task_model::BindOptions {
-            propagation: b.propagation,
-            non_recursive: b.non_recursive,
-            create_mountpoint: b.create_mountpoint,
-        }),
+        bind: mount.bind_options.map(bind).transpose()?.flatten(),
         volume: mount.volume_options.map(|v| task_model::VolumeOptions {
             no_copy: v.no_copy,
             labels: v.labels,
             subpath: v.subpath,
             driver: v.driver_config.map(|d| (d.name, d.options)),
         }),
-        tmpfs: mount.tmpfs_options.map(|t| task_model::TmpfsOptions { size_bytes: t.size_bytes, mode: t.mode }),
+        tmpfs: mount.tmpfs_options.map(|t| task_model::TmpfsOptions {
+            size_bytes: t.size_bytes,
+            mode: t.mode,
+            options: t.options,
+        }),
     })
+}
+
+/// swarmkit's propagation is an enumeration whose zero is `rprivate`; options that say nothing are none.
+fn bind(options: MountBind) -> Result<Option<task_model::BindOptions>> {
+    if options == MountBind::default() {
+        return Ok(None);
+    }
+    let propagation = match options.propagation.to_ascii_lowercase().as_str() {
+        "" => "rprivate".to_owned(),
+        known @ ("private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave") => known.to_owned(),
+        _ => return ConvertError::invalid(format!("invalid MountPropagation: {:?}", options.propagation)),
+    };
+    Ok(Some(task_model::BindOptions {
+        propagation,
+        non_recursive: options.non_recursive,
+        create_mountpoint: options.create_mountpoint,
+        read_only_non_recursive: options.read_only_non_recursive,
+        read_only_force_recursive: options.read_only_force_recursive,
+    }))
 }
 
 fn file(target: FileTarget) -> task_model::FileTarget {
     task_model::FileTarget { name: target.name, uid: target.uid, gid: target.gid, mode: target.mode }
 }
 
+fn malformed<T>(text: &str) -> Result<T> {
+    ConvertError::invalid(format!("rpc error: code = InvalidArgument desc = {text}"))
+}
+
 fn secret(reference: SecretReference) -> Result<task_model::SecretReference> {
     let Some(target) = reference.file else {
-        return ConvertError::invalid("malformed secret reference");
+        return malformed("malformed secret reference, no target provided");
     };
-    Ok(task_model::SecretReference {
-        secret_id: reference.id.parse().map_err(|_| ConvertError::Invalid("malformed secret reference".into()))?,
-        secret_name: reference.name,
-        file: file(target),
-    })
+    let Ok(secret_id) = reference.id.parse() else { return malformed("malformed secret reference") };
+    Ok(task_model::SecretReference { secret_id, secret_name: reference.name, file: file(target) })
 }
 
 fn config(reference: ConfigReference) -> Result<task_model::ConfigReference> {
@@ -207,13 +204,10 @@ fn config(reference: ConfigReference) -> Result<task_model::ConfigReference> {
         return ConvertError::unserved("a config used by the runtime (credential spec)");
     }
     let Some(target) = reference.file else {
-        return ConvertError::invalid("malformed config reference");
+        return malformed("malformed config reference, no target provided");
     };
-    Ok(task_model::ConfigReference {
-        config_id: reference.id.parse().map_err(|_| ConvertError::Invalid("malformed config reference".into()))?,
-        config_name: reference.name,
-        file: file(target),
-    })
+    let Ok(config_id) = reference.id.parse() else { return malformed("malformed config reference") };
+    Ok(task_model::ConfigReference { config_id, config_name: reference.name, file: file(target) })
 }
 
 fn limit(limit: &ResourceLimit) -> task_model::Resources {
@@ -221,9 +215,6 @@ fn limit(limit: &ResourceLimit) -> task_model::Resources {
 }
 
 fn resources(requirements: ResourceRequirements) -> Result<task_model::ResourceRequirements> {
-    if requirements.swap_bytes.is_some() || requirements.memory_swappiness.is_some() {
-        return ConvertError::unserved("swap control of a service (SwapBytes, MemorySwappiness)");
-    }
     Ok(task_model::ResourceRequirements {
         limits: requirements.limits.as_ref().map(limit),
         reservations: requirements.reservations.as_ref().map(limit),
@@ -234,6 +225,8 @@ fn resources(requirements: ResourceRequirements) -> Result<task_model::ResourceR
             .flat_map(|r| r.generic_resources)
             .map(TryInto::try_into)
             .collect::<Result<_>>()?,
+        swap_bytes: requirements.swap_bytes,
+        memory_swappiness: requirements.memory_swappiness,
     })
 }
 
@@ -296,7 +289,7 @@ fn endpoint(spec: EndpointSpec) -> Result<model::EndpointSpec> {
         mode: match spec.mode.as_str() {
             "" | "vip" => ResolutionMode::Vip,
             "dnsrr" => ResolutionMode::DnsRoundRobin,
-            other => return ConvertError::invalid(format!("invalid ResolutionMode: {other:?}")),
+            other => return ConvertError::invalid(format!("invalid resolution mode: {other:?}")),
         },
         ports: spec.ports.into_iter().map(port).collect::<Result<_>>()?,
     })

@@ -8,6 +8,7 @@ mod defaults;
 mod from_model;
 mod into_model;
 mod policy;
+mod privileges;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +19,8 @@ use serde_json::Value;
 use skep_model::Labels;
 
 pub use container::{
-    ConfigReference, ContainerSpec, DnsConfig, FileTarget, HealthConfig, Mount, MountBind, MountTmpfs, MountVolume,
-    SecretReference, VolumeDriver,
+    AppArmorOptions, ConfigReference, ContainerSpec, CredentialSpec, DnsConfig, FileTarget, HealthConfig, Mount,
+    MountBind, MountTmpfs, MountVolume, Privileges, SeccompOptions, SecretReference, SelinuxContext, VolumeDriver,
 };
 pub use policy::{
     DiscreteResource, GenericResource, LogDriver, NamedResource, Placement, PlacementPreference, Platform,

@@ -57,6 +57,44 @@ fn what_the_cli_sends_comes_back_unchanged() {
 }
 
 #[test]
+fn privileges_and_mount_options_come_back_unchanged() {
+    let mut body = cli_body();
+    let container = &mut body["TaskTemplate"]["ContainerSpec"];
+    container["Privileges"] = json!({
+        "CredentialSpec": {"Config": "", "File": "spec.json", "Registry": ""},
+        "SELinuxContext": {"Disable": true, "User": "u", "Role": "r", "Type": "t", "Level": "l"},
+        "Seccomp": {"Mode": "custom", "Profile": "eyJkZWZhdWx0QWN0aW9uIjoiU0NNUF9BQ1RfQUxMT1cifQ=="},
+        "AppArmor": {"Mode": "disabled"},
+        "NoNewPrivileges": true,
+    });
+    container["Mounts"][0]["BindOptions"] =
+        json!({"Propagation": "rslave", "NonRecursive": true, "ReadOnlyNonRecursive": true});
+    container["Mounts"][1]["VolumeOptions"] =
+        json!({"Subpath": "a/b", "DriverConfig": {"Name": "local", "Options": {"type": "tmpfs", "device": "tmpfs"}}});
+    container["Mounts"][2]["TmpfsOptions"]["Options"] = json!([["noexec"], ["uid", "5"]]);
+    body["TaskTemplate"]["Resources"]["SwapBytes"] = json!(-1);
+    body["TaskTemplate"]["Resources"]["MemorySwappiness"] = json!(0);
+    assert_eq!(back(&into_model(&body).unwrap()), body);
+    // As `docker stack deploy` sends them, with nothing asked for.
+    let empty = json!({"CredentialSpec": null, "SELinuxContext": null, "NoNewPrivileges": false});
+    body["TaskTemplate"]["ContainerSpec"]["Privileges"] = empty;
+    assert_eq!(back(&into_model(&body).unwrap()), body);
+}
+
+#[test]
+fn bind_options_that_say_nothing_are_none() {
+    let mut body = cli_body();
+    body["TaskTemplate"]["ContainerSpec"]["Mounts"][0]["BindOptions"] = json!({});
+    assert_eq!(back(&into_model(&body).unwrap()), cli_body());
+    body["TaskTemplate"]["ContainerSpec"]["Mounts"][0]["BindOptions"] = json!({"NonRecursive": true});
+    let shown = back(&into_model(&body).unwrap());
+    assert_eq!(
+        shown["TaskTemplate"]["ContainerSpec"]["Mounts"][0]["BindOptions"],
+        json!({"Propagation": "rprivate", "NonRecursive": true})
+    );
+}
+
+#[test]
 fn a_bare_spec_comes_back_as_moby_gives_it() {
     let body = json!({"Name": "a", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}});
     let got = back(&into_model(&body).unwrap());
@@ -75,7 +113,6 @@ fn null_is_the_same_as_absent() {
     body["TaskTemplate"]["ContainerSpec"]["Secrets"] = Value::Null;
     body["TaskTemplate"]["Networks"] = Value::Null;
     body["Networks"] = Value::Null;
-    body["TaskTemplate"]["ContainerSpec"]["Privileges"] = json!({"CredentialSpec": null, "SELinuxContext": null});
     assert_eq!(into_model(&body).unwrap(), into_model(&cli_body()).unwrap());
 }
 
@@ -102,9 +139,6 @@ fn what_is_not_served_is_refused_aloud() {
     let mut body = cli_body();
     body["TaskTemplate"]["LogDriver"] = json!({"Name": "fluentd"});
     unserved(into_model(&body));
-    let mut body = cli_body();
-    body["TaskTemplate"]["ContainerSpec"]["Privileges"] = json!({"NoNewPrivileges": true});
-    unserved(into_model(&body));
 }
 
 #[test]
@@ -116,11 +150,31 @@ fn what_is_wrong_is_refused_as_wrong() {
     };
     refused(&|b| b["Mode"]["Global"] = json!({}), "must specify only one service mode");
     refused(&|b| b["UpdateConfig"]["FailureAction"] = json!("explode"), "unrecognized update failure action explode");
+    let privileges = |b: &mut Value, value: Value| b["TaskTemplate"]["ContainerSpec"]["Privileges"] = value;
+    refused(
+        &|b| privileges(b, json!({"CredentialSpec": {}})),
+        "invalid CredentialSpec: must either provide \"file\", \"registry\", or \"config\" for credential spec",
+    );
+    refused(
+        &|b| privileges(b, json!({"CredentialSpec": {"File": "a", "Registry": "b"}})),
+        "invalid CredentialSpec: cannot specify both \"file\" and \"registry\" credential specs",
+    );
+    refused(
+        &|b| privileges(b, json!({"Seccomp": {"Mode": "custom"}})),
+        "Privileges.Seccomp.Profile must hold a profile in base64 in mode \"custom\"",
+    );
+    refused(
+        &|b| b["TaskTemplate"]["ContainerSpec"]["Mounts"][0]["BindOptions"] = json!({"Propagation": "far"}),
+        "invalid MountPropagation: \"far\"",
+    );
     refused(
         &|b| b["TaskTemplate"]["ContainerSpec"] = Value::Null,
         "invalid service spec: TaskTemplate.ContainerSpec is required",
     );
-    refused(&|b| b["UpdateConfig"]["Delay"] = json!(-1), "TaskSpec: update-delay must be a positive duration");
+    refused(
+        &|b| b["UpdateConfig"]["Delay"] = json!(-1),
+        "rpc error: code = InvalidArgument desc = TaskSpec: update-delay cannot be negative",
+    );
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub(crate) fn create_with(name: &str, data: Vec<u8>) -> Batch {
         name: name.to_owned(),
         labels: Labels::default(),
         data: SecretBytes(data),
+        templating: None,
     };
     Batch::new(Timestamp::default(), vec![Change::CreateConfig(Box::new(config))])
 }

@@ -26,6 +26,7 @@ fn a_node_is_told_of_its_own_tasks_and_secrets_and_of_everybodys_endpoints() {
         name: "key".into(),
         labels: Labels::new(),
         data: SecretBytes(vec![1]),
+        templating: None,
     };
     world.apply(vec![Change::CreateSecret(Box::new(secret))]);
     world.create("web", |s| {

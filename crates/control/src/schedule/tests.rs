@@ -169,7 +169,8 @@ fn reserve(cpus: i64, generic: &[GenericResource]) -> impl Fn(&mut ServiceSpec) 
     let generic = generic.to_vec();
     move |s| {
         let reservations = Some(Resources { nano_cpus: cpus * 1_000_000_000, ..Resources::default() });
-        s.task.resources = Some(ResourceRequirements { reservations, generic: generic.clone(), limits: None });
+        s.task.resources =
+            Some(ResourceRequirements { reservations, generic: generic.clone(), ..ResourceRequirements::default() });
     }
 }
 

@@ -155,6 +155,12 @@ pub struct MountRecord {
     pub propagation: String,
     /// An anonymous volume, removed with `rm -v`.
     pub anonymous: bool,
+    /// Of a bind: without what is mounted below its source.
+    pub non_recursive: bool,
+    /// Of a read-only bind: what is mounted below its source stays as it is.
+    pub read_only_non_recursive: bool,
+    /// Of a volume: the part of it that is mounted.
+    pub subpath: String,
 }
 
 /// Everything about a container; what is on disk in `containers/<id>/config.json`.

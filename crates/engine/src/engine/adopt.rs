@@ -196,7 +196,9 @@ impl Engine {
             for entry in folders.iter().flat_map(std::fs::read_dir).flatten().flatten() {
                 if !alive(&entry.file_name().to_string_lossy()) {
                     crate::rootfs::unmount(&entry.path().join("secrets"));
-                    crate::rootfs::unmount(&entry.path().join(super::start::CGROUP_VIEW));
+                    super::start::BUNDLE_MOUNTS
+                        .iter()
+                        .for_each(|name| crate::rootfs::unmount(&entry.path().join(name)));
                     let _ = std::fs::remove_dir_all(entry.path());
                 }
             }

@@ -156,6 +156,7 @@ impl Engine {
         let mut warnings = Vec::new();
         crate::spec::limits::validate(host)?;
         crate::spec::capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
+        super::security::Options::read(&host.security_opt)?;
         if host.log_config.driver.is_empty() {
             self.inner.config.log_driver.clone_into(&mut host.log_config.driver);
             if host.log_config.config.is_empty() {
@@ -324,13 +325,15 @@ impl Engine {
                     destination: target,
                     rw: !point.read_only,
                     propagation,
+                    non_recursive: options.non_recursive,
+                    read_only_non_recursive: options.read_only_non_recursive,
                     ..MountRecord::default()
                 })
             }
             "volume" => {
                 let options = point.volume_options.clone().unwrap_or_default();
-                if !options.subpath.is_empty() {
-                    return Err(EngineError::NotImplemented("volume subpaths are not supported yet".to_owned()));
+                if options.subpath.starts_with('/') || options.subpath.split('/').any(|part| part == "..") {
+                    return Err(invalid("subpath must be a relative path within the volume"));
                 }
                 let driver = options.driver_config.unwrap_or_default();
                 let spec = VolumeSpec {
@@ -341,12 +344,13 @@ impl Engine {
                 };
                 let mode = if options.no_copy { "nocopy" } else { "z" };
                 let anonymous = point.source.is_empty();
-                Ok(MountRecord { anonymous, ..self.volume(&spec, &target, mode, !point.read_only).await? })
+                let volume = self.volume(&spec, &target, mode, !point.read_only).await?;
+                Ok(MountRecord { anonymous, subpath: options.subpath, ..volume })
             }
             "tmpfs" => Ok(MountRecord {
                 kind: "tmpfs".to_owned(),
                 destination: target,
-                mode: tmpfs_options(point),
+                mode: tmpfs_options(point).map_err(|why| invalid(&why))?,
                 rw: !point.read_only,
                 ..MountRecord::default()
             }),
@@ -364,8 +368,7 @@ impl Engine {
             driver: volume.driver,
             mode: mode.to_owned(),
             rw,
-            propagation: String::new(),
-            anonymous: false,
+            ..MountRecord::default()
         })
     }
 }
@@ -396,7 +399,8 @@ fn insert_once(mounts: &mut BTreeMap<String, MountRecord>, mount: MountRecord) -
     }
 }
 
-fn tmpfs_options(point: &MountPoint) -> String {
+/// moby `ConvertTmpfsOptions`.
+fn tmpfs_options(point: &MountPoint) -> std::result::Result<String, String> {
     let options = point.tmpfs_options.clone().unwrap_or_default();
     let mut words = Vec::new();
     if point.read_only {
@@ -408,7 +412,14 @@ fn tmpfs_options(point: &MountPoint) -> String {
     if options.mode > 0 {
         words.push(format!("mode={:o}", options.mode));
     }
-    words.join(",")
+    for option in &options.options {
+        match &option[..] {
+            [] | [_, _, _, ..] => return Err("invalid option array length".to_owned()),
+            [name, ..] if name != "exec" && name != "noexec" => return Err(format!("invalid option: {name}")),
+            parts => words.push(parts.join("=")),
+        }
+    }
+    Ok(words.join(","))
 }
 
 /// Go's `filepath.Clean` of an absolute path.

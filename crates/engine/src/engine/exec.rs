@@ -240,7 +240,7 @@ impl Engine {
             state_root: crate::supervisor::state_root(&self.inner.config.exec_root).to_string_lossy().into_owned(),
             process: path.to_string_lossy().into_owned(),
             tty: config.tty,
-            security: super::start::security(self, host, capabilities, privileged)?,
+            security: super::security::security(self, host, capabilities, privileged)?,
             ..Launch::default()
         })
     }

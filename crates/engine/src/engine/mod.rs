@@ -10,6 +10,7 @@ mod merge;
 mod observe;
 mod remove;
 mod run;
+mod security;
 mod start;
 
 use std::collections::{BTreeMap, HashMap};

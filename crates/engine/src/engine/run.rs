@@ -242,7 +242,7 @@ impl Engine {
         let local = blocking(move || {
             let root = crate::rootfs::detach(&merged);
             crate::rootfs::unmount(&bundle.join("secrets"));
-            crate::rootfs::unmount(&bundle.join(super::start::CGROUP_VIEW));
+            super::start::BUNDLE_MOUNTS.iter().for_each(|name| crate::rootfs::unmount(&bundle.join(name)));
             let _ = std::fs::remove_dir_all(bundle);
             let _ = std::fs::remove_dir_all(state);
             cgroup.remove();

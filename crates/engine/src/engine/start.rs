@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use skep_model::container::HostConfig;
 use skep_model::sandbox::{EndpointRequest, NetworkMode, PublishRequest, Sandbox, SandboxRequest};
 use skep_model::service::Protocol;
 
@@ -14,7 +13,7 @@ use crate::logs::LogWriter;
 use crate::rootfs::{self, RootDir};
 use crate::spec::mounts::SpecMount;
 use crate::spec::user::ResolvedUser;
-use crate::spec::{self, Namespace, SpecInput, devices, limits};
+use crate::spec::{self, Namespace, SpecInput, devices};
 use crate::supervisor::client::Launched;
 use crate::supervisor::protocol::{Launch, Security};
 use crate::volume::Populate;
@@ -117,8 +116,10 @@ impl Engine {
         *locked(&container.log) = log;
         let launched = connection.launch(launch).await;
         // The container has its own copy: a mount table that grows with every container slows down all of them.
-        let view = self.bundle(&record.id).join(CGROUP_VIEW);
-        self.inner.tasks.spawn_blocking(move || rootfs::unmount(&view));
+        let bundle = self.bundle(&record.id);
+        self.inner
+            .tasks
+            .spawn_blocking(move || BUNDLE_MOUNTS.iter().for_each(|name| rootfs::unmount(&bundle.join(name))));
         match launched? {
             Ok(launched) => Ok(launched),
             Err(failure) => Err(EngineError::StartFailed {
@@ -139,7 +140,10 @@ impl Engine {
                 let copies = !mount.mode.split(',').any(|o| o == "nocopy");
                 let populate =
                     copies.then(|| Populate { rootfs: merged.to_owned(), target: PathBuf::from(&mount.destination) });
-                let source = self.inner.volumes.mount(&mount.name, record.id.as_str(), populate).await?;
+                let mut source = self.inner.volumes.mount(&mount.name, record.id.as_str(), populate).await?;
+                if !mount.subpath.is_empty() {
+                    source = self.subpath(record, mount, source).await?;
+                }
                 Ok(SpecMount::bind(&mount.destination, source, &mount.propagation, !mount.rw))
             }
             _ => {
@@ -149,9 +153,29 @@ impl Engine {
                         mount.source
                     )));
                 }
-                Ok(SpecMount::bind(&mount.destination, &mount.source, &mount.propagation, !mount.rw))
+                let mut bind = SpecMount::bind(&mount.destination, &mount.source, &mount.propagation, !mount.rw);
+                if mount.non_recursive {
+                    bind = bind.non_recursive();
+                }
+                if !mount.rw && !mount.read_only_non_recursive {
+                    bind = bind.read_only_below();
+                }
+                Ok(bind)
             }
         }
+    }
+
+    /// The part of a volume, bound where no container can change what leads to it.
+    async fn subpath(&self, record: &ContainerRecord, mount: &MountRecord, volume: PathBuf) -> Result<PathBuf> {
+        let folder = self.bundle(&record.id).join(SUBPATHS);
+        let name = mount.destination.replace('/', "_");
+        let subpath = mount.subpath.clone();
+        blocking(move || {
+            let shown = volume.join(&subpath);
+            rootfs::mount_subpath(&volume, &subpath, &folder, &name)
+                .map_err(EngineError::file("cannot access path", shown))
+        })
+        .await
     }
 
     /// What the network side is asked for.
@@ -230,7 +254,9 @@ impl Engine {
 }
 
 /// Below a container's bundle, while it starts.
-pub(super) const CGROUP_VIEW: &str = "cgroup";
+const CGROUP_VIEW: &str = "cgroup";
+const SUBPATHS: &str = "subpaths";
+pub(super) const BUNDLE_MOUNTS: [&str; 2] = [CGROUP_VIEW, SUBPATHS];
 
 #[derive(Debug)]
 struct Namespaces {
@@ -318,10 +344,11 @@ impl Preparation {
         }
         let env = environment(&record, &user);
         let capabilities = spec::capabilities::resolve(&host.cap_add, &host.cap_drop, host.privileged)?;
-        let security = self.security(capabilities)?;
+        let mut security = self.security(capabilities)?;
         let bundle = self.engine.bundle(&record.id);
         let cgroup_view = self.cgroup_view(&bundle)?;
         let mounts = std::mem::take(&mut self.mounts);
+        security.propagation = mounts.iter().filter_map(SpecMount::propagation).collect();
         let engine = self.engine.clone();
         let spec = spec::build(&SpecInput {
             config: &record.config,
@@ -365,7 +392,12 @@ impl Preparation {
     }
 
     fn security(&self, capabilities: u64) -> Result<Security> {
-        security(&self.engine, &self.record.host_config, capabilities, self.record.host_config.privileged)
+        super::security::security(
+            &self.engine,
+            &self.record.host_config,
+            capabilities,
+            self.record.host_config.privileged,
+        )
     }
 
     fn cgroup_view(&self, bundle: &Path) -> Result<Option<PathBuf>> {
@@ -440,36 +472,6 @@ pub(super) fn open_log(record: &ContainerRecord) -> Result<Option<LogWriter>> {
 
 pub(super) fn resolve_user(root: &RootDir, user: &str, groups: &[String]) -> Result<ResolvedUser> {
     spec::user::resolve(user, groups, &root.read("/etc/passwd"), &root.read("/etc/group"))
-}
-
-/// Capabilities, filter and limits of a process; also of an exec, whose filter libcontainer would forget.
-pub(super) fn security(engine: &Engine, host: &HostConfig, capabilities: u64, privileged: bool) -> Result<Security> {
-    let mut no_new_privileges = false;
-    let mut confined = !privileged;
-    for option in &host.security_opt {
-        match option.split_once(['=', ':']).unwrap_or((option, "true")) {
-            ("no-new-privileges", value) => no_new_privileges = value != "false",
-            ("seccomp", "unconfined") => confined = false,
-            // What is asked for is what there is: no profile and no label of either kind.
-            ("seccomp", "builtin" | "default") | ("label", "disable") | ("apparmor", "unconfined") => {}
-            ("label" | "apparmor", _) => {
-                return Err(EngineError::NotImplemented(format!("--security-opt {option} is not supported yet")));
-            }
-            ("seccomp", _) => {
-                return Err(EngineError::NotImplemented(
-                    "seccomp profiles of one's own are not supported yet".to_owned(),
-                ));
-            }
-            (other, _) => return Err(EngineError::Invalid(format!("invalid --security-opt: {other:?}"))),
-        }
-    }
-    let seccomp = if confined { engine.inner.filters.file(capabilities)? } else { PathBuf::new() };
-    Ok(Security {
-        capabilities,
-        seccomp: seccomp.to_string_lossy().into_owned(),
-        no_new_privileges,
-        rlimits: limits::rlimits(&host.ulimits)?,
-    })
 }
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -3,6 +3,7 @@
 //! Compiling takes longer than everything else in starting a container (12-18 ms), and the result depends only on the
 //! capabilities; so the daemon compiles, keeps the program in a file under the exec root, and helpers only load it.
 
+mod custom;
 mod profile;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use libseccomp::error::SeccompError;
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{EngineError, Result};
 
@@ -20,7 +23,8 @@ const EPERM: i32 = 1;
 #[derive(Debug)]
 pub(crate) struct Filters {
     directory: PathBuf,
-    made: Mutex<std::collections::BTreeSet<u64>>,
+    /// Names of files.
+    made: Mutex<std::collections::BTreeSet<String>>,
 }
 
 impl Filters {
@@ -30,14 +34,26 @@ impl Filters {
 
     /// The file with the filter for a process that has these capabilities. Compiles at most once each; blocks meanwhile.
     pub(crate) fn file(&self, capabilities: u64) -> Result<PathBuf> {
-        let path = self.directory.join(format!("{capabilities:016x}.bpf"));
+        self.made(format!("{capabilities:016x}.bpf"), || {
+            compile(capabilities).map_err(|e| EngineError::Internal(format!("seccomp profile: {e}")))
+        })
+    }
+
+    /// The same for a profile of the user's own, in Docker's JSON.
+    pub(crate) fn custom(&self, profile: &str, capabilities: u64) -> Result<PathBuf> {
+        let digest = hex::encode(Sha256::digest(profile));
+        self.made(format!("{capabilities:016x}-{digest}.bpf"), || {
+            compile_custom(profile, capabilities).map_err(EngineError::Invalid)
+        })
+    }
+
+    fn made(&self, name: String, program: impl FnOnce() -> Result<Vec<u8>>) -> Result<PathBuf> {
+        let path = self.directory.join(&name);
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if made.contains(&capabilities) {
-            return Ok(path);
+        if !made.contains(&name) {
+            write(&self.directory, &path, &program()?).map_err(EngineError::file("failed to write", &path))?;
+            made.insert(name);
         }
-        let program = compile(capabilities).map_err(|e| EngineError::Internal(format!("seccomp profile: {e}")))?;
-        write(&self.directory, &path, &program).map_err(EngineError::file("failed to write", &path))?;
-        made.insert(capabilities);
         Ok(path)
     }
 }
@@ -55,6 +71,15 @@ pub(crate) fn compile(capabilities: u64) -> std::io::Result<Vec<u8>> {
     let mut program = newer_syscalls();
     program.extend(export(&filter)?);
     Ok(program)
+}
+
+/// A profile of the user's own, as an array of `struct sock_filter`; the error is a sentence for the user.
+pub(crate) fn compile_custom(profile: &str, capabilities: u64) -> std::result::Result<Vec<u8>, String> {
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let here = custom::Here { capabilities, kernel: custom::kernel(&release).unwrap_or_default() };
+    custom::build(profile, &here)
+        .and_then(|filter| export(&filter).map_err(|e| e.to_string()))
+        .map_err(|why| format!("failed to use the seccomp profile: {why}"))
 }
 
 fn build(capabilities: u64) -> Result<ScmpFilterContext, SeccompError> {
@@ -207,6 +232,24 @@ mod tests {
         assert_eq!(call(libc::SYS_keyctl, [0; 6]), 0x5_0000 | 1);
         assert_eq!(call(452, [0; 6]), ALLOW, "fchmodat2");
         assert_eq!(call(999, [0; 6]), 0x5_0000 | 38, "what does not exist yet");
+        // A profile of one's own: conditions on arguments, capabilities and errors.
+        let own = r#"{"defaultAction": "SCMP_ACT_ALLOW", "archMap": [{"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"]}],
+            "syscalls": [
+                {"names": ["mkdir", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13},
+                {"name": "chmod", "action": "SCMP_ACT_ERRNO", "excludes": {"caps": ["CAP_SYS_ADMIN"]}},
+                {"names": ["getpid"], "action": "SCMP_ACT_ERRNO", "includes": {"minKernel": "99.0"}},
+                {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 2, "op": "SCMP_CMP_EQ"}, {"index": 0, "value": 10, "op": "SCMP_CMP_EQ"}]}
+            ]}"#;
+        let program = compile_custom(own, DEFAULT_CAPS).unwrap();
+        let call = |number: i64, args: [u64; 6]| run(&program, AUDIT_ARCH, u32::try_from(number).unwrap(), args);
+        assert_eq!([call(libc::SYS_mkdir, [0; 6]), call(libc::SYS_chmod, [0; 6])], [0x5_0000 | 13, 0x5_0000 | 1]);
+        assert_eq!([call(libc::SYS_getpid, [0; 6]), call(libc::SYS_mount, [0; 6])], [ALLOW, ALLOW]);
+        assert_eq!([2, 10, 1].map(|f| call(libc::SYS_socket, [f, 0, 0, 0, 0, 0])), [0x5_0000 | 1, 0x5_0000 | 1, ALLOW]);
+        let program = compile_custom(own, DEFAULT_CAPS | 1 << profile::CAP_SYS_ADMIN).unwrap();
+        assert_eq!(run(&program, AUDIT_ARCH, u32::try_from(libc::SYS_chmod).unwrap(), [0; 6]), ALLOW);
+        let why = |text: &str| compile_custom(text, DEFAULT_CAPS).unwrap_err();
+        assert!(why("{").starts_with("failed to use the seccomp profile: decoding seccomp profile failed"));
+        assert_eq!(why(r#"{"defaultAction": "SING"}"#), "failed to use the seccomp profile: invalid action \"SING\"");
         let admin = compile(DEFAULT_CAPS | 1 << profile::CAP_SYS_ADMIN).unwrap();
         assert_eq!(run(&admin, AUDIT_ARCH, u32::try_from(libc::SYS_mount).unwrap(), [0; 6]), ALLOW);
         assert_eq!(run(&admin, AUDIT_ARCH, u32::try_from(libc::SYS_clone3).unwrap(), [0; 6]), ALLOW);

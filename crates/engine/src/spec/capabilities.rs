@@ -37,7 +37,7 @@ pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> Resu
     Ok(set)
 }
 
-fn parse(name: &str) -> Result<u64> {
+pub(crate) fn parse(name: &str) -> Result<u64> {
     let upper = name.to_ascii_uppercase();
     let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
     Capability::from_str(&full)

@@ -40,6 +40,24 @@ impl SpecMount {
         }
     }
 
+    /// Where a bind is, and its word for what is mounted there later.
+    pub(crate) fn propagation(&self) -> Option<(String, String)> {
+        let word = self.options.iter().find(|o| crate::volume::propagation(o).is_some())?;
+        Some((self.destination.to_string_lossy().into_owned(), word.clone()))
+    }
+
+    /// Without what is mounted below the source.
+    pub(crate) fn non_recursive(mut self) -> Self {
+        self.options.iter_mut().filter(|o| *o == "rbind").for_each(|o| "bind".clone_into(o));
+        self
+    }
+
+    /// A read-only bind whose mounts below are read-only, too.
+    pub(crate) fn read_only_below(mut self) -> Self {
+        self.options.push("rro".to_owned());
+        self
+    }
+
     /// Options as `--tmpfs` has them; moby's defaults come first.
     pub(crate) fn tmpfs(destination: impl Into<PathBuf>, options: &str) -> Self {
         let mut all: Vec<String> = ["noexec", "nosuid", "nodev"].iter().map(|o| (*o).to_owned()).collect();

@@ -92,6 +92,11 @@ impl SkepExecutor {
         let env = env.iter().map(|e| c_string(e)).collect::<Result<Vec<_>, _>>()?;
         let path = CString::new(path.as_os_str().as_bytes()).map_err(|e| failed("path", &e))?;
 
+        for (path, word) in &self.security.propagation {
+            let flags = crate::volume::propagation(word).ok_or_else(|| failed("mount propagation", word))?;
+            rustix::mount::mount_change(path, flags)
+                .map_err(|e| failed(&format!("error setting the propagation of {path}"), &e))?;
+        }
         for limit in &self.security.rlimits {
             sys::process::set_rlimit(limit.resource, limit.soft, limit.hard)
                 .map_err(|e| failed("error setting rlimit", &e))?;

@@ -76,6 +76,8 @@ pub struct Security {
     /// File with compiled BPF; empty means unconfined.
     pub seccomp: String,
     pub no_new_privileges: bool,
+    /// Mounts in the container, and how what is mounted there later spreads: libcontainer leaves binds as they come.
+    pub propagation: Vec<(String, String)>,
     pub rlimits: Vec<Rlimit>,
 }
 

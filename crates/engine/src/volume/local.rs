@@ -145,7 +145,8 @@ impl Parsed {
     }
 }
 
-fn propagation(option: &str) -> Option<MountPropagationFlags> {
+/// What a word such as `rslave` means for mount(2).
+pub(crate) fn propagation(option: &str) -> Option<MountPropagationFlags> {
     let rec = MountPropagationFlags::REC;
     Some(match option {
         "private" => MountPropagationFlags::PRIVATE,

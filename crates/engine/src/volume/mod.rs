@@ -14,6 +14,7 @@ mod store;
 mod types;
 
 pub use error::VolumeError;
+pub(crate) use local::propagation;
 pub use store::VolumeStore;
 pub use types::{Populate, Volume, VolumePruneReport, VolumeSpec, VolumeUsage};
 

@@ -21,12 +21,18 @@ fn only_labels(same_name: bool, same_data: bool) -> Result<()> {
 }
 
 impl Node {
-    pub async fn secret_create(&self, name: String, labels: Labels, data: SecretBytes) -> Result<SecretId> {
+    pub async fn secret_create(
+        &self,
+        name: String,
+        labels: Labels,
+        data: SecretBytes,
+        templating: Option<String>,
+    ) -> Result<SecretId> {
         let manager = self.inner.manager()?;
         validate::blob_name(&name)?;
         check_size("secret", &data, MAX_SECRET_BYTES)?;
         let id = SecretId::from_bits(rand::random());
-        let secret = Secret { id: id.clone(), meta: Meta::default(), name, labels, data };
+        let secret = Secret { id: id.clone(), meta: Meta::default(), name, labels, data, templating };
         manager.propose(Batch::new(now(), vec![Change::CreateSecret(Box::new(secret))])).await?;
         Ok(id)
     }
@@ -64,12 +70,18 @@ impl Node {
         manager.propose(Batch::new(now(), vec![Change::RemoveSecret { secret_id }])).await.map(drop)
     }
 
-    pub async fn config_create(&self, name: String, labels: Labels, data: SecretBytes) -> Result<ConfigId> {
+    pub async fn config_create(
+        &self,
+        name: String,
+        labels: Labels,
+        data: SecretBytes,
+        templating: Option<String>,
+    ) -> Result<ConfigId> {
         let manager = self.inner.manager()?;
         validate::blob_name(&name)?;
         check_size("config", &data, MAX_CONFIG_BYTES)?;
         let id = ConfigId::from_bits(rand::random());
-        let config = Config { id: id.clone(), meta: Meta::default(), name, labels, data };
+        let config = Config { id: id.clone(), meta: Meta::default(), name, labels, data, templating };
         manager.propose(Batch::new(now(), vec![Change::CreateConfig(Box::new(config))])).await?;
         Ok(id)
     }

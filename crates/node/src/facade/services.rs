@@ -28,6 +28,7 @@ pub enum ServiceUpdate {
 /// What can be told of a spec without the store.
 fn check(spec: &ServiceSpec) -> Result<()> {
     validate::service(spec)?;
+    skep_agent::spec::check_templates(spec).map_err(NodeError::Invalid)?;
     // swarmkit gives this error no code, which moby answers as its own failure.
     validate::constraints(spec).map_err(|invalid| NodeError::Refused {
         code: "Unknown",
@@ -52,17 +53,21 @@ fn resolve(view: &View, spec: &mut ServiceSpec) -> Result<()> {
         }
         attachment.target = network.id.to_string();
     }
-    for reference in &spec.task.container.secrets {
-        if view.secret(&reference.secret_id).is_none() {
-            return Err(NodeError::Invalid(format!("secret not found: {}", reference.secret_id)));
-        }
+    // An id and a name must be of the same object, as swarmkit has it.
+    let secrets = spec.task.container.secrets.iter();
+    let lost = secrets.filter(|s| view.secret(&s.secret_id).is_none_or(|found| found.name != s.secret_name));
+    all_found("secret", lost.map(|s| s.secret_name.as_str()).collect())?;
+    let configs = spec.task.container.configs.iter();
+    let lost = configs.filter(|c| view.config(&c.config_id).is_none_or(|found| found.name != c.config_name));
+    all_found("config", lost.map(|c| c.config_name.as_str()).collect())
+}
+
+fn all_found(kind: &str, lost: Vec<&str>) -> Result<()> {
+    match lost.len() {
+        0 => Ok(()),
+        1 => Err(NodeError::Invalid(format!("{kind} not found: {}", lost[0]))),
+        _ => Err(NodeError::Invalid(format!("{kind}s not found: {}", lost.join(", ")))),
     }
-    for reference in &spec.task.container.configs {
-        if view.config(&reference.config_id).is_none() {
-            return Err(NodeError::Invalid(format!("config not found: {}", reference.config_id)));
-        }
-    }
-    Ok(())
 }
 
 impl Node {

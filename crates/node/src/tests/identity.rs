@@ -469,7 +469,7 @@ async fn changes_are_on_record_with_who_asked_and_no_secrets() {
     let (_, token) = node.join_token_create(Role::Worker, None, None).await.unwrap();
     let by_alice = async {
         let data = skep_model::secret::SecretBytes(b"hunter2 and nothing else".to_vec());
-        node.secret_create("pin".into(), Default::default(), data).await.unwrap();
+        node.secret_create("pin".into(), Default::default(), data, None).await.unwrap();
         node.service_create(service("web", 1)).await.unwrap();
         node.service_remove("web").await.unwrap();
     };

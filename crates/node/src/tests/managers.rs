@@ -264,6 +264,7 @@ async fn a_write_whose_answer_died_with_the_leader_is_answered_with_what_became_
         name: "once".into(),
         labels: Default::default(),
         data: skep_model::secret::SecretBytes(b"x".to_vec()),
+        templating: None,
     };
     let batch = Batch::new(crate::clock::now(), vec![Change::CreateSecret(Box::new(secret))])
         .named(skep_store::Request { id: 1, since: hosts[0].node.view().unwrap().index() });

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use skep_api::Filters;
-use skep_api::secret::{Blob, BlobSpec};
+use skep_api::secret::{Blob, BlobSpec, Parts};
 use skep_model::Labels;
 
 use super::swarm::object_version;
@@ -58,26 +58,26 @@ async fn create_secret(
     State(state): State<ServerState>,
     GoJson(body): GoJson<BlobSpec>,
 ) -> Result<(StatusCode, Json<serde_json::Value>)> {
-    let (name, labels, data) = body.into_parts()?;
+    let Parts { name, labels, data, templating } = body.into_parts()?;
     let Some(data) = data else {
         return Err(ApiError::invalid(
             "rpc error: code = InvalidArgument desc = secret data must be larger than 0 and less than 512000 bytes",
         ));
     };
-    Ok(created(&state.node().secret_create(name, labels, data).await?))
+    Ok(created(&state.node().secret_create(name, labels, data, templating).await?))
 }
 
 async fn create_config(
     State(state): State<ServerState>,
     GoJson(body): GoJson<BlobSpec>,
 ) -> Result<(StatusCode, Json<serde_json::Value>)> {
-    let (name, labels, data) = body.into_parts()?;
+    let Parts { name, labels, data, templating } = body.into_parts()?;
     let Some(data) = data else {
         return Err(ApiError::invalid(
             "rpc error: code = InvalidArgument desc = config data must be larger than 0 and less than 1024000 bytes",
         ));
     };
-    Ok(created(&state.node().config_create(name, labels, data).await?))
+    Ok(created(&state.node().config_create(name, labels, data, templating).await?))
 }
 
 async fn inspect_secret(State(state): State<ServerState>, Path(id): Path<String>) -> Result<Json<Blob>> {
@@ -95,7 +95,7 @@ async fn update_secret(
     GoJson(body): GoJson<BlobSpec>,
 ) -> Result<StatusCode> {
     let version = object_version(&query, "secret")?;
-    let (name, labels, data) = body.into_parts()?;
+    let Parts { name, labels, data, .. } = body.into_parts()?;
     state.node().secret_update(&id, version, name, labels, data).await?;
     Ok(StatusCode::OK)
 }
@@ -107,7 +107,7 @@ async fn update_config(
     GoJson(body): GoJson<BlobSpec>,
 ) -> Result<StatusCode> {
     let version = object_version(&query, "config")?;
-    let (name, labels, data) = body.into_parts()?;
+    let Parts { name, labels, data, .. } = body.into_parts()?;
     state.node().config_update(&id, version, name, labels, data).await?;
     Ok(StatusCode::OK)
 }
