@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use skep_model::assignment::TaskReport;
+use skep_model::assignment::{AssignmentSet, TaskReport};
 use skep_model::task::{Task, TaskState};
 use skep_model::{TaskId, Timestamp};
 
@@ -21,9 +21,9 @@ impl Worker {
         Self::default()
     }
 
-    /// The tasks of the whole current assignment set, after every change of it. Tasks not among them must leave.
-    pub fn assign(&mut self, tasks: &BTreeMap<TaskId, Task>, now: Timestamp, out: &mut Effects) {
-        for (id, task) in tasks {
+    /// The whole current assignment set, after every change of it. Tasks not in it must leave.
+    pub fn assign(&mut self, set: &AssignmentSet, now: Timestamp, out: &mut Effects) {
+        for (id, task) in &set.tasks {
             if self.machines.contains_key(id) {
                 if self.differs(id, task) {
                     self.handle(id, TaskEvent::Assigned(Box::new(task.clone())), now, out);
@@ -36,7 +36,12 @@ impl Worker {
                 out.extend(effects.into_iter().map(|effect| (id.clone(), effect)));
             }
         }
-        let gone: Vec<_> = self.machines.keys().filter(|id| !tasks.contains_key(*id)).cloned().collect();
+        for id in &set.left {
+            if self.machines.get(id).is_some_and(|machine| !machine.has_left()) {
+                self.handle(id, TaskEvent::Left, now, out);
+            }
+        }
+        let gone: Vec<_> = self.machines.keys().filter(|id| !set.tasks.contains_key(*id)).cloned().collect();
         for id in gone {
             self.handle(&id, TaskEvent::Withdrawn, now, out);
         }

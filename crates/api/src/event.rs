@@ -24,6 +24,9 @@ pub struct Message {
     /// `local` or `swarm`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub scope: String,
+    /// Ours: where the next request may take up (`/events?cursor=`), at any manager. Only with a scope of `swarm`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cursor: String,
     pub time: i64,
     #[serde(rename = "timeNano")]
     pub time_nano: i64,
@@ -59,6 +62,7 @@ impl Message {
             action: action.to_owned(),
             actor: Actor { id: id.to_owned(), attributes },
             scope: scope.to_owned(),
+            cursor: String::new(),
             time: time.0.div_euclid(1_000_000_000),
             time_nano: time.0,
         }

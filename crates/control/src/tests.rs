@@ -171,9 +171,11 @@ impl World {
         let mut reports: BTreeMap<TaskId, TaskReport> = BTreeMap::new();
         let mut acted = false;
         for (id, host) in self.hosts.iter_mut().filter(|(_, host)| host.up) {
-            let set = assigner.assignments(id);
+            let mut set = assigner.assignments(id);
+            // Here every host's balancers are at once as they should be.
+            set.left = set.tasks.keys().cloned().collect();
             let mut effects = Effects::new();
-            host.worker.assign(&set.tasks, self.now, &mut effects);
+            host.worker.assign(&set, self.now, &mut effects);
             host.worker.due(self.now, &mut effects);
             while !effects.is_empty() {
                 for (task, effect) in std::mem::take(&mut effects) {

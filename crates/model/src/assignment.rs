@@ -3,7 +3,7 @@
 //! `control::dispatch` makes it from a View; the node's RPC carries it, whole at first and as differences after; the agent
 //! turns `tasks` into containers and the rest into a [`crate::plan::HostPlan`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub struct AssignmentSet {
     pub nodes: BTreeMap<NodeId, NodeRecord>,
     pub secrets: BTreeMap<SecretId, Secret>,
     pub configs: BTreeMap<ConfigId, Config>,
+    /// Those of `tasks` that are to stop and are given new connections by no host any more, each host having said so: they
+    /// may have their stop signal.
+    pub left: BTreeSet<TaskId>,
 }
 
 /// One task's address on one network.
@@ -81,6 +84,7 @@ pub struct AssignmentKeys {
     pub nodes: Vec<NodeId>,
     pub secrets: Vec<SecretId>,
     pub configs: Vec<ConfigId>,
+    pub left: Vec<TaskId>,
 }
 
 /// An agent's news about one of its tasks.
@@ -133,6 +137,8 @@ impl AssignmentSet {
             };
         }
         each_table!(table);
+        change.put.left = new.left.difference(&self.left).cloned().collect();
+        change.gone.left = self.left.difference(&new.left).cloned().collect();
         change
     }
 
@@ -143,6 +149,8 @@ impl AssignmentSet {
             };
         }
         each_table!(table);
+        self.left.retain(|task| !change.gone.left.contains(task));
+        self.left.extend(change.put.left);
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Kind {
     NotImplemented,
     /// Our own failure (500).
     Internal,
+    /// It was there and is no more (410).
+    Gone,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,8 @@ pub enum NodeError {
     NotImplemented(&'static str),
     #[error("{0}")]
     Forbidden(String),
+    #[error("{0}")]
+    Gone(String),
     #[error("cannot {operation} {path}")]
     File { operation: &'static str, path: PathBuf, source: io::Error },
     #[error("certificate: {0}")]
@@ -126,6 +130,7 @@ impl NodeError {
             Self::InvalidUnlockKey => Kind::Unauthorized,
             Self::NotImplemented(_) => Kind::NotImplemented,
             Self::Forbidden(_) => Kind::Forbidden,
+            Self::Gone(_) => Kind::Gone,
         }
     }
 

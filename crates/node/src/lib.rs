@@ -42,8 +42,8 @@ pub use config::{
 };
 pub use error::{Kind, NodeError};
 pub use facade::{
-    EventAction, EventKind, LocalState, LogRequest, LogStream, Managers, Node, RegistryAuthFrom, RemoteManager,
-    RotateTokens, ServiceUpdate, SwarmEvent, SwarmInfo, TaskLog,
+    EventAction, EventCursor, EventFeed, EventKind, EventsFrom, LocalState, LogRequest, LogStream, Managers, Node,
+    RegistryAuthFrom, RemoteContainer, RemoteManager, RotateTokens, ServiceUpdate, SwarmEvent, SwarmInfo, TaskLog,
 };
 pub use host::NetSandboxes;
 

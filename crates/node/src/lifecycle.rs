@@ -17,7 +17,6 @@ use skep_model::{ClusterId, Meta, NodeId};
 use skep_net::Net;
 use skep_store::Batch;
 use tokio::net::TcpListener;
-use tokio::sync::broadcast;
 
 use crate::address;
 use crate::agent_loop::{EngineExecutor, Executor};
@@ -26,7 +25,7 @@ use crate::ca::{CertificateFiles, JoinToken, NodeKey, Signer, new_tokens, new_un
 use crate::clock::now;
 use crate::config::{DEFAULT_DATA_PATH_PORT, InitRequest, JoinRequest, NodeConfig};
 use crate::error::{NodeError, Result};
-use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
+use crate::facade::{EventLog, LocalState, RemoteManager, SwarmInfo};
 use crate::gossip::Gossip;
 use crate::lifecycle::locked::Locked;
 use crate::manager::{Manager, ManagerConfig};
@@ -40,8 +39,6 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 /// Docker's `DefaultAddrPool`.
 const DEFAULT_POOL: &str = "10.0.0.0/8";
 const DEFAULT_SUBNET_SIZE: u8 = 24;
-/// Events a slow `docker events` may be behind.
-const EVENTS_KEPT: usize = 1024;
 
 struct Host {
     engine: Engine,
@@ -62,7 +59,8 @@ enum Membership {
 
 pub(crate) struct Inner {
     pub(crate) config: NodeConfig,
-    pub(crate) events: broadcast::Sender<SwarmEvent>,
+    pub(crate) events: Arc<EventLog>,
+    pub(crate) connections: std::sync::Mutex<Option<tokio::sync::mpsc::Receiver<tokio::io::DuplexStream>>>,
     host: Option<Host>,
     executor: Arc<dyn Executor>,
     gossip: Gossip,
@@ -73,8 +71,11 @@ pub(crate) struct Inner {
 
 impl Inner {
     pub(crate) async fn start(config: NodeConfig, engine: Engine, net: Net) -> Result<Arc<Self>> {
-        let executor = Arc::new(EngineExecutor::new(&config, engine.clone(), net.clone()));
-        Self::start_with(config, executor, Some(Host { engine, net })).await
+        let (sender, connections) = tokio::sync::mpsc::channel(1);
+        let executor = Arc::new(EngineExecutor::new(&config, engine.clone(), net.clone(), sender));
+        let inner = Self::start_with(config, executor, Some(Host { engine, net })).await?;
+        *inner.connections.lock().unwrap_or_else(PoisonError::into_inner) = Some(connections);
+        Ok(inner)
     }
 
     /// With another performer of effects: tests have no engine.
@@ -87,7 +88,8 @@ impl Inner {
         let inner = Arc::new(Self {
             certificates: CertificateFiles::new(&config.swarm_dir()),
             config,
-            events: broadcast::channel(EVENTS_KEPT).0,
+            events: Arc::new(EventLog::new()),
+            connections: std::sync::Mutex::default(),
             host,
             executor,
             gossip: Gossip::new(),

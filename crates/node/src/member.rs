@@ -9,17 +9,19 @@ use std::time::Duration;
 use skep_agent::spec::NodeFacts;
 use skep_model::NodeId;
 use skep_model::node::Role;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent_loop::{ARCHITECTURE, Executor, Orders, REMOVED, Session, StatusBoard, WorkerLoop, run_plane};
+use crate::agent_loop::{
+    ARCHITECTURE, Executor, InForce, Orders, REMOVED, Session, StatusBoard, WorkerLoop, run_plane,
+};
 use crate::audit::AuditLog;
 use crate::ca::{CertificateFiles, NodeKey, check_chain};
 use crate::clock::now;
 use crate::config::NodeConfig;
 use crate::error::{NodeError, Result};
-use crate::facade::{LocalState, RemoteManager, SwarmEvent, SwarmInfo};
+use crate::facade::{EventLog, LocalState, RemoteManager, SwarmInfo};
 use crate::gossip::Gossip;
 use crate::manager::{Manager, ManagerConfig};
 use crate::state::{SavedState, StateFiles};
@@ -46,7 +48,7 @@ pub(crate) struct Member {
     wanted_trust: watch::Sender<Option<Trust>>,
     executor: Arc<dyn Executor>,
     orders: watch::Sender<Option<Orders>>,
-    events: broadcast::Sender<SwarmEvent>,
+    events: Arc<EventLog>,
     gossip: Gossip,
     cancel: CancellationToken,
     tasks: TaskTracker,
@@ -62,12 +64,13 @@ impl Member {
         tls: LiveTls,
         manager: Option<Arc<Manager>>,
         executor: Arc<dyn Executor>,
-        events: broadcast::Sender<SwarmEvent>,
+        events: Arc<EventLog>,
         gossip: Gossip,
     ) -> Arc<Self> {
         let node_id = state.node_id.clone();
         let saved = state_files.load_assignments();
-        let remembered = saved.facts.0.map(|facts| Orders { facts, set: Arc::new(saved.set), fresh: false });
+        let remembered =
+            saved.facts.0.map(|facts| Orders { facts, set: Arc::new(saved.set), fresh: false, word: None });
         let (orders, _) = watch::channel(remembered);
         let (managers, _) = watch::channel(state.managers.clone());
         let (connected_sender, connected) = watch::channel(false);
@@ -81,6 +84,7 @@ impl Member {
         let advertised = (state.advertise_given && !state.advertise.ip().is_unspecified())
             .then_some(state.advertise.ip())
             .or(manager.is_some().then_some(state.advertise.ip()));
+        let in_force = watch::Sender::new(InForce::None);
         let session = Session {
             node_id: node_id.clone(),
             tls: tls.clone(),
@@ -89,6 +93,7 @@ impl Member {
             board: board.clone(),
             orders: orders.clone(),
             gossip: gossip.clone(),
+            in_force: in_force.subscribe(),
             answered: answered.clone(),
             managers: managers.clone(),
             connected: connected_sender,
@@ -111,7 +116,9 @@ impl Member {
             answered.subscribe(),
             cancel.clone(),
         ));
-        tasks.spawn(run_plane(node_id, executor.clone(), state_files.clone(), orders.subscribe(), cancel.clone()));
+        let plane =
+            run_plane(node_id, executor.clone(), state_files.clone(), orders.subscribe(), in_force, cancel.clone());
+        tasks.spawn(plane);
         tasks.spawn(session.run(cancel.clone()));
         let listen = state.listen.ip();
         tasks.spawn(gossip.clone().run(state.node_id.clone(), listen, orders.subscribe(), cancel.clone()));

@@ -15,6 +15,7 @@ mod convert;
 mod error;
 mod extract;
 mod listen;
+mod remote;
 mod router;
 mod routes;
 mod serve;

@@ -12,12 +12,15 @@ use hyper::body::Incoming as IncomingBody;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use skep_api::version::{NEWEST, split_path};
 use skep_node::audit;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::error::ApiError;
 use crate::listen::Listener;
+use crate::remote;
 use crate::router::router;
 use crate::state::ServerState;
 
@@ -30,11 +33,12 @@ impl Server {
     /// Serves until `stop`; then takes no more connections, ends streams and waits a little for requests under way.
     pub async fn run(listeners: Vec<Listener>, state: ServerState, stop: CancellationToken) {
         let connections = TaskTracker::new();
-        let app = App { router: router(state.clone()), state: state.clone() };
+        let app = App { router: router(state.clone()), state: state.clone(), for_managers: false };
         let mut loops = tokio::task::JoinSet::new();
         for listener in listeners {
             loops.spawn(accept_loop(listener, app.clone(), stop.clone(), connections.clone()));
         }
+        loops.spawn(answer_managers(state.node().connections(), app.clone(), stop.clone(), connections.clone()));
         while loops.join_next().await.is_some() {}
         state.stop().cancel();
         connections.close();
@@ -60,7 +64,10 @@ async fn accept_loop(listener: Listener, app: App, stop: CancellationToken, conn
                 let (app, stop) = (app.clone(), stop.clone());
                 connections.spawn(async move {
                     match incoming.establish().await {
-                        Ok(connection) => serve(connection, app, stop).await,
+                        Ok(connection) => {
+                            let requester = connection.requester();
+                            serve(connection, requester, app, stop).await;
+                        }
                         Err(error) => tracing::debug!(%error, "connection not established"),
                     }
                 });
@@ -77,10 +84,26 @@ async fn accept_loop(listener: Listener, app: App, stop: CancellationToken, conn
     }
 }
 
+/// Managers ask about the containers here, on connections that the node made; nothing else.
+async fn answer_managers(
+    asking: Option<mpsc::Receiver<DuplexStream>>,
+    app: App,
+    stop: CancellationToken,
+    connections: TaskTracker,
+) {
+    let Some(mut asking) = asking else { return };
+    let app = App { for_managers: true, ..app };
+    while let Some(Some(connection)) = stop.run_until_cancelled(asking.recv()).await {
+        connections.spawn(serve(connection, "a manager of the swarm".into(), app.clone(), stop.clone()));
+    }
+}
+
 /// Serves one connection. hyper's half-close stays off: it is what tells us that a client waiting for a quiet stream is
 /// gone. Hijacked connections are not under hyper any more and half-close by themselves.
-async fn serve(connection: crate::listen::Connection, app: App, stop: CancellationToken) {
-    let requester = connection.requester();
+async fn serve<C>(connection: C, requester: String, app: App, stop: CancellationToken)
+where
+    C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = hyper::service::service_fn(move |request| {
         let (app, requester) = (app.clone(), requester.clone());
         async move { app.answer(request, requester).await }
@@ -106,6 +129,8 @@ async fn serve(connection: crate::listen::Connection, app: App, stop: Cancellati
 struct App {
     router: Router,
     state: ServerState,
+    /// On connections of managers, who ask about containers alone.
+    for_managers: bool,
 }
 
 impl App {
@@ -132,6 +157,17 @@ impl App {
     /// A read is dropped with its connection. A change runs on: a client that goes away in the middle of a create or start
     /// must not leave half of one.
     async fn route(&self, request: Request<Body>, requester: String) -> Response<Body> {
+        let request = if self.for_managers {
+            if !remote::may_be_asked(request.uri().path()) {
+                return ApiError::not_found("page not found").into_response();
+            }
+            request
+        } else {
+            match remote::forward(&self.state, request).await {
+                Ok(response) => return response,
+                Err(request) => request,
+            }
+        };
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let call = self.router.clone().oneshot(request);
         if reads {

@@ -1,14 +1,14 @@
 //! What every route has at hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use skep_engine::Engine;
 use skep_engine::image::ImageStore;
 use skep_engine::volume::VolumeStore;
-use skep_model::Timestamp;
+use skep_model::{NodeId, Timestamp};
 use skep_node::Node;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,6 +46,8 @@ struct Inner {
     node: Node,
     engine: Engine,
     about: About,
+    /// Execs of containers on other nodes that were made through this one, oldest first.
+    execs: Mutex<VecDeque<(String, NodeId)>>,
     /// Ends every stream and hijacked connection.
     stop: CancellationToken,
     /// Work that outlives its connection: hijacked streams, and changes whose client went away half-way.
@@ -56,7 +58,14 @@ impl ServerState {
     pub fn new(node: Node, about: About) -> Self {
         let engine = node.engine().clone();
         Self {
-            inner: Arc::new(Inner { node, engine, about, stop: CancellationToken::new(), work: TaskTracker::new() }),
+            inner: Arc::new(Inner {
+                node,
+                engine,
+                about,
+                execs: Mutex::default(),
+                stop: CancellationToken::new(),
+                work: TaskTracker::new(),
+            }),
         }
     }
 
@@ -66,6 +75,10 @@ impl ServerState {
 
     pub(crate) fn engine(&self) -> &Engine {
         &self.inner.engine
+    }
+
+    pub(crate) fn execs(&self) -> &Mutex<VecDeque<(String, NodeId)>> {
+        &self.inner.execs
     }
 
     pub(crate) fn images(&self) -> &ImageStore {

@@ -59,7 +59,7 @@ impl World {
         let there = &mut self.hosts[host.0];
         let (Some(daemon), Some(set)) = (&mut there.daemon, &there.saved) else { return };
         let mut effects = Effects::new();
-        daemon.agent.worker.assign(&set.tasks, now, &mut effects);
+        daemon.agent.worker.assign(set, now, &mut effects);
         let mut strays = Vec::new();
         if fresh && !std::mem::replace(&mut daemon.agent.strays_removed, true) {
             strays = there.engine.containers.keys().filter(|id| !set.tasks.contains_key(*id)).cloned().collect();

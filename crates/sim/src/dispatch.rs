@@ -12,7 +12,7 @@ use skep_store::{Change, View};
 
 use crate::HostId;
 use crate::host::Host;
-use crate::leader::{Input, steady};
+use crate::leader::{Input, Leader, steady};
 use crate::wire::{Down, Up};
 use crate::world::{Event, World};
 
@@ -80,7 +80,7 @@ impl World {
                     leader.closed.insert(node_id, now);
                 }
             }
-            Up::Heartbeat | Up::Reports(_) | Up::Resync => {
+            Up::Heartbeat | Up::Reports(_) | Up::Applied(_) | Up::Resync => {
                 let Some(leader) = self.leader(host) else { return };
                 let Some(session) = leader.sessions.get_mut(&node_id).filter(|s| s.stream == id) else { return };
                 leader.liveness.heard(&node_id, now);
@@ -92,6 +92,11 @@ impl World {
                         if !reports.is_empty() {
                             self.input(host, Input::Reports(reports));
                         }
+                    }
+                    Up::Applied(sequence) => {
+                        leader.balancers.applied(&node_id, sequence);
+                        leader.has_news = true;
+                        self.dispatch(host);
                     }
                     Up::Resync => {
                         session.needs_all = true;
@@ -127,6 +132,7 @@ impl World {
         leader.closed.remove(&node_id);
         leader.has_news = true;
         let session = Session { stream: id, sent: AssignmentSet::default(), sequence: 0, needs_all: true };
+        leader.balancers.opened(node_id.clone());
         let old = leader.sessions.insert(node_id.clone(), session);
         if let Some(old) = old {
             self.manager_closes(old.stream);
@@ -236,16 +242,23 @@ impl World {
         let Some(leader) = self.leader(host).filter(|l| l.has_news) else { return };
         leader.has_news = false;
         let affected = std::mem::replace(&mut leader.affected, Affected::Nobody);
-        if !leader.sessions.iter().any(|(id, s)| s.needs_all || affected.contains(id)) {
+        let Leader { sessions, balancers, .. } = leader;
+        balancers.retain(|id| sessions.contains_key(id));
+        let due = balancers.due(&view);
+        let wants = |id: &NodeId, s: &Session| s.needs_all || affected.contains(id) || due.contains(id);
+        if !sessions.iter().any(|(id, s)| wants(id, s)) {
             return;
         }
         let mut assigner = Assigner::new(&view);
         let mut messages = Vec::new();
-        for (node_id, session) in &mut leader.sessions {
-            if (session.needs_all || affected.contains(node_id))
-                && view.node(node_id).is_some()
-                && let Some(message) = session.tell(assigner.assignments(node_id))
-            {
+        for (node_id, session) in sessions {
+            if !wants(node_id, session) || view.node(node_id).is_none() {
+                continue;
+            }
+            let mut set = assigner.assignments(node_id);
+            set.left = balancers.left(&view, &set);
+            if let Some(message) = session.tell(set) {
+                balancers.told(node_id, session.sequence, &session.sent);
                 messages.push((session.stream, message));
             }
         }

@@ -79,7 +79,7 @@ fn takes(effect: &Effect, temper: Temper, dice: &mut Dice) -> Duration {
         Effect::Pull => dice.millis(2, 250),
         Effect::Create => dice.millis(5, 40),
         Effect::Start => dice.millis(10, 80),
-        Effect::Stop { grace } if temper == Temper::Stubborn => *grace,
+        Effect::Stop { grace, .. } if temper == Temper::Stubborn => *grace,
         Effect::Stop { .. } => dice.millis(2, 300),
         Effect::Kill | Effect::Remove => dice.millis(2, 20),
         Effect::Wait | Effect::Report(_) | Effect::Forget => Duration::ZERO,

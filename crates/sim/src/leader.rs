@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use skep_control::dispatch::{Affected, Liveness, Patience};
+use skep_control::dispatch::{Affected, Balancers, Liveness, Patience};
 use skep_control::{Ctx, Dirty, membership, split, tick};
 use skep_model::assignment::TaskReport;
 use skep_model::{NodeId, Timestamp};
@@ -58,6 +58,7 @@ pub(crate) struct Leader {
     /// Whose session ended, and when: they should be back soon.
     pub(crate) closed: BTreeMap<NodeId, Duration>,
     pub(crate) affected: Affected,
+    pub(crate) balancers: Balancers,
     /// Somebody's session needs everything, or something was affected.
     pub(crate) has_news: bool,
 }
@@ -81,6 +82,7 @@ impl Leader {
             knocks: BTreeMap::new(),
             closed: BTreeMap::new(),
             affected: Affected::Everybody,
+            balancers: Balancers::default(),
             has_news: true,
         }
     }

@@ -171,6 +171,7 @@ impl World {
                 }
                 self.hosts[host.0].saved = Some(*set);
                 self.take_orders(host, true);
+                self.send_up(id, Up::Applied(results_in));
             }
             Down::Incremental { applies_to, results_in, change } => {
                 let State::Open { have, .. } = &mut line.state else { return };
@@ -184,6 +185,7 @@ impl World {
                     set.apply(*change);
                 }
                 self.take_orders(host, true);
+                self.send_up(id, Up::Applied(results_in));
             }
             Down::Elsewhere(leader) => self.line_ended(host, Ended::Elsewhere(leader)),
             Down::Closed => {

@@ -18,6 +18,8 @@ pub(crate) enum Up {
     Hello,
     Heartbeat,
     Reports(Vec<TaskReport>),
+    /// Balancers are as this message said.
+    Applied(u64),
     Resync,
     Closed,
 }

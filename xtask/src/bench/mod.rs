@@ -5,6 +5,7 @@
 
 mod api;
 mod cluster;
+mod drops;
 mod lab;
 mod services;
 mod soak;
@@ -25,6 +26,8 @@ enum Part {
     Services,
     /// Three managers: leaders and hosts killed, writes, reads, a restart with 10,000 tasks
     Cluster,
+    /// Requests lost in updates, scaling down and drain, at 1,000 a second; skep only
+    Drops,
     /// Nodes wrongly taken for dead, idle and under packet loss; takes twice --minutes
     Soak,
 }
@@ -82,6 +85,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         if peer.is_some() {
             cluster::measure(&skep, "peer", peer, options.kills.min(3), &tar, &mut theirs)?;
         }
+    }
+    if wanted(Part::Drops) {
+        drops::measure(&skep, &mut ours)?;
     }
     if wanted(Part::Soak) {
         soak::measure(&skep, options.minutes, &mut ours)?;

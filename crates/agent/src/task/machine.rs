@@ -6,7 +6,10 @@ use skep_model::Timestamp;
 use skep_model::service::PortConfig;
 use skep_model::task::{ContainerStatus, DEFAULT_STOP_GRACE_PERIOD, Task, TaskState, TaskStatus};
 
-use super::{ContainerFacts, Effect, Exit, Health, KILL_MARGIN, Observation, RETRY_DELAY, Started, TaskEvent};
+use super::{
+    ContainerFacts, DRAIN, Effect, Exit, Health, KILL_MARGIN, LEAVE_TIMEOUT, Observation, RETRY_DELAY, Started,
+    TaskEvent,
+};
 
 /// Where the container is, as far as this machine knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ enum Phase {
     Starting,
     /// Started; with a health check perhaps not yet healthy.
     Up,
+    /// To be stopped once no host gives it new connections.
+    Leaving,
     Stopping,
     /// No process and never again; the container may still be there, for its logs.
     Ended,
@@ -33,6 +38,10 @@ pub struct TaskMachine {
     task: Task,
     phase: Phase,
     withdrawn: bool,
+    /// It ran, where hosts could give it connections.
+    served: bool,
+    /// No host gives it new connections any more.
+    left: bool,
     container_id: String,
     /// Found unhealthy: why it is being stopped.
     unhealthy: bool,
@@ -45,6 +54,8 @@ impl TaskMachine {
             task,
             phase: Phase::Observing,
             withdrawn: false,
+            served: false,
+            left: false,
             container_id: String::new(),
             unhealthy: false,
             wake_at: None,
@@ -54,6 +65,10 @@ impl TaskMachine {
     /// The task with the status as last reported from here.
     pub fn task(&self) -> &Task {
         &self.task
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.left
     }
 
     pub fn container_id(&self) -> &str {
@@ -75,6 +90,10 @@ impl TaskMachine {
             TaskEvent::Assigned(task) => self.reassigned(*task, now, out),
             TaskEvent::Withdrawn => {
                 self.withdrawn = true;
+                self.settle(now, out);
+            }
+            TaskEvent::Left => {
+                self.left = true;
                 self.settle(now, out);
             }
             TaskEvent::Observed(observation) => self.observed(observation, now, out),
@@ -105,6 +124,10 @@ impl TaskMachine {
         self.withdrawn || task.desired_state > self.task.desired_state || task.status.state > self.task.status.state
     }
 
+    fn may_have_clients(&self) -> bool {
+        self.served && !self.left && !self.withdrawn
+    }
+
     fn must_stop(&self) -> bool {
         self.withdrawn || !self.task.is_wanted()
     }
@@ -121,8 +144,13 @@ impl TaskMachine {
                 out.push(Effect::Start);
             }
             Phase::Ready => {}
+            Phase::Up if self.must_stop() && self.may_have_clients() => {
+                self.phase = Phase::Leaving;
+                self.wake_at = Some(now.plus(LEAVE_TIMEOUT));
+            }
             Phase::Up if self.must_stop() => self.stop(now, out),
-            Phase::Up | Phase::Stopping => {}
+            Phase::Leaving if !self.may_have_clients() => self.stop(now, out),
+            Phase::Up | Phase::Leaving | Phase::Stopping => {}
             Phase::Ended if self.withdrawn => {
                 self.phase = Phase::Removing;
                 out.push(Effect::Remove);
@@ -133,9 +161,10 @@ impl TaskMachine {
 
     fn stop(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
         let grace = self.grace();
+        let drain = if self.served && !self.withdrawn && !self.unhealthy { DRAIN } else { Duration::ZERO };
         self.phase = Phase::Stopping;
-        self.wake_at = Some(now.plus(grace).plus(KILL_MARGIN));
-        out.push(Effect::Stop { grace });
+        self.wake_at = Some(now.plus(drain).plus(grace).plus(KILL_MARGIN));
+        out.push(Effect::Stop { drain, grace });
     }
 
     fn grace(&self) -> Duration {
@@ -242,9 +271,14 @@ impl TaskMachine {
         if started.has_health_check {
             self.report(TaskState::Starting, "starting", "", now, out);
         } else {
-            self.report(TaskState::Running, "started", "", now, out);
+            self.runs(now, out);
         }
         self.settle(now, out);
+    }
+
+    fn runs(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        self.served = !self.task.networks.is_empty();
+        self.report(TaskState::Running, "started", "", now, out);
     }
 
     fn health(&mut self, health: Health, now: Timestamp, out: &mut Vec<Effect>) {
@@ -253,7 +287,7 @@ impl TaskMachine {
         }
         match health {
             Health::Starting => {}
-            Health::Healthy => self.report(TaskState::Running, "started", "", now, out),
+            Health::Healthy => self.runs(now, out),
             Health::Unhealthy => {
                 self.unhealthy = true;
                 self.stop(now, out);
@@ -264,7 +298,7 @@ impl TaskMachine {
     fn exited(&mut self, exit: &Exit, now: Timestamp, out: &mut Vec<Effect>) {
         match self.phase {
             // `Exited` may overtake `Started`.
-            Phase::Starting | Phase::Up | Phase::Stopping => {}
+            Phase::Starting | Phase::Up | Phase::Leaving | Phase::Stopping => {}
             Phase::Observing
             | Phase::Pulling
             | Phase::Creating
@@ -323,6 +357,7 @@ impl TaskMachine {
         self.wake_at = None;
         match self.phase {
             Phase::Observing => out.push(Effect::Observe),
+            Phase::Leaving => self.stop(now, out),
             Phase::Stopping => {
                 self.wake_at = Some(now.plus(KILL_MARGIN));
                 out.push(Effect::Kill);

@@ -3,7 +3,7 @@
 //! ```text
 //!  observe -> accepted -> preparing(pull, create) -> ready -> starting -> running -> complete | failed
 //!                 \____________ rejected                 \________ failed
-//!  desired shutdown: stop, kill after the grace period -> shutdown;  withdrawn: the same, then remove -> forget
+//!  desired shutdown: wait until no host gives it new connections, stop, kill after the grace period -> shutdown;  withdrawn: the same, then remove -> forget
 //! ```
 //!
 //! Decides one step at a time; the caller performs the effects in order and feeds back what became of them. A machine is made
@@ -16,7 +16,7 @@ mod tests;
 use std::time::Duration;
 
 use skep_model::Timestamp;
-use skep_model::service::PortConfig;
+use skep_model::service::{PortConfig, Protocol, PublishMode};
 use skep_model::task::{Task, TaskStatus};
 
 pub use machine::TaskMachine;
@@ -76,6 +76,8 @@ pub enum TaskEvent {
     Assigned(Box<Task>),
     /// It is not among the assignments any more: it must leave the host.
     Withdrawn,
+    /// No host gives it new connections any more.
+    Left,
     Observed(Observation),
     Pulled(Result<(), String>),
     /// The container's id.
@@ -99,12 +101,13 @@ pub enum Effect {
     Pull,
     /// Make the container as [`crate::spec`] says; answer `Created`.
     Create,
-    /// Answer `Started`; and `Exited`, `HealthChanged` when they happen (this includes a watch).
+    /// Answer `Started`, once it listens on one of [`ports_awaited`] or after [`LISTEN_TIMEOUT`]; and `Exited`, `HealthChanged` when they happen (this includes a watch).
     Start,
     /// Watch a container that was found running: `Exited` and `HealthChanged` when they happen, also if it already has.
     Wait,
-    /// Send the stop signal, and SIGKILL after the grace period; the end shows as `Exited`.
-    Stop { grace: Duration },
+    /// Let connections under way end, for no longer than `drain`; then send the stop signal, and SIGKILL after the grace
+    /// period. The end shows as `Exited`.
+    Stop { drain: Duration, grace: Duration },
     /// SIGKILL.
     Kill,
     /// Remove the container and what belongs to it, running or not; none is fine too. Answer `Removed`.
@@ -117,8 +120,24 @@ pub enum Effect {
 
 /// How long after a failed look or removal it is tried again.
 pub(crate) const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long a task waits for all hosts to say that they give it no new connections. As long as a silent host may be thought
+/// merely slow: by then one that has not answered has been called down, and is not waited for; also if the leader changed
+/// meanwhile.
+pub(crate) const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long connections under way have to end before the stop signal, which not every program answers by finishing them.
+/// Idle ones that are kept open do not end: what the program does with those is its own affair.
+pub(crate) const DRAIN: Duration = Duration::from_secs(1);
+/// Without a health check a task that publishes ports runs when it listens on one of them, or after this: connections it is
+/// given before would be refused.
+pub const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after the grace period a container that did not end is killed by us.
 pub(crate) const KILL_MARGIN: Duration = Duration::from_secs(5);
+
+/// The TCP ports that connections from the mesh come to; datagrams cannot be seen to be waited for.
+pub fn ports_awaited(task: &Task) -> Vec<u16> {
+    let awaited = |p: &&PortConfig| p.mode == PublishMode::Ingress && p.protocol == Protocol::Tcp;
+    task.ports.iter().filter(awaited).map(|p| p.target_port).collect()
+}
 
 /// The earlier of two moments, where none is never.
 pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_model::Timestamp;
-use skep_model::task::{Task, TaskState};
+use skep_model::task::{DEFAULT_STOP_GRACE_PERIOD, NetworkAttachment, Task, TaskState};
 
 use super::*;
 use crate::spec::tests::task;
@@ -28,7 +28,8 @@ fn words(effects: &[Effect]) -> String {
         Effect::Create => "create".into(),
         Effect::Start => "start".into(),
         Effect::Wait => "wait".into(),
-        Effect::Stop { grace } => format!("stop({})", grace.as_secs()),
+        Effect::Stop { drain, grace } if drain.is_zero() => format!("stop({})", grace.as_secs()),
+        Effect::Stop { drain, grace } => format!("drain({}) stop({})", drain.as_secs(), grace.as_secs()),
         Effect::Kill => "kill".into(),
         Effect::Remove => "remove".into(),
         Effect::Forget => "forget".into(),
@@ -228,4 +229,85 @@ fn answers_that_come_late_are_passed_over() {
         .check(exited(0), "complete:finished")
         .check(exited(1), "")
         .check(started(false), "");
+}
+
+fn with_clients() -> Stage {
+    let attachment = NetworkAttachment {
+        network_id: "ingress".parse().unwrap(),
+        address: "10.0.0.7/24".parse().unwrap(),
+        aliases: Vec::new(),
+    };
+    stage(|t| t.networks = vec![attachment])
+}
+
+#[test]
+fn a_task_with_clients_is_stopped_when_no_host_gives_it_any() {
+    let mut stage = with_clients();
+    stage.running();
+    let shutdown = stage.desire(TaskState::Shutdown);
+    stage.check(shutdown, "").check(TaskEvent::Left, "drain(1) stop(10)");
+    assert_eq!(stage.machine.wake_at(), Some(NOW.plus(DRAIN + DEFAULT_STOP_GRACE_PERIOD + KILL_MARGIN)));
+    stage.check(TaskEvent::Left, "").check(exited(143), "shutdown:shutdown");
+}
+
+#[test]
+fn a_host_that_never_says_so_holds_nobody_up_for_ever() {
+    let mut stage = with_clients();
+    stage.running();
+    let shutdown = stage.desire(TaskState::Shutdown);
+    stage.check(shutdown, "").check(TaskEvent::Due, "");
+    assert_eq!(stage.machine.wake_at(), Some(NOW.plus(LEAVE_TIMEOUT)));
+    stage.now = NOW.plus(LEAVE_TIMEOUT);
+    stage.check(TaskEvent::Due, "drain(1) stop(10)");
+}
+
+#[test]
+fn what_ends_unhealthy_or_by_itself_or_is_withdrawn_waits_for_nobody() {
+    let mut stage = with_clients();
+    stage.running().check(TaskEvent::HealthChanged(Health::Unhealthy), "stop(10)");
+    with_clients().running().check(TaskEvent::Withdrawn, "stop(10)");
+    let mut stage = with_clients();
+    stage.running();
+    let shutdown = stage.desire(TaskState::Shutdown);
+    stage.check(shutdown, "").check(exited(1), "shutdown:shutdown");
+    let mut stage = with_clients();
+    stage.running();
+    let shutdown = stage.desire(TaskState::Shutdown);
+    stage.check(shutdown, "").check(TaskEvent::Withdrawn, "stop(10)");
+}
+
+#[test]
+fn what_was_never_healthy_has_no_clients() {
+    let mut stage = with_clients();
+    stage
+        .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
+        .check(TaskEvent::Pulled(Ok(())), "create")
+        .check(TaskEvent::Created(Ok("c1".into())), "ready:prepared, starting:starting, start")
+        .check(started(true), "");
+    let shutdown = stage.desire(TaskState::Shutdown);
+    stage.check(shutdown, "stop(10)");
+}
+
+#[test]
+fn rejected_by_a_manager_while_it_runs_it_leaves_like_any_other() {
+    let mut stage = with_clients();
+    stage.running();
+    let mut task = Task { desired_state: TaskState::Shutdown, ..stage.machine.task().clone() };
+    task.status.state = TaskState::Rejected;
+    stage.check(TaskEvent::Assigned(Box::new(task)), "").check(TaskEvent::Left, "drain(1) stop(10)");
+}
+
+#[test]
+fn what_the_mesh_sends_connections_to_is_waited_for() {
+    let port = |target_port, mode, protocol| PortConfig { target_port, mode, protocol, ..PortConfig::default() };
+    let mut stage = stage(|_| {});
+    stage.machine = TaskMachine::new(Task {
+        ports: vec![
+            port(80, PublishMode::Ingress, Protocol::Tcp),
+            port(53, PublishMode::Ingress, Protocol::Udp),
+            port(22, PublishMode::Host, Protocol::Tcp),
+        ],
+        ..stage.machine.task().clone()
+    });
+    assert_eq!(ports_awaited(stage.machine.task()), [80]);
 }

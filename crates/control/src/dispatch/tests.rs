@@ -1,5 +1,6 @@
 //! Who is told what, and who is given up.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_model::node::NodeState;
@@ -9,7 +10,7 @@ use skep_model::task::{FileTarget, Placement, SecretReference, TaskState, TaskSt
 use skep_model::{Labels, Meta, NodeId, Timestamp};
 use skep_store::{Batch, Change, Store};
 
-use super::{Affected, Gossip, Knock, Liveness, Patience, assignments};
+use super::{Affected, Balancers, Gossip, Knock, Liveness, Patience, assignments};
 use crate::tests::{World, node_id, replicas};
 
 fn publish(s: &mut ServiceSpec) {
@@ -210,4 +211,119 @@ fn a_new_leader_gives_up_at_once_only_whom_its_peers_have_lost() {
     assert_eq!(down(&liveness, MS(700)), [node_id("n1")]);
     assert_eq!(down(&liveness, MS(4999)), [node_id("n1")]);
     assert_eq!(down(&liveness, MS(5000)), [node_id("n1"), node_id("n3")]);
+}
+
+/// Three hosts with a session each, and what they were told last.
+struct Told {
+    balancers: Balancers,
+    sequence: BTreeMap<NodeId, u64>,
+}
+
+impl Told {
+    fn new(world: &World) -> Self {
+        let mut told = Self { balancers: Balancers::default(), sequence: BTreeMap::new() };
+        for node in ["n1", "n2", "n3"] {
+            told.open(node);
+        }
+        told.tell(world);
+        told
+    }
+
+    fn open(&mut self, node: &str) {
+        self.balancers.opened(node_id(node));
+        self.sequence.insert(node_id(node), 0);
+    }
+
+    fn tell(&mut self, world: &World) {
+        for (node, sequence) in &mut self.sequence {
+            let mut set = assignments(world.view(), node);
+            set.left = self.balancers.left(world.view(), &set);
+            *sequence += 1;
+            self.balancers.told(node, *sequence, &set);
+        }
+    }
+
+    fn says(&mut self, node: &str) -> &mut Self {
+        let sequence = self.sequence[&node_id(node)];
+        self.balancers.applied(&node_id(node), sequence);
+        self
+    }
+
+    /// Tasks of the node that may have their stop signal.
+    fn left(&self, world: &World, node: &str) -> usize {
+        self.balancers.left(world.view(), &assignments(world.view(), &node_id(node))).len()
+    }
+}
+
+/// A service of two tasks on n1 and n2, published, and everybody knows; then one of them is to stop.
+fn stopping_on_n1() -> (World, Told) {
+    let mut world = World::new(3);
+    let web = world.create("web", |s| {
+        publish(s);
+        replicas(s, 3);
+    });
+    world.settle();
+    let mut told = Told::new(&world);
+    told.says("n1").says("n2").says("n3");
+    let task = world.tasks(&web).into_iter().find(|t| t.node_id == Some(node_id("n1"))).unwrap();
+    world.apply(vec![Change::SetTaskDesired { task_id: task.id.clone(), desired_state: TaskState::Shutdown }]);
+    (world, told)
+}
+
+#[test]
+fn a_task_may_stop_when_every_host_said_that_it_gives_it_no_connections() {
+    let (world, mut told) = stopping_on_n1();
+    assert_eq!(told.left(&world, "n1"), 0, "nobody was told yet");
+    told.tell(&world);
+    told.says("n1").says("n3");
+    assert_eq!((told.left(&world, "n1"), told.balancers.due(world.view()).len()), (0, 0), "n2 has not said so");
+    told.says("n2");
+    assert_eq!(told.balancers.due(world.view()), [node_id("n1")].into());
+    assert_eq!(told.left(&world, "n1"), 1);
+    told.tell(&world);
+    assert!(told.balancers.due(world.view()).is_empty(), "it knows");
+}
+
+#[test]
+fn what_was_said_of_earlier_messages_counts_for_nothing_later() {
+    let (world, mut told) = stopping_on_n1();
+    let before = told.sequence[&node_id("n2")];
+    told.tell(&world);
+    told.says("n1").says("n3");
+    told.balancers.applied(&node_id("n2"), before);
+    assert_eq!(told.left(&world, "n1"), 0);
+    told.says("n2");
+    // A message more changes nothing about it.
+    told.tell(&world);
+    assert_eq!(told.left(&world, "n1"), 1);
+}
+
+#[test]
+fn a_host_that_comes_back_is_waited_for_until_it_has_spoken_and_one_that_is_down_is_not() {
+    let (mut world, mut told) = stopping_on_n1();
+    told.tell(&world);
+    told.says("n1").says("n2").says("n3");
+    told.open("n2");
+    assert_eq!(told.left(&world, "n1"), 0, "what n2 does is not known");
+    told.tell(&world);
+    assert_eq!(told.left(&world, "n1"), 0);
+    told.says("n2");
+    assert_eq!(told.left(&world, "n1"), 1);
+    // Another leader has heard of nobody.
+    let mut next = Told { balancers: Balancers::default(), sequence: BTreeMap::new() };
+    next.open("n1");
+    next.open("n2");
+    next.tell(&world);
+    next.says("n1").says("n2");
+    assert_eq!(next.left(&world, "n1"), 0, "n3 is silent");
+    world.kill("n3");
+    assert_eq!(next.left(&world, "n1"), 1);
+}
+
+#[test]
+fn nobody_waits_for_the_clients_of_a_service_that_is_removed() {
+    let (mut world, told) = stopping_on_n1();
+    let web = world.view().services().next().unwrap().id.clone();
+    world.apply(vec![Change::RemoveService { service_id: web }]);
+    assert_eq!(told.left(&world, "n1"), 1);
 }

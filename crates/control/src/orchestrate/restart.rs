@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use skep_model::Timestamp;
-use skep_model::service::Service;
+use skep_model::service::{Service, UpdateOrder};
 use skep_model::task::{DEFAULT_RESTART_DELAY, RestartCondition, RestartPolicy, Task, TaskState};
 use skep_store::{SlotKey, View};
 
@@ -37,7 +37,10 @@ impl Desk<'_> {
     }
 
     fn replace(&mut self, service: &Service, slot: &Slot, old: &Task) {
-        self.desire(&old.id, TaskState::Shutdown);
+        let starts_first = self.starts_first(service, slot, old);
+        if !starts_first {
+            self.desire(&old.id, TaskState::Shutdown);
+        }
         // A global service's place is its node: without the node there is no place.
         let has_place = match &slot.key {
             SlotKey::Slot(_) => true,
@@ -59,12 +62,22 @@ impl Desk<'_> {
                 let start_after = self.plan.now().plus(delay);
                 How { restart: true, start_after: Some(start_after), ..How::after(&old.id) }
             }
-        } else if on_lost_node(self.plan.view(), old) {
+        } else if starts_first || on_lost_node(self.plan.view(), old) {
             How::at_once()
         } else {
             How::after(&old.id)
         };
         self.create(service, &slot.key, how);
+    }
+
+    /// Of a node that is being drained: a task goes on until another runs in its place, if that is how its service is
+    /// updated. (Then the update's `retire_old` stops it.) One that must not run twice has to stop first all the same.
+    fn starts_first(&self, service: &Service, slot: &Slot, old: &Task) -> bool {
+        service.spec.update.is_some_and(|u| u.order == UpdateOrder::StartFirst)
+            && matches!(slot.key, SlotKey::Slot(_))
+            && old.status.state == TaskState::Running
+            && !on_lost_node(self.plan.view(), old)
+            && !self.fenced
     }
 
     fn should_restart(&self, service: &Service, slot: &Slot, old: &Task) -> bool {

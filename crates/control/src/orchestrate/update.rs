@@ -15,7 +15,7 @@ use skep_store::{Change, SlotKey};
 
 use super::global::takes_new;
 use super::slot::{Slot, ended_by_itself, slots};
-use super::{Desk, How};
+use super::{Desk, How, may_keep};
 
 /// Where a slot stands.
 enum Progress {
@@ -95,7 +95,11 @@ impl Desk<'_> {
     /// Where a new task runs, the others of its slot have done their duty.
     fn retire_old(&mut self, service: &Service, slots: &[&Slot]) {
         for slot in slots {
-            let runs = |t: &&Arc<Task>| t.spec_version == service.spec_version && t.status.state == TaskState::Running;
+            // What runs on a node that is drained does its duty until another can.
+            let stays = |t: &Task| t.node_id.as_ref().is_some_and(|id| may_keep(self.plan.view().node(id)));
+            let runs = |t: &&Arc<Task>| {
+                t.spec_version == service.spec_version && t.status.state == TaskState::Running && stays(t)
+            };
             if let Some(kept) = slot.live().filter(runs).last() {
                 let others: Vec<_> = slot.live().filter(|t| t.id != kept.id).map(|t| t.id.clone()).collect();
                 others.iter().for_each(|id| self.desire(id, TaskState::Shutdown));

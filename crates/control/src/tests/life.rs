@@ -136,6 +136,32 @@ fn a_drained_node_hands_its_tasks_over_and_a_paused_one_keeps_them() {
 }
 
 #[test]
+fn drained_the_replacement_starts_first_if_updates_do() {
+    for order in [UpdateOrder::StopFirst, UpdateOrder::StartFirst] {
+        let mut world = World::new(3);
+        let web = world.create("web", |s| {
+            replicas(s, 3);
+            s.update = Some(UpdateConfig { order, ..UpdateConfig::default() });
+        });
+        world.settle();
+        let drained = |world: &World| {
+            let on_n1 = |t: &&Task| t.node_id == Some(node_id("n1")) && t.desired_state == TaskState::Running;
+            world.running(&web).iter().filter(on_n1).count()
+        };
+        // Nobody can take its place yet.
+        world.availability("n2", Availability::Pause);
+        world.availability("n3", Availability::Pause);
+        world.availability("n1", Availability::Drain);
+        world.settle();
+        assert_eq!(drained(&world), usize::from(order == UpdateOrder::StartFirst), "{order:?}");
+        world.availability("n2", Availability::Active);
+        world.pass(secs(1));
+        assert_eq!(world.spread(&web), "n2:2 n3:1", "{order:?}");
+        assert_eq!(world.tasks(&web).iter().filter(|t| t.is_live()).count(), 3);
+    }
+}
+
+#[test]
 fn a_task_that_ends_is_restarted_after_the_delay() {
     let mut world = World::new(1);
     let web = world.create("web", |s| s.task.restart = restart(RestartCondition::Any, 5, 0));

@@ -53,6 +53,8 @@ struct Mesh {
 pub(super) struct Outcome {
     pub(super) changes: usize,
     pub(super) failures: Vec<String>,
+    /// The balancers' rules could not be put in force.
+    pub(super) misdirected: bool,
     pub(super) balancers: Changed,
 }
 
@@ -109,7 +111,10 @@ impl Container {
         outcome.failures.extend(self.update_way_out());
         match self.commit() {
             Ok(changes) => outcome.changes += changes,
-            Err(error) => outcome.failures.push(super::chain_of(&error)),
+            Err(error) => {
+                outcome.misdirected = true;
+                outcome.failures.push(super::chain_of(&error));
+            }
         }
         outcome
     }
@@ -134,6 +139,10 @@ impl Container {
         let overlay = plan.overlays.get(network)?;
         let (gateway, subnet) = (overlay.gateway?, overlay.subnet?);
         Some(Mesh { ifname: connection.ifname.clone(), gateway, subnet, nodes: super::node_macs(ingress) })
+    }
+
+    pub(super) fn forget_way_out(&mut self) {
+        self.way_out = None;
     }
 
     fn update_way_out(&mut self) -> Option<String> {

@@ -79,6 +79,8 @@ pub struct ApplyReport {
     pub changes: usize,
     /// What is not as the plan wants it, in words for the log.
     pub failures: Vec<String>,
+    /// Some balancer's rules are not the plan's: connections may still be given to whom the plan does not name.
+    pub misdirected: bool,
 }
 
 /// Errors of connecting a container.
@@ -145,6 +147,13 @@ impl Dataplane {
     pub async fn connect(&self, attachment: &Attachment) -> Result<Attached, DataplaneError> {
         let attachment = attachment.clone();
         self.blocking(move |state| state.connect(&attachment)).await
+    }
+
+    /// The container has another default route: answers to datagrams of the mesh go by it. A flow that comes before it is
+    /// known would never be answered, since the kernel decides but once where a flow goes.
+    pub async fn routed(&self, container_id: &ContainerId) {
+        let container_id = container_id.clone();
+        self.blocking(move |state| state.routed(&container_id)).await;
     }
 
     /// Takes the interface and the balancers away. Succeeds when there is nothing to take.
@@ -298,6 +307,7 @@ impl State {
         for (id, container) in &mut self.containers {
             let outcome = container.update(&self.plan, self.config.source_mode);
             report.add((outcome.changes, outcome.failures));
+            report.misdirected |= outcome.misdirected;
             changed.insert(id.clone(), outcome.balancers);
         }
         changed
@@ -343,6 +353,7 @@ impl State {
         let Some((_, mesh)) = &mut self.mesh else { return BTreeSet::new() };
         let update = mesh.update(host, overlay, plan, self.config.source_mode);
         report.add((update.changes, update.failures));
+        report.misdirected |= update.misdirected;
         update.dropped
     }
 
@@ -399,6 +410,14 @@ impl State {
         match outcome.failures.into_iter().next() {
             None => Ok(attached),
             Some(failure) => Err(kernel("balance the services of", io::Error::other(failure))),
+        }
+    }
+
+    fn routed(&mut self, container_id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(container_id) else { return };
+        container.forget_way_out();
+        for failure in container.update(&self.plan, self.config.source_mode).failures {
+            tracing::warn!(%failure, "a container's way back into the mesh is not as it should be");
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Mesh {
 pub struct MeshUpdate {
     pub changes: usize,
     pub failures: Vec<String>,
+    /// The rules could not be put in force.
+    pub misdirected: bool,
     /// Backends that take no more datagrams.
     pub dropped: BTreeSet<Ipv4Addr>,
 }
@@ -97,7 +99,10 @@ impl Mesh {
         update.dropped = self.rules.update(&mut self.wanted, &plan.ports);
         match self.commit() {
             Ok(changes) => update.changes += changes,
-            Err(error) => update.failures.push(crate::dataplane::chain_of(&error)),
+            Err(error) => {
+                update.misdirected = true;
+                update.failures.push(crate::dataplane::chain_of(&error));
+            }
         }
         update
     }

@@ -254,6 +254,7 @@ impl Host {
         })
         .await
         .context(|| format!("set the default route of container {}", record.request.container_name))?;
+        self.dataplane.routed(record.container()).await;
         self.publish(record, wanted.as_ref())
     }
 

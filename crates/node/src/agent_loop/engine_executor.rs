@@ -21,6 +21,7 @@ use skep_model::service::{PortConfig, Protocol, PublishMode};
 use skep_model::task::Task;
 use skep_model::{Labels, TaskId};
 use skep_net::Net;
+use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use super::executor::{Executor, LogLine, LogLines, Surroundings};
@@ -37,12 +38,14 @@ pub(crate) struct EngineExecutor {
     labels: Labels,
     generic_resources: Vec<GenericResource>,
     version: String,
+    connections: mpsc::Sender<DuplexStream>,
     /// One pull of an image at a time: the others find it there.
     pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl EngineExecutor {
-    pub(crate) fn new(config: &NodeConfig, engine: Engine, net: Net) -> Self {
+    /// `connections` is where those of managers to the API of this host's containers go.
+    pub(crate) fn new(config: &NodeConfig, engine: Engine, net: Net, connections: mpsc::Sender<DuplexStream>) -> Self {
         Self {
             engine,
             net,
@@ -50,6 +53,7 @@ impl EngineExecutor {
             labels: config.labels.clone(),
             generic_resources: config.generic_resources.clone(),
             version: config.engine_version.clone(),
+            connections,
             pulls: Mutex::default(),
         }
     }
@@ -235,6 +239,14 @@ impl Executor for EngineExecutor {
         })
     }
 
+    async fn listening(&self, container_id: &str, ports: &[u16], at_most: Duration) {
+        let running = || self.engine.inspect(container_id).ok().filter(|r| r.state.status == Status::Running);
+        let checked = |record: &ContainerRecord| record.state.health.is_some();
+        if let Some(record) = running().filter(|r| !checked(r)) {
+            super::sockets::listening(record.state.pid, ports, at_most, || running().is_some()).await;
+        }
+    }
+
     async fn watch(&self, container_id: &str, events: mpsc::Sender<TaskEvent>) {
         let (_, mut happened) = self.engine.events().subscribe(None);
         let wait = self.engine.wait(container_id, WaitCondition::NotRunning);
@@ -267,7 +279,12 @@ impl Executor for EngineExecutor {
         let _ = events.send(TaskEvent::Exited(exit)).await;
     }
 
-    async fn stop(&self, container_id: &str, grace: Duration) -> Result<(), String> {
+    async fn stop(&self, container_id: &str, drain: Duration, grace: Duration) -> Result<(), String> {
+        if !drain.is_zero()
+            && let Ok(record) = self.engine.inspect(container_id)
+        {
+            super::sockets::quiet(record.state.pid, drain).await;
+        }
         let timeout_secs = i64::try_from(grace.as_secs_f64().ceil() as u64).ok();
         match self.engine.stop(container_id, StopOptions { timeout_secs, signal: None }).await {
             Err(error) if !already(&error) => Err(error.to_string()),
@@ -311,11 +328,16 @@ impl Executor for EngineExecutor {
         }
     }
 
-    async fn apply(&self, plan: &HostPlan) {
+    async fn apply(&self, plan: &HostPlan) -> bool {
         let report = self.net.apply(plan).await;
         for problem in &report.failures {
             tracing::warn!(?problem, "the data plane is not all as it should be");
         }
+        !report.misdirected
+    }
+
+    async fn serve(&self, connection: DuplexStream) {
+        let _ = self.connections.send(connection).await;
     }
 
     async fn logs(&self, task: &TaskId, request: &LogRequest) -> Result<LogLines, String> {

@@ -13,6 +13,7 @@ use skep_model::plan::HostPlan;
 use skep_model::secret::{Config, Secret};
 use skep_model::task::Task;
 use skep_model::{ConfigId, NetworkId, SecretId, ServiceId, TaskId, Timestamp};
+use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 
 use crate::facade::LogRequest;
@@ -44,9 +45,12 @@ pub(crate) trait Executor: Send + Sync + 'static {
     async fn pull(&self, task: &Task) -> Result<(), String>;
     async fn create(&self, task: &Task, around: &Surroundings) -> Result<String, String>;
     async fn start(&self, task: &Task, container_id: &str) -> Result<Started, String>;
+    /// Returns when a container that has no health check listens on one of the ports, has ended, or after `at_most`.
+    async fn listening(&self, container_id: &str, ports: &[u16], at_most: Duration);
     /// Sends `HealthChanged` as it happens and `Exited` at last, also if that was before the call.
     async fn watch(&self, container_id: &str, events: mpsc::Sender<TaskEvent>);
-    async fn stop(&self, container_id: &str, grace: Duration) -> Result<(), String>;
+    /// Before the stop signal, connections under way have up to `drain` to end.
+    async fn stop(&self, container_id: &str, drain: Duration, grace: Duration) -> Result<(), String>;
     async fn kill(&self, container_id: &str) -> Result<(), String>;
     /// It is killed once this host has been up for so long, unless a later lease comes first; whatever becomes of the daemon.
     async fn lease(&self, container_id: &str, until: Duration) -> Result<(), String>;
@@ -55,6 +59,9 @@ pub(crate) trait Executor: Send + Sync + 'static {
     async fn found(&self) -> Vec<TaskId>;
     /// Removes the container of a task nobody knows any more.
     async fn remove_stray(&self, task: &TaskId) -> Result<(), String>;
-    async fn apply(&self, plan: &HostPlan);
+    /// Whether new connections now go only where the plan says.
+    async fn apply(&self, plan: &HostPlan) -> bool;
+    /// A manager's connection to the API of the containers here.
+    async fn serve(&self, connection: DuplexStream);
     async fn logs(&self, task: &TaskId, request: &LogRequest) -> Result<LogLines, String>;
 }

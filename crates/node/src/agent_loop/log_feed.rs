@@ -40,6 +40,12 @@ impl LogFeeds {
         self.by_id.insert(id, self.feeds.spawn(feed));
     }
 
+    /// Not a log, but asked for and ended in the same way.
+    pub(super) fn reach(&mut self, id: u64) {
+        while self.feeds.try_join_next().is_some() {}
+        self.feeds.spawn(super::reached::answer(self.executor.clone(), self.connection.clone(), id));
+    }
+
     pub(super) fn stop(&mut self, id: u64) {
         if let Some(feed) = self.by_id.remove(&id) {
             feed.abort();
@@ -61,7 +67,8 @@ async fn feed(executor: Arc<dyn Executor>, connection: Connection, node_id: Node
                 let mut lines = match executor.logs(&task_id, &request).await {
                     Ok(lines) => lines,
                     Err(error) => {
-                        let _ = parts.send(pack(&LogPart::Failed(format!("task {task_id}: {error}")))).await;
+                        let error = Some(format!("task {task_id}: {error}"));
+                        let _ = parts.send(pack(&LogPart::Ended { task_id, error })).await;
                         return;
                     }
                 };
@@ -81,6 +88,7 @@ async fn feed(executor: Arc<dyn Executor>, connection: Connection, node_id: Node
                         return;
                     }
                 }
+                let _ = parts.send(pack(&LogPart::Ended { task_id, error: None })).await;
             });
         }
         drop(parts);

@@ -13,7 +13,9 @@ mod executor;
 mod hearing;
 mod log_feed;
 mod plane;
+mod reached;
 mod session;
+mod sockets;
 mod worker;
 
 pub(crate) use board::StatusBoard;
@@ -21,6 +23,6 @@ pub(crate) use engine_executor::{ARCHITECTURE, EngineExecutor};
 pub(crate) use executor::Executor;
 #[cfg(test)]
 pub(crate) use executor::{LogLine, LogLines, Surroundings};
-pub(crate) use plane::run as run_plane;
+pub(crate) use plane::{InForce, run as run_plane};
 pub(crate) use session::{LEADER_HEADER, Orders, REMOVED, Session};
 pub(crate) use worker::WorkerLoop;

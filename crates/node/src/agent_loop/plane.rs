@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_model::NodeId;
+use skep_model::{NodeId, SessionId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +15,18 @@ use crate::state::StateFiles;
 /// Changes in a burst are written to disk once.
 const SAVE_PAUSE: Duration = Duration::from_millis(500);
 
+/// A plan that could not be put in force is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The last assignments of a session that new connections here follow.
+pub(crate) type InForce = Option<(SessionId, u64)>;
+
 pub(crate) async fn run(
     node_id: NodeId,
     executor: Arc<dyn Executor>,
     files: StateFiles,
     mut orders: watch::Receiver<Option<Orders>>,
+    in_force: watch::Sender<InForce>,
     cancel: CancellationToken,
 ) {
     let saver = save(files, orders.clone(), cancel.clone());
@@ -30,13 +37,16 @@ pub(crate) async fn run(
             if let Some(current) = current {
                 let plan = skep_agent::dataplane::plan(&current.set, &node_id, current.facts.data_path_port);
                 if applied.as_ref() != Some(&plan) {
-                    executor.apply(&plan).await;
-                    applied = Some(plan);
+                    applied = executor.apply(&plan).await.then_some(plan);
+                }
+                if applied.is_some() {
+                    in_force.send_replace(current.word);
                 }
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = orders.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if applied.is_none() => {}
             }
         }
     };

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use skep_model::NodeId;
 use skep_model::assignment::AssignmentSet;
 use skep_model::node::Role;
+use skep_model::{NodeId, SessionId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_stream::StreamExt;
@@ -22,6 +22,7 @@ use super::board::StatusBoard;
 use super::executor::Executor;
 use super::hearing::Hearing;
 use super::log_feed;
+use super::plane::InForce;
 use crate::config::Timing;
 use crate::facade::RemoteManager;
 use crate::gossip::Gossip;
@@ -52,6 +53,8 @@ pub(crate) struct Orders {
     pub(crate) set: Arc<AssignmentSet>,
     /// Whether a manager said so in this life of the daemon, rather than the disk.
     pub(crate) fresh: bool,
+    /// The message after which it is so; absent for what came from no session.
+    pub(crate) word: Option<(SessionId, u64)>,
 }
 
 /// What the session shares with the rest of the member.
@@ -63,6 +66,8 @@ pub(crate) struct Session {
     pub(crate) board: Arc<StatusBoard>,
     pub(crate) orders: watch::Sender<Option<Orders>>,
     pub(crate) gossip: Gossip,
+    /// What of it new connections follow.
+    pub(crate) in_force: watch::Receiver<InForce>,
     /// When the last heartbeat that a leader answered was sent, since boot.
     pub(crate) answered: watch::Sender<Option<Duration>>,
     pub(crate) managers: watch::Sender<Vec<RemoteManager>>,
@@ -219,7 +224,9 @@ impl Session {
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut have: Option<u64> = None;
+        let mut have: Option<(SessionId, Option<u64>)> = None;
+        let mut in_force = self.in_force.clone();
+        in_force.mark_changed();
         let mut beat = Instant::now();
         self.board.say_all_again();
         loop {
@@ -252,6 +259,15 @@ impl Session {
                         return Ended::Broken("the stream was closed".into());
                     }
                 }
+                Ok(()) = in_force.changed() => {
+                    let word = in_force.borrow_and_update().clone();
+                    if let Some((session, sequence)) = word
+                        && have.as_ref().is_some_and(|(current, _)| *current == session)
+                        && up.send(pack(&Up::Applied { sequence })).await.is_err()
+                    {
+                        return Ended::Broken("the stream was closed".into());
+                    }
+                }
                 () = self.board.changed() => loop {
                     let reports = self.board.take(MAX_REPORTS);
                     if reports.is_empty() {
@@ -269,16 +285,17 @@ impl Session {
     fn hold_nothing(&self) {
         self.orders.send_if_modified(|orders| {
             let facts = orders.as_ref().map(|o| o.facts.clone()).unwrap_or_default();
-            let nothing = Orders { facts, set: Arc::default(), fresh: true };
+            let nothing = Orders { facts, set: Arc::default(), fresh: true, word: None };
             orders.replace(nothing) != *orders
         });
     }
 
     /// False if a change did not fit what is here.
-    fn take(&self, message: Down, have: &mut Option<u64>, logs: &mut log_feed::LogFeeds) -> bool {
+    fn take(&self, message: Down, have: &mut Option<(SessionId, Option<u64>)>, logs: &mut log_feed::LogFeeds) -> bool {
         match message {
             Down::Welcome(welcome) => {
                 tracing::info!(session.id = %welcome.session_id, "session with the leader");
+                *have = Some((welcome.session_id, None));
                 self.managers.send_if_modified(|known| replace_if_other(known, welcome.managers));
                 // Said again if it still differs.
                 self.wanted_role.send_replace(None);
@@ -289,18 +306,23 @@ impl Session {
                 self.answered.send_replace(Some(Duration::from_millis(sent_ms)));
             }
             Down::Complete { results_in, facts, set } => {
-                *have = Some(results_in);
-                self.orders.send_replace(Some(Orders { facts, set: Arc::new(*set), fresh: true }));
+                let Some((session, sequence)) = have else { return true };
+                *sequence = Some(results_in);
+                let word = Some((session.clone(), results_in));
+                self.orders.send_replace(Some(Orders { facts, set: Arc::new(*set), fresh: true, word }));
             }
             Down::Incremental { applies_to, results_in, facts, change } => {
-                if *have != Some(applies_to) {
-                    *have = None;
+                let Some((session, sequence)) = have else { return true };
+                if *sequence != Some(applies_to) {
+                    *sequence = None;
                     return false;
                 }
-                *have = Some(results_in);
+                *sequence = Some(results_in);
+                let word = Some((session.clone(), results_in));
                 self.orders.send_modify(|orders| {
                     if let Some(orders) = orders {
                         orders.facts = facts;
+                        orders.word = word;
                         Arc::make_mut(&mut orders.set).apply(*change);
                     }
                 });
@@ -314,6 +336,7 @@ impl Session {
             Down::Trust(trust) => {
                 self.wanted_trust.send_replace(Some(trust));
             }
+            Down::Reach(id) => logs.reach(id),
             Down::Subscribe(subscription) => logs.start(subscription),
             Down::Unsubscribe(id) => logs.stop(id),
             Down::Gossip(key) => self.gossip.take_key(key),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use skep_agent::fence::may_run_until;
 use skep_agent::spec::NodeFacts;
-use skep_agent::task::{Effect, Started, TaskEvent};
+use skep_agent::task::{Effect, LISTEN_TIMEOUT, Started, TaskEvent, ports_awaited};
 use skep_agent::worker::{Effects, Worker};
 use skep_model::TaskId;
 use skep_model::task::Task;
@@ -101,7 +101,7 @@ impl WorkerLoop {
             configs: orders.set.configs.clone(),
             network_names: orders.set.networks.iter().map(|(id, n)| (id.clone(), n.spec.name.clone())).collect(),
         });
-        self.worker.assign(&orders.set.tasks, now(), effects);
+        self.worker.assign(&orders.set, now(), effects);
         if orders.fresh && !std::mem::replace(&mut self.strays_removed, true) {
             let known: Vec<TaskId> = orders.set.tasks.keys().cloned().collect();
             self.running.spawn(remove_strays(self.executor.clone(), known));
@@ -198,6 +198,10 @@ impl Act {
                     self.start(&container_id).await
                 };
                 let runs = started.is_ok();
+                let ports = ports_awaited(&self.task);
+                if runs && !ports.is_empty() {
+                    self.executor.listening(&container_id, &ports, LISTEN_TIMEOUT).await;
+                }
                 self.send(TaskEvent::Started(started)).await;
                 if runs {
                     self.watch(&container_id).await;
@@ -205,7 +209,7 @@ impl Act {
                 return;
             }
             Effect::Wait => return self.watch(&container_id).await,
-            Effect::Stop { grace } => match self.executor.stop(&container_id, grace).await {
+            Effect::Stop { drain, grace } => match self.executor.stop(&container_id, drain, grace).await {
                 Ok(()) => return,
                 Err(error) => TaskEvent::StopFailed(error),
             },

@@ -9,6 +9,7 @@ mod join_tokens;
 mod logs;
 mod networks;
 mod nodes;
+mod reach;
 mod secrets;
 mod services;
 mod swarm;
@@ -20,9 +21,11 @@ use skep_engine::Engine;
 use skep_net::Net;
 use skep_store::View;
 
-pub use events::{EventAction, EventKind, SwarmEvent};
+pub(crate) use events::EventLog;
+pub use events::{EventAction, EventCursor, EventFeed, EventKind, EventsFrom, SwarmEvent};
 pub use info::{LocalState, Managers, RemoteManager, SwarmInfo};
 pub use logs::{LogRequest, LogStream, TaskLog};
+pub use reach::RemoteContainer;
 pub use services::{RegistryAuthFrom, ServiceUpdate};
 pub use swarm::RotateTokens;
 pub(crate) use swarm::check_spec;
@@ -54,6 +57,11 @@ impl Node {
 
     pub fn net(&self) -> &Net {
         self.inner.net()
+    }
+
+    /// Connections of managers to the API of this host's containers, for who serves it. Once.
+    pub fn connections(&self) -> Option<tokio::sync::mpsc::Receiver<tokio::io::DuplexStream>> {
+        self.inner.connections.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 
     /// Everything replicated, as this manager knows it now. [`crate::NodeError::NoSwarm`] or

@@ -30,7 +30,8 @@ impl Locked {
         let state_files = StateFiles::new(&config.swarm_dir());
         let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
         let saved = state_files.load_assignments();
-        let remembered = saved.facts.0.map(|facts| Orders { facts, set: Arc::new(saved.set), fresh: false });
+        let remembered =
+            saved.facts.0.map(|facts| Orders { facts, set: Arc::new(saved.set), fresh: false, word: None });
         let (orders, _) = watch::channel(remembered);
         let (answered, _) = watch::channel(None);
         if let Ok(Some(state)) = state_files.load() {
@@ -43,7 +44,9 @@ impl Locked {
             let board = Arc::new(StatusBoard::default());
             let told = (orders.subscribe(), answered.subscribe());
             tasks.spawn(WorkerLoop::run(executor.clone(), board, names, told.0, told.1, cancel.clone()));
-            tasks.spawn(run_plane(state.node_id, executor, state_files, orders.subscribe(), cancel.clone()));
+            // Nobody hears of it: there is no session.
+            let in_force = watch::Sender::new(None);
+            tasks.spawn(run_plane(state.node_id, executor, state_files, orders.subscribe(), in_force, cancel.clone()));
         }
         tasks.close();
         Arc::new(Self { _orders: orders, _answered: answered, cancel, tasks })

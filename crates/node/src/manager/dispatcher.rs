@@ -4,13 +4,13 @@
 //! assignments anew from a View and sends the difference; a node that lost count gets the whole set. Who is given up is
 //! decided by `control::dispatch::Liveness`; here its witnesses are heard, on a clock that stops while this process is stalled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use skep_consensus::{Consensus, EventStream, Notice};
-use skep_control::dispatch::{Affected, Assigner, Knock, Liveness, Patience};
+use skep_control::dispatch::{Affected, Assigner, Balancers, Knock, Liveness, Patience};
 use skep_control::membership;
 use skep_model::assignment::AssignmentSet;
 use skep_model::cluster::GossipKey;
@@ -27,10 +27,9 @@ use super::leader::Input;
 use crate::ca::{Identity, issuer_of};
 use crate::clock::now;
 use crate::config::Timing;
-use crate::error::NodeError;
-use crate::facade::{LogRequest, RemoteManager, TaskLog};
+use crate::facade::{LogRequest, RemoteManager};
 use crate::gossip::{self, Gossip};
-use crate::transport::message::{Down, Facts, Hello, LogSubscription, Trust, Up, Welcome};
+use crate::transport::message::{Down, Facts, Hello, LogPart, LogSubscription, Trust, Up, Welcome};
 use crate::transport::pack;
 use crate::transport::proto::Envelope;
 
@@ -49,7 +48,13 @@ const RECONNECT: Duration = Duration::from_millis(300);
 
 pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
 /// Where the lines of a log subscription go.
-pub(super) type LogSink = mpsc::Sender<Result<TaskLog, NodeError>>;
+pub(super) type LogSink = mpsc::Sender<LogPart>;
+
+/// This end of a connection to a node: what goes to it, and where what it says goes.
+pub(crate) struct Ends {
+    pub(crate) to_node: mpsc::Receiver<Envelope>,
+    pub(crate) from_node: mpsc::Sender<Envelope>,
+}
 
 enum Command {
     Open {
@@ -74,6 +79,16 @@ enum Command {
         tasks: Vec<TaskId>,
         request: LogRequest,
         sink: LogSink,
+    },
+    Reach {
+        node_id: NodeId,
+        ends: Ends,
+        reply: oneshot::Sender<bool>,
+    },
+    Reached {
+        id: u64,
+        node_id: NodeId,
+        reply: oneshot::Sender<Option<Ends>>,
     },
     Knocked {
         node_id: NodeId,
@@ -126,6 +141,20 @@ impl Dispatcher {
 
     pub(crate) async fn subscribe(&self, tasks: Vec<TaskId>, request: LogRequest, sink: LogSink) {
         let _ = self.commands.send(Command::Subscribe { tasks, request, sink }).await;
+    }
+
+    /// Asks a node for a connection; false if it has no session.
+    pub(crate) async fn reach(&self, node_id: NodeId, ends: Ends) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Reach { node_id, ends, reply }).await;
+        answer.await.unwrap_or(false)
+    }
+
+    /// What a node that was asked for a connection is connected with.
+    pub(super) async fn reached(&self, id: u64, node_id: NodeId) -> Option<Ends> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Reached { id, node_id, reply }).await.ok()?;
+        answer.await.ok()?
     }
 
     /// The sink of a subscription that was sent to this node.
@@ -193,7 +222,12 @@ struct State {
     knocking: TaskTracker,
     /// Nodes whose session broke.
     closed: BTreeMap<NodeId, Timestamp>,
+    balancers: Balancers,
+    /// A host said what its balancers do.
+    acknowledged: bool,
     subscriptions: BTreeMap<u64, (NodeId, LogSink)>,
+    /// Connections that nodes were asked for.
+    asked: BTreeMap<u64, (NodeId, Ends)>,
     next_subscription: u64,
 }
 
@@ -230,7 +264,10 @@ impl DispatcherTask {
             knocks: BTreeMap::new(),
             knocking: TaskTracker::new(),
             closed: BTreeMap::new(),
+            balancers: Balancers::default(),
+            acknowledged: false,
             subscriptions: BTreeMap::new(),
+            asked: BTreeMap::new(),
             next_subscription: 0,
         };
         let unknown = membership::unknown(&state.consensus.view(), now());
@@ -253,7 +290,9 @@ impl DispatcherTask {
                 },
                 _ = tick.tick() => {
                     state.check_pulses().await;
-                    state.subscriptions.retain(|_, (_, sink)| !sink.is_closed());
+                    let sessions = &state.sessions;
+                    state.asked.retain(|_, (node, ends)| !ends.from_node.is_closed() && sessions.contains_key(node));
+                    state.subscriptions.retain(|_, (node, sink)| !sink.is_closed() && sessions.contains_key(node));
                 }
             }
             // What else is ready is taken first: one look at the state serves all of it.
@@ -351,6 +390,20 @@ impl State {
             Command::Subscribe { tasks, request, sink } => {
                 self.subscribe(tasks, &request, &sink);
             }
+            Command::Reach { node_id, ends, reply } => {
+                let id = self.next_subscription;
+                self.next_subscription += 1;
+                let session = self.sessions.get(&node_id);
+                let told = session.is_some_and(|s| s.down.try_send(Ok(pack(&Down::Reach(id)))).is_ok());
+                if told {
+                    self.asked.insert(id, (node_id, ends));
+                }
+                let _ = reply.send(told);
+            }
+            Command::Reached { id, node_id, reply } => {
+                let its_own = self.asked.get(&id).is_some_and(|(asked, _)| *asked == node_id);
+                let _ = reply.send(its_own.then(|| self.asked.remove(&id)).flatten().map(|(_, ends)| ends));
+            }
             Command::Publish { id, node_id, reply } => {
                 let its_own = self.subscriptions.get(&id).is_some_and(|(asked, _)| *asked == node_id);
                 let _ = reply.send(its_own.then(|| self.subscriptions.remove(&id)).flatten().map(|(_, sink)| sink));
@@ -404,6 +457,7 @@ impl State {
         tracing::info!(node.id = %node_id, session.id = %id, "session opened");
         self.liveness.heard(&node_id, self.clock.now());
         self.closed.remove(&node_id);
+        self.balancers.opened(node_id.clone());
         self.sessions.insert(node_id, session);
         Ok((id, stream))
     }
@@ -424,6 +478,10 @@ impl State {
                 if !reports.is_empty() {
                     let _ = self.inbox.send(Input::Reports(reports)).await;
                 }
+            }
+            Up::Applied { sequence } => {
+                self.balancers.applied(&node_id, sequence);
+                self.acknowledged = true;
             }
             Up::Resync => session.needs_all = true,
             Up::Hello(_) => {}
@@ -500,11 +558,17 @@ impl State {
     }
 
     fn dispatch(&mut self, news: &News) {
-        let wants = |id: &NodeId, s: &Session| news.world || s.needs_all || news.affected.contains(id);
+        let view = self.consensus.view();
+        self.balancers.retain(|id| self.sessions.contains_key(id));
+        let due = match std::mem::take(&mut self.acknowledged) {
+            true => self.balancers.due(&view),
+            false => BTreeSet::new(),
+        };
+        let wants =
+            |id: &NodeId, s: &Session| news.world || s.needs_all || news.affected.contains(id) || due.contains(id);
         if !self.sessions.iter().any(|(id, s)| wants(id, s)) {
             return;
         }
-        let view = self.consensus.view();
         let (facts, managers) = (facts_of(&view), managers_of(&view));
         let trust = trust_of(&view);
         let mut assigner = Assigner::new(&view);
@@ -512,7 +576,11 @@ impl State {
             let Some(node) = view.node(node_id).filter(|_| wants(node_id, session)) else { continue };
             session.introduce(&managers, super::role_due(node), trust.as_ref());
             session.key(view.cluster().and_then(|c| c.gossip_key.as_ref()));
-            session.tell(assigner.assignments(node_id), &facts);
+            let mut set = assigner.assignments(node_id);
+            set.left = self.balancers.left(&view, &set);
+            if session.tell(set, &facts) {
+                self.balancers.told(node_id, session.sequence, &session.sent);
+            }
         }
     }
 
@@ -527,6 +595,7 @@ impl State {
         for (node_id, tasks) in by_node {
             let id = self.next_subscription;
             self.next_subscription += 1;
+            let subscription_tasks = tasks.clone();
             let subscription = LogSubscription { id, tasks, request: request.clone() };
             let told = self
                 .sessions
@@ -535,11 +604,10 @@ impl State {
             if told {
                 self.subscriptions.insert(id, (node_id.clone(), sink.clone()));
             } else {
-                let hostname = view.node(&node_id).map(|n| n.description.hostname.clone()).unwrap_or_default();
-                let text = format!(
-                    "warning: incomplete log stream. some logs could not be retrieved for the following reasons: node {node_id} ({hostname}) is not available"
-                );
-                let _ = sink.try_send(Err(NodeError::Internal(text)));
+                for task_id in subscription_tasks {
+                    let error = Some(format!("node {node_id} is not available"));
+                    let _ = sink.try_send(LogPart::Ended { task_id, error });
+                }
             }
         }
     }
@@ -569,14 +637,15 @@ impl Session {
         }
     }
 
-    fn tell(&mut self, set: AssignmentSet, facts: &Facts) {
+    /// Whether anything went out.
+    fn tell(&mut self, set: AssignmentSet, facts: &Facts) -> bool {
         let results_in = self.sequence + 1;
         let message = if self.needs_all {
             Down::Complete { results_in, facts: facts.clone(), set: Box::new(set.clone()) }
         } else {
             let change = self.sent.diff(&set);
             if change.is_empty() && self.facts == *facts {
-                return;
+                return false;
             }
             Down::Incremental { applies_to: self.sequence, results_in, facts: facts.clone(), change: Box::new(change) }
         };
@@ -588,6 +657,7 @@ impl Session {
         } else {
             self.needs_all = true;
         }
+        !self.needs_all
     }
 
     fn send(&self, message: &Down) -> bool {

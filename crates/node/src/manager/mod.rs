@@ -15,9 +15,10 @@ mod roles;
 mod root;
 mod rpc;
 
-pub(crate) use dispatcher::Dispatcher;
+pub(crate) use dispatcher::{Dispatcher, Ends};
 pub(crate) use roles::Roster;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,7 @@ use skep_model::NodeId;
 use skep_model::node::{ManagerInfo, Node, Reachability, Role};
 use skep_store::{Batch, Refused, View};
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -37,9 +38,10 @@ use tonic::Request;
 
 use crate::audit::AuditLog;
 use crate::ca::CertificateFiles;
+use crate::clock::now;
 use crate::config::Timing;
 use crate::error::{NodeError, Result};
-use crate::facade::SwarmEvent;
+use crate::facade::{EventAction, EventCursor, EventKind, EventLog, SwarmEvent};
 use crate::gossip::Gossip;
 use crate::transport::message::{JoinRaft, Propose, Proposed};
 use crate::transport::{Connection, LiveTls, pack, serve, unpack};
@@ -64,7 +66,7 @@ pub(crate) struct ManagerConfig {
     pub(crate) advertise: SocketAddr,
     pub(crate) tls: LiveTls,
     pub(crate) timing: Timing,
-    pub(crate) events: broadcast::Sender<SwarmEvent>,
+    pub(crate) events: Arc<EventLog>,
     pub(crate) gossip: Gossip,
     pub(crate) audit: AuditLog,
 }
@@ -106,10 +108,10 @@ impl Manager {
             stopped: Mutex::new(false),
             config,
         });
-        tasks.spawn(lead(consensus.clone(), roster, manager.config.clone(), sender, cancel.clone()));
+        tasks.spawn(lead(consensus.clone(), roster.clone(), manager.config.clone(), sender, cancel.clone()));
         tasks.spawn(peers::ping_all(peers, consensus.clone(), cancel.clone()));
         tasks.spawn(lock::follow(consensus.clone(), manager.config.certificates.clone(), cancel.clone()));
-        tasks.spawn(publish(consensus, manager.config.events.clone(), cancel.clone()));
+        tasks.spawn(publish(consensus, roster, manager.config.events.clone(), cancel.clone()));
         let router = rpc::router(&manager);
         tasks.spawn(serve(listener, manager.config.tls.clone(), router, cancel));
         Ok(manager)
@@ -470,20 +472,68 @@ async fn lead(
     }
 }
 
+/// How often is looked who leads and who is reached, for events.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Docker's events, on every manager from its own copy of the state.
-async fn publish(consensus: Consensus, sender: broadcast::Sender<SwarmEvent>, cancel: CancellationToken) {
+async fn publish(consensus: Consensus, roster: Arc<Roster>, log: Arc<EventLog>, cancel: CancellationToken) {
     let mut events = consensus.events();
+    log.begin_after(consensus.applied_index());
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before: BTreeMap<NodeId, (bool, Reachability)> = BTreeMap::new();
     loop {
-        let notice = tokio::select! { () = cancel.cancelled() => return, notice = events.next() => notice };
+        let notice = tokio::select! {
+            () = cancel.cancelled() => return,
+            notice = events.next() => notice,
+            _ = look.tick() => {
+                let leader = consensus.leadership().borrow().leader.as_ref().map(|l| l.raft_id);
+                let view = consensus.view();
+                let managers = view.nodes().filter_map(|node| Some((node, node.manager.as_ref()?.raft_id)));
+                let mut now = BTreeMap::new();
+                for (node, raft_id) in managers {
+                    let state = (leader == Some(raft_id), roster.reachability(raft_id));
+                    if let Some(old) = before.get(&node.id).filter(|old| **old != state) {
+                        log.seen(moved(node, *old, state));
+                    }
+                    now.insert(node.id.clone(), state);
+                }
+                before = now;
+                continue;
+            }
+        };
         match notice {
             None => return,
-            Some(Notice::Resync { .. }) => {}
-            Some(Notice::Applied { events, .. }) => {
-                for event in events.iter().filter_map(SwarmEvent::from_store) {
-                    // Nobody listening is fine.
-                    let _ = sender.send(event);
-                }
-            }
+            Some(Notice::Resync { index }) => log.begin_after(index),
+            Some(Notice::Applied { index, events }) => log.applied(index, &events),
         }
+    }
+}
+
+fn moved(node: &Node, old: (bool, Reachability), new: (bool, Reachability)) -> SwarmEvent {
+    let mut attributes = BTreeMap::from([("name".to_owned(), node.description.hostname.clone())]);
+    let mut put = |key: &str, old: String, new: String| {
+        if old != new {
+            attributes.insert(format!("{key}.old"), old);
+            attributes.insert(format!("{key}.new"), new);
+        }
+    };
+    put("leader", old.0.to_string(), new.0.to_string());
+    put("reachability", word(old.1).into(), word(new.1).into());
+    SwarmEvent {
+        kind: EventKind::Node,
+        action: EventAction::Update,
+        id: node.id.to_string(),
+        attributes,
+        at: now(),
+        cursor: EventCursor::default(),
+    }
+}
+
+fn word(reachability: Reachability) -> &'static str {
+    match reachability {
+        Reachability::Unknown => "unknown",
+        Reachability::Unreachable => "unreachable",
+        Reachability::Reachable => "reachable",
     }
 }

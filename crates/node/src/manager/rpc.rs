@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use skep_consensus::Consensus;
 use skep_control::membership;
-use skep_model::NodeId;
 use skep_model::node::{ManagerInfo, Role};
+use skep_model::{NodeId, TaskId};
 use skep_store::{Batch, Change, Refused, View};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::dispatcher::Ends;
 use super::roles::RoleError;
 use super::{Manager, access};
 use crate::agent_loop::LEADER_HEADER;
@@ -31,6 +32,7 @@ use crate::transport::proto::ca_server::{Ca, CaServer};
 use crate::transport::proto::control_server::{Control, ControlServer};
 use crate::transport::proto::dispatcher_server::{Dispatcher, DispatcherServer};
 use crate::transport::proto::raft_server::{Raft, RaftServer};
+use crate::transport::splice::IN_FLIGHT;
 use crate::transport::{MAX_MESSAGE_BYTES, pack, peer_of, unpack};
 
 type EnvelopeStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
@@ -208,6 +210,24 @@ impl Control for Rpc {
         Ok(Response::new(pack(&())))
     }
 
+    type ReachStream = EnvelopeStream;
+
+    async fn reach(&self, request: Request<Streaming<Envelope>>) -> Result<Response<EnvelopeStream>, Status> {
+        let manager = self.manager()?;
+        let identity = access::of_manager(&request, &manager)?;
+        let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        access::present(&identity, &manager)?;
+        let mut pieces = request.into_inner();
+        let first = pieces.next().await.transpose()?.ok_or_else(|| Status::invalid_argument("which node?"))?;
+        let (to, to_node) = mpsc::channel(IN_FLIGHT);
+        let (from_node, from) = mpsc::channel(IN_FLIGHT);
+        if !dispatcher.reach(unpack(&first)?, Ends { to_node, from_node }).await {
+            return Err(Status::not_found("the node has no session with the leader"));
+        }
+        manager.tasks.spawn(manager.cancel.clone().run_until_cancelled_owned(hand_on(pieces, to)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(from).map(Ok))))
+    }
+
     type LogsStream = EnvelopeStream;
 
     async fn logs(&self, request: Request<Envelope>) -> Result<Response<EnvelopeStream>, Status> {
@@ -216,21 +236,32 @@ impl Control for Rpc {
         let call: LogsCall = unpack(request.get_ref())?;
         let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
         access::present(&identity, &manager)?;
-        let (sink, lines) = mpsc::channel(64);
+        let (sink, lines) = mpsc::channel(call.tasks.len() + 64);
         dispatcher.subscribe(call.tasks, call.request, sink).await;
-        let parts = ReceiverStream::new(lines).map(|line| {
-            Ok(pack(&match line {
-                Ok(line) => LogPart::Line(line),
-                Err(error) => LogPart::Failed(error.to_string()),
-            }))
-        });
-        Ok(Response::new(Box::pin(parts)))
+        Ok(Response::new(Box::pin(ReceiverStream::new(lines).map(|part| Ok(pack(&part))))))
     }
 }
 
+/// Hands on what comes until it ends, or nobody takes it.
+async fn hand_on(mut from: Streaming<Envelope>, to: mpsc::Sender<Envelope>) {
+    while let Some(Ok(piece)) = from.next().await {
+        if to.send(piece).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a node that was asked for a connection says first to who asked.
+fn is_there() -> Envelope {
+    pack(&())
+}
+
 fn of_its_own(view: &View, node_id: &NodeId, line: &TaskLog) -> bool {
-    let task_node = view.task(&line.task_id).and_then(|task| task.node_id.as_ref());
-    line.node_id == *node_id && view.node(node_id).is_some() && task_node.is_none_or(|id| id == node_id)
+    line.node_id == *node_id && view.node(node_id).is_some() && of_node(view, node_id, &line.task_id)
+}
+
+fn of_node(view: &View, node_id: &NodeId, task_id: &TaskId) -> bool {
+    view.task(task_id).and_then(|task| task.node_id.as_ref()).is_none_or(|id| id == node_id)
 }
 
 #[tonic::async_trait]
@@ -297,15 +328,36 @@ impl Dispatcher for Rpc {
                     continue;
                 }
                 // A node tells what its own containers said, and only while it is one of this swarm.
-                LogPart::Line(line) if of_its_own(&manager.view(), &identity.node_id, &line) => Ok(line),
+                LogPart::Line(line) if of_its_own(&manager.view(), &identity.node_id, &line) => LogPart::Line(line),
                 LogPart::Line(_) => return Err(Status::permission_denied("a line of another node")),
-                LogPart::Failed(text) => Err(NodeError::Internal(text)),
+                LogPart::Ended { task_id, error } if of_node(&manager.view(), &identity.node_id, &task_id) => {
+                    LogPart::Ended { task_id, error }
+                }
+                LogPart::Ended { .. } => return Err(Status::permission_denied("a task of another node")),
+                part @ LogPart::Failed(_) => part,
             };
             let Some(sink) = &sink else { return Err(Status::invalid_argument("lines of no subscription")) };
             if sink.send(item).await.is_err() {
                 return Ok(Response::new(pack(&())));
             }
         }
+    }
+
+    type ReachedStream = EnvelopeStream;
+
+    async fn reached(&self, request: Request<Streaming<Envelope>>) -> Result<Response<EnvelopeStream>, Status> {
+        let manager = self.manager()?;
+        let identity = access::member(&request, &manager)?;
+        let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
+        access::present(&identity, &manager)?;
+        let mut pieces = request.into_inner();
+        let first = pieces.next().await.transpose()?.ok_or_else(|| Status::invalid_argument("which one?"))?;
+        let ends = dispatcher.reached(unpack(&first)?, identity.node_id).await;
+        let Ends { to_node, from_node } = ends.ok_or_else(|| Status::not_found("nobody asked for this connection"))?;
+        if from_node.send(is_there()).await.is_ok() {
+            manager.tasks.spawn(manager.cancel.clone().run_until_cancelled_owned(hand_on(pieces, from_node)));
+        }
+        Ok(Response::new(Box::pin(ReceiverStream::new(to_node).map(Ok))))
     }
 
     async fn leave(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {

@@ -12,6 +12,7 @@ use skep_model::node::NodeDescription;
 use skep_model::plan::HostPlan;
 use skep_model::task::Task;
 use skep_model::{ServiceId, TaskId};
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 
 use crate::agent_loop::{Executor, LogLine, LogLines, Surroundings};
@@ -114,6 +115,8 @@ impl Executor for FakeHost {
         Ok(Started { pid: 1, has_health_check: false, host_ports: Vec::new() })
     }
 
+    async fn listening(&self, _container_id: &str, _ports: &[u16], _at_most: Duration) {}
+
     async fn watch(&self, container_id: &str, events: mpsc::Sender<TaskEvent>) {
         let receiver = self.containers.lock().unwrap().get(container_id).map(|c| c.running.subscribe());
         if let Some(mut running) = receiver {
@@ -122,7 +125,7 @@ impl Executor for FakeHost {
         let _ = events.send(TaskEvent::Exited(Exit { code: 1, cause: String::new() })).await;
     }
 
-    async fn stop(&self, container_id: &str, _grace: Duration) -> Result<(), String> {
+    async fn stop(&self, container_id: &str, _drain: Duration, _grace: Duration) -> Result<(), String> {
         if let Some(container) = self.containers.lock().unwrap().get(container_id) {
             container.running.send_replace(Some(false));
         }
@@ -130,7 +133,7 @@ impl Executor for FakeHost {
     }
 
     async fn kill(&self, container_id: &str) -> Result<(), String> {
-        self.stop(container_id, Duration::ZERO).await
+        self.stop(container_id, Duration::ZERO, Duration::ZERO).await
     }
 
     /// As the supervisor does it: a daemon that is gone changes nothing.
@@ -166,8 +169,18 @@ impl Executor for FakeHost {
         Ok(())
     }
 
-    async fn apply(&self, plan: &HostPlan) {
+    async fn apply(&self, plan: &HostPlan) -> bool {
         *self.plan.lock().unwrap() = plan.clone();
+        true
+    }
+
+    /// Says everything back.
+    async fn serve(&self, connection: DuplexStream) {
+        let (mut reader, mut writer) = tokio::io::split(connection);
+        tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            let _ = writer.shutdown().await;
+        });
     }
 
     async fn logs(&self, task: &TaskId, _request: &LogRequest) -> Result<LogLines, String> {

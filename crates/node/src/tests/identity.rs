@@ -57,7 +57,7 @@ fn forged(host: &Host, id: &NodeId, role: Role, cluster: Option<ClusterId>, life
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-const CALLS: [&str; 10] = [
+const CALLS: [&str; 12] = [
     "Ca.GetRoot",
     "Ca.Issue",
     "Raft.Call",
@@ -65,8 +65,10 @@ const CALLS: [&str; 10] = [
     "Control.JoinRaft",
     "Control.LeaveRaft",
     "Control.Logs",
+    "Control.Reach",
     "Dispatcher.Session",
     "Dispatcher.PublishLogs",
+    "Dispatcher.Reached",
     "Dispatcher.Leave",
 ];
 
@@ -90,6 +92,8 @@ async fn call(connection: &Connection, name: &str) -> Result<(), Status> {
         "Control.JoinRaft" => connection.control().join_raft(nothing()).await.map(drop),
         "Control.LeaveRaft" => connection.control().leave_raft(nothing()).await.map(drop),
         "Control.Logs" => connection.control().logs(nothing()).await.map(drop),
+        "Control.Reach" => connection.control().reach(silence()).await.map(drop),
+        "Dispatcher.Reached" => connection.dispatcher().reached(silence()).await.map(drop),
         "Dispatcher.Session" => connection.dispatcher().session(silence()).await.map(drop),
         "Dispatcher.PublishLogs" => connection.dispatcher().publish_logs(silence()).await.map(drop),
         "Dispatcher.Leave" => connection.dispatcher().leave(nothing()).await.map(drop),
@@ -136,8 +140,15 @@ async fn exactly_who_may_make_each_call() {
     let connect = |tls: &LiveTls| Connection::lazy(&host.address, tls).unwrap();
     let everything = CALLS.as_slice();
     let renewal = ["Ca.GetRoot", "Ca.Issue"].as_slice();
-    let of_a_worker =
-        ["Ca.GetRoot", "Ca.Issue", "Dispatcher.Session", "Dispatcher.PublishLogs", "Dispatcher.Leave"].as_slice();
+    let of_a_worker = [
+        "Ca.GetRoot",
+        "Ca.Issue",
+        "Dispatcher.Session",
+        "Dispatcher.PublishLogs",
+        "Dispatcher.Reached",
+        "Dispatcher.Leave",
+    ]
+    .as_slice();
     let callers: [(&str, Connection, &[&str]); 9] = [
         ("no certificate", Connection::joining(&host.address, &root).unwrap(), &["Ca.GetRoot"]),
         ("worker", connect(&forged(host, &worker, Role::Worker, None, HOUR)), of_a_worker),

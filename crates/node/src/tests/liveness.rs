@@ -70,11 +70,12 @@ async fn a_new_leader_calls_nodes_unknown_until_it_hears_of_them() {
         hosts.push(host);
     }
     let old = id(&hosts[0]);
-    let mut events = hosts[2].node.subscribe();
+    let mut events = hosts[2].node.events(crate::EventsFrom::Now).unwrap().1;
     hosts[0].node.inner.abandon();
     let mut seen = Vec::new();
     eventually("the others are ready under another leader, the old one down", 30, || {
         while let Ok(event) = events.try_recv() {
+            let Some(event) = event else { continue };
             let word = |key: &str| event.attributes.get(key).cloned();
             seen.extend(word("name").zip(word("state.new")));
         }

@@ -14,7 +14,7 @@ use crate::{EventAction, EventKind, LogRequest, ServiceUpdate};
 async fn replicas_run_spread_over_all_hosts() {
     let hosts = cluster(2).await;
     let manager = &hosts[0].node;
-    let mut events = manager.subscribe();
+    let mut events = manager.events(crate::EventsFrom::Now).unwrap().1;
     manager.service_create(service("web", 6)).await.unwrap();
     eventually("6 tasks run", 10, || running(manager).len() == 6).await;
     let mut per_node: BTreeMap<_, usize> = BTreeMap::new();
@@ -23,9 +23,9 @@ async fn replicas_run_spread_over_all_hosts() {
     }
     assert_eq!(per_node.values().copied().collect::<Vec<_>>(), [2, 2, 2]);
     assert_eq!(hosts[1].fake.running().len(), 2);
-    let mut seen = events.recv().await.unwrap();
+    let mut seen = events.recv().await.unwrap().unwrap();
     while seen.kind != EventKind::Service {
-        seen = events.recv().await.unwrap();
+        seen = events.recv().await.unwrap().unwrap();
     }
     assert_eq!((seen.action, seen.attributes["name"].as_str()), (EventAction::Create, "web"));
 

@@ -92,6 +92,10 @@ pub(crate) enum Up {
         sent_ms: u64,
     },
     Reports(Vec<TaskReport>),
+    /// The balancers here are as the assignments of that number said.
+    Applied {
+        sequence: u64,
+    },
     /// A change did not fit what the agent has: send everything again.
     Resync,
 }
@@ -129,6 +133,8 @@ pub(crate) enum Down {
     Trust(Trust),
     Subscribe(LogSubscription),
     Unsubscribe(u64),
+    /// Somebody at a manager wants to speak to the containers here: to be answered with `Reached`.
+    Reach(u64),
     /// What to seal gossip with. Never on a disk.
     Gossip(GossipKey),
 }
@@ -163,13 +169,18 @@ pub(crate) struct LogSubscription {
 }
 
 /// The stream a node answers a log subscription with.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum LogPart {
     /// First of all: which subscription this answers.
     Begin(u64),
     Line(TaskLog),
     /// One task's log cannot be read; the others go on.
     Failed(String),
+    /// There will be no more of this task: all was read, or why not.
+    Ended {
+        task_id: TaskId,
+        error: Option<String>,
+    },
 }
 
 /// A follower asking the leader for logs: the leader has the sessions.

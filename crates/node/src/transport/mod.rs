@@ -9,6 +9,7 @@ mod client;
 mod link;
 pub(crate) mod message;
 mod server;
+pub(crate) mod splice;
 mod tls;
 
 pub(crate) use client::{Connection, fetch_root};

@@ -6,11 +6,12 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use skep_api::event::Message;
 use skep_api::time::parse_moment;
 use skep_engine::{EngineEvent, EventKind};
-use skep_node::SwarmEvent;
+use skep_node::{EventFeed, EventsFrom, SwarmEvent};
 use tokio_stream::wrappers::BroadcastStream;
 
 use crate::error::{ApiError, Result};
@@ -34,7 +35,17 @@ fn local(event: EngineEvent) -> Message {
 }
 
 fn swarm(event: SwarmEvent) -> Message {
-    Message::new(event.kind.as_str(), event.action.as_str(), &event.id, event.attributes, "swarm", event.at)
+    let cursor = event.cursor.to_string();
+    let message =
+        Message::new(event.kind.as_str(), event.action.as_str(), &event.id, event.attributes, "swarm", event.at);
+    Message { cursor, ..message }
+}
+
+/// The swarm's events as they come. Where some were missed a listener with a cursor is cut off, so that it takes up again.
+fn coming(feed: EventFeed, has_cursor: bool) -> impl Stream<Item = Message> {
+    let whole = BroadcastStream::new(feed)
+        .take_while(move |item| std::future::ready(matches!(item, Ok(Some(_))) || !has_cursor));
+    whole.filter_map(followed).filter_map(std::future::ready).map(swarm)
 }
 
 /// A listener too slow to follow loses events; it is told in the log, since the protocol has no word for it.
@@ -82,20 +93,39 @@ async fn events(State(state): State<ServerState>, query: Params) -> Result<Respo
             query.text("until")
         )));
     }
+    let cursor = query.text("cursor");
+    let from = match since {
+        _ if !cursor.is_empty() => EventsFrom::Cursor(cursor.parse()?),
+        Some(since) => EventsFrom::Time(since),
+        None => EventsFrom::Now,
+    };
     let (past, engine) = state.engine().events().subscribe(since);
-    let swarm_events = BroadcastStream::new(state.node().subscribe()).filter_map(followed).map(swarm);
+    let (swarms_past, feed) = state.node().events(from)?;
+    let mut past: Vec<Message> = past.into_iter().map(local).chain(swarms_past.into_iter().map(swarm)).collect();
+    // With a cursor only the swarm's are past, and their order is the log's.
+    if cursor.is_empty() {
+        past.sort_by_key(|message| message.time_nano);
+    }
     let engine_events = BroadcastStream::new(engine).filter_map(followed).map(local);
-    let coming = stream::select(engine_events, swarm_events);
-    let body = stream::iter(past).map(local).chain(coming).filter_map(move |message| {
+    let events: BoxStream<'static, Message> = match cursor.is_empty() {
+        true => stream::select(engine_events, coming(feed, false)).boxed(),
+        // Ends with the swarm's: they are what the listener came for.
+        false => coming(feed, true).boxed(),
+    };
+    let events = match until {
+        None => events,
+        Some(until) => ending(events, until.since(now())).boxed(),
+    };
+    let body = stream::iter(past).chain(events).filter_map(move |message| {
         let shown = message.passes(&filters) && until.is_none_or(|until| message.time_nano <= until.0);
         std::future::ready(shown.then(|| line(&message)))
     });
-    Ok(match until {
-        None => streamed("application/json", body, state.stop()),
-        Some(until) => streamed("application/json", ending(body, until.since(now())), state.stop()),
-    })
+    Ok(streamed("application/json", body, state.stop()))
 }
 
-fn ending<S: Stream>(stream: S, after: Duration) -> impl Stream<Item = S::Item> {
+fn ending<S>(stream: S, after: Duration) -> impl Stream<Item = S::Item> + Send
+where
+    S: Stream + Send,
+{
     stream.take_until(tokio::time::sleep(after))
 }

@@ -22,7 +22,7 @@ use crate::extract::Params;
 use crate::state::{ServerState, now};
 use crate::stream::lines::streamed;
 use crate::stream::logs::LogStyle;
-use crate::stream::stdcopy::Framing;
+use crate::stream::stdcopy::{self, Framing};
 
 pub(crate) fn routes() -> Router<ServerState> {
     Router::new().route("/tasks", get(list)).route("/tasks/{id}", get(inspect)).route("/tasks/{id}/logs", get(logs))
@@ -138,8 +138,10 @@ pub(crate) async fn task_logs_response(
             let stream = if log.stderr { StdStream::Stderr } else { StdStream::Stdout };
             style.render(stream, log.at, &attributes(&log), &log.data)
         }
-        // The CLI takes the words before the first space of a detailed line for attributes, so an error goes without.
-        Err(error) => framing.wrap(StdStream::Stderr, format!("error from daemon in stream: {error}\n").into()),
+        // The last that comes; as moby passes on what swarmkit said.
+        Err(error) => {
+            stdcopy::error(framing, &format!("Error grabbing logs: rpc error: code = Unknown desc = {error}\n"))
+        }
     });
     Ok(streamed(framing.content_type(version), body, state.stop()))
 }

@@ -40,6 +40,18 @@ pub(crate) fn frame(stream: StdStream, data: &[u8]) -> Bytes {
         StdStream::Stdout => 1,
         StdStream::Stderr => 2,
     };
+    framed(kind, data)
+}
+
+/// An error of the daemon's, at which the client ends (moby `stdcopy.Systemerr`).
+pub(crate) fn error(framing: Framing, text: &str) -> Bytes {
+    match framing {
+        Framing::Raw => Bytes::copy_from_slice(text.as_bytes()),
+        Framing::Multiplexed => framed(3, text.as_bytes()),
+    }
+}
+
+fn framed(kind: u8, data: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(8 + data.len());
     out.put_slice(&[kind, 0, 0, 0]);
     out.put_u32(u32::try_from(data.len()).expect("pieces are far smaller than 4 GiB"));

@@ -1,0 +1,261 @@
+//! No request is lost while a service is updated, scaled down or moved off a node: a task has its stop signal only when no
+//! host gives it new connections any more. Not run against dockerd where the kernel lacks IPVS: its mesh passes no traffic.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use skep_e2e::{LATER, Lab, SOON, eventually};
+
+/// Clients, each with a request every [`PACE`]: 400 requests a second.
+const CLIENTS: usize = 4;
+const PACE: Duration = Duration::from_millis(10);
+/// A request that takes longer is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Requests sent to the hosts in turn, until dropped.
+struct Load {
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    lost: Arc<Mutex<Vec<String>>>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(clients: usize, hosts: &[SocketAddr], request: fn(SocketAddr) -> std::io::Result<()>) -> Self {
+        let (over, answered, lost) = (Arc::default(), Arc::default(), Arc::default());
+        let mut load = Self { over, answered, lost, clients: Vec::new() };
+        for client in 0..clients {
+            let (over, answered, lost) = (load.over.clone(), load.answered.clone(), load.lost.clone());
+            let hosts = hosts.to_vec();
+            load.clients.push(std::thread::spawn(move || {
+                for turn in client.. {
+                    let begun = Instant::now();
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let host = hosts[turn % hosts.len()];
+                    match request(host) {
+                        Ok(()) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => lost
+                            .lock()
+                            .expect("no panic holds it")
+                            .push(format!("{host} after {:?}: {error}", begun.elapsed())),
+                    }
+                    std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
+                }
+            }));
+        }
+        load
+    }
+
+    fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Goes on for a while; then nothing must have been lost since the beginning.
+    #[track_caller]
+    fn check(&self, what: &str) {
+        let seen = self.answered();
+        eventually(LATER, "requests are answered", || self.answered() > seen + 50);
+        let lost = self.lost.lock().expect("no panic holds it");
+        assert!(lost.is_empty(), "{what}: {} requests lost of {}: {lost:#?}", lost.len(), self.answered());
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        for client in self.clients.drain(..) {
+            let _ = client.join();
+        }
+    }
+}
+
+/// A connection a request, as a client without keep-alive has it.
+fn get(host: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&host, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let whole = answer.starts_with("HTTP/1.1 200 OK") && answer.contains("Host: web");
+    whole.then_some(()).ok_or_else(|| std::io::Error::other(format!("an answer of {} bytes", answer.len())))
+}
+
+/// A datagram may be lost, and so may its answer: a client asks again, and is not to ask a task that is gone.
+fn ask(host: SocketAddr) -> std::io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.connect(host)?;
+    let mut answer = Ok(0);
+    for _ in 0..3 {
+        socket.send(b"ping")?;
+        answer = socket.recv(&mut [0; 512]);
+        if answer.is_ok() {
+            break;
+        }
+    }
+    answer.map(drop)
+}
+
+fn hosts(lab: &Lab, port: u16) -> Vec<SocketAddr> {
+    (1..=lab.size()).map(|node| format!("{}:{port}", lab.address(node)).parse().expect("an address")).collect()
+}
+
+/// `service update … web` through host `node`, and whatever `meanwhile` does once it has begun; until it is completed.
+fn update(lab: &Lab, node: usize, flags: &str, meanwhile: impl FnOnce()) {
+    let format = "{{with .UpdateStatus}}{{.StartedAt}} {{.State}}{{end}}";
+    let status = || lab.docker_words(node, &["service", "inspect", "web", "--format", format]).stdout.trim().to_owned();
+    let before = status();
+    lab.docker(node, &format!("service update --detach --update-monitor 100ms {flags} web")).ok();
+    eventually(LATER, "the update begins", || !status().is_empty() && status() != before);
+    meanwhile();
+    eventually(2 * LATER, "the update is completed", || status() != before && status().ends_with(" completed"));
+}
+
+/// What clients in containers do, through the service's virtual address; they note what fails.
+const EAST_WEST: &str = "while true; do \
+    if timeout 5 wget -qO /dev/null http://web; then echo; else date >> /tmp/lost; fi >> /tmp/answered; done";
+
+fn east_west(lab: &Lab, what: &str) {
+    for node in 1..=lab.size() {
+        let client = lab.docker(node, "ps -q --filter name=client").ok();
+        let run = |command: &str| lab.docker_words(node, &["exec", &client, "sh", "-c", command]).ok();
+        let count = || run("wc -l < /tmp/answered").trim().parse::<usize>().unwrap_or(0);
+        let seen = count();
+        eventually(LATER, "requests in the overlay are answered", || count() > seen + 5);
+        assert_eq!(run("cat /tmp/lost 2>/dev/null || true"), "", "{what}: lost in the overlay by node{node}");
+    }
+}
+
+#[test]
+fn no_request_is_lost_in_updates_scaling_down_and_drain() {
+    let lab = Lab::swarm(1, 2);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.give_busybox();
+    lab.docker(1, "network create --driver overlay back").ok();
+    lab.docker(
+        1,
+        "service create --detach --name web --replicas 6 --network back --publish 8080:80 --publish 8081:80/udp \
+         --update-parallelism 2 skep/whoami",
+    )
+    .ok();
+    lab.await_running("web", 6);
+    for host in hosts(&lab, 8080) {
+        eventually(SOON, "every host answers", || get(host).is_ok());
+    }
+    lab.docker_words(
+        1,
+        &[
+            "service",
+            "create",
+            "--detach",
+            "--name",
+            "client",
+            "--mode",
+            "global",
+            "--network",
+            "back",
+            "busybox",
+            "sh",
+        ]
+        .iter()
+        .copied()
+        .chain(["-c", EAST_WEST])
+        .collect::<Vec<_>>(),
+    )
+    .ok();
+    lab.await_running("client", 3);
+    let load = Load::start(CLIENTS, &hosts(&lab, 8080), get);
+    let datagrams = Load::start(1, &hosts(&lab, 8081), ask);
+    let check = |what: &str| {
+        load.check(what);
+        datagrams.check(what);
+        east_west(&lab, what);
+    };
+    check("before anything");
+
+    // conformance: works | no request is lost in a rolling update, stop-first
+    update(&lab, 1, "--env-add V=2", || ());
+    check("update, stop-first");
+    // conformance: works | no request is lost in a rolling update, start-first
+    update(&lab, 1, "--update-order start-first --env-add V=3", || ());
+    check("update, start-first");
+    // conformance: works | no request is lost when a service is scaled down
+    lab.docker(1, "service scale --detach web=3").ok();
+    lab.await_running("web", 3);
+    check("scale down");
+    // conformance: works | no request is lost when a node is drained
+    lab.docker(1, "node update --availability drain node3").ok();
+    eventually(LATER, "nothing runs on node3", || lab.docker(3, "ps -q --filter name=web").ok().is_empty());
+    lab.await_running("web", 3);
+    load.check("drain");
+    datagrams.check("drain");
+}
+
+#[test]
+fn a_task_that_publishes_a_port_runs_when_it_listens() {
+    let lab = Lab::swarm(1, 0);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.give_busybox();
+    // conformance: differs | docker service ps, of a task that publishes a TCP port and has no health check | Running when it listens, or after 2 s; Docker's at once, and connections are refused meanwhile
+    let late = "sleep 1; mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
+    lab.docker_words(
+        1,
+        &["service", "create", "--detach", "--name", "late", "--publish", "8080:80", "busybox", "sh", "-c", late],
+    )
+    .ok();
+    lab.await_running("late", 1);
+    assert_eq!(lab.curl(&format!("http://{}:8080", lab.address(1))).ok(), "hello");
+}
+
+#[test]
+fn a_host_that_says_nothing_holds_a_stop_up_only_so_long() {
+    let lab = Lab::swarm(1, 2);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.docker(1, "service create --detach --name web --replicas 4 --publish 8080:80 --constraint node.hostname!=node3 skep/whoami").ok();
+    lab.await_running("web", 4);
+    let others: Vec<SocketAddr> = hosts(&lab, 8080)[..2].to_vec();
+    for host in &others {
+        eventually(SOON, "the host answers", || get(*host).is_ok());
+    }
+    let load = Load::start(CLIENTS, &others, get);
+    // Its kernel still balances, but its daemon takes no orders; and then the whole host is gone.
+    for fault in ["pause", "kill"] {
+        lab.lab(&[fault, "node3"]).ok();
+        update(&lab, 1, "--force", || ());
+        load.check(fault);
+        lab.lab(&[if fault == "pause" { "resume" } else { "start" }, "node3"]).ok();
+        eventually(LATER, "node3 is ready", || {
+            lab.docker_words(1, &["node", "inspect", "node3", "--format", "{{.Status.State}}"]).ok() == "ready"
+        });
+    }
+}
+
+#[test]
+fn no_request_is_lost_when_the_leader_changes_in_the_middle_of_an_update() {
+    let lab = Lab::swarm(3, 1);
+    if lab.is_dockerd() {
+        return;
+    }
+    // On the worker and the managers that live on; clients ask these.
+    lab.docker(2, "service create --detach --name web --replicas 4 --publish 8080:80 --constraint node.hostname!=node1 skep/whoami").ok();
+    lab.await_running("web", 4);
+    let others: Vec<SocketAddr> = hosts(&lab, 8080)[1..].to_vec();
+    for host in &others {
+        eventually(SOON, "the host answers", || get(*host).is_ok());
+    }
+    let load = Load::start(CLIENTS, &others, get);
+    update(&lab, 2, "--env-add V=2", || drop(lab.lab(&["kill", "node1"]).ok()));
+    load.check("leader killed");
+}
