@@ -184,7 +184,7 @@ fn containers_of_tasks_are_reached_from_any_manager() {
 fn events(lab: &Lab, node: usize, query: &str) -> std::process::Command {
     let mut curl = std::process::Command::new("curl");
     let url = format!("http://d/v1.41/events?filters=%7B%22scope%22%3A%5B%22swarm%22%5D%7D&{query}");
-    curl.args(["-sSN", "--max-time", "20", "--unix-socket", lab.socket(node), &url]);
+    curl.args(["-sSN", "--max-time", "120", "--unix-socket", lab.socket(node), &url]);
     curl
 }
 
@@ -209,7 +209,7 @@ fn events_tell_what_moved_and_can_be_taken_up_at_another_manager() {
     // conformance: works | docker events, of services | name, replicas, image, updatestate
     lab.docker(
         1,
-        "service create --detach --name web --stop-grace-period 100ms --update-monitor 100ms busybox sleep 1000",
+        "service create --detach --no-resolve-image --name web --stop-grace-period 100ms --update-monitor 100ms busybox sleep 1000",
     )
     .ok();
     told("service", "create", &[("name", "web")]);
