@@ -130,7 +130,8 @@ pub fn carries_role(view: &View, node_id: &NodeId, role: Role) -> Vec<Change> {
     if node.role != role {
         changes.push(Change::SetNodeRole { node_id: node_id.clone(), role });
     }
-    if role == Role::Worker && node.manager.is_some() {
+    // A session that a worker asked for may be heard of only after it was promoted and let in.
+    if role == Role::Worker && node.spec.role == Role::Worker && node.manager.is_some() {
         changes.push(Change::SetNodeManager { node_id: node_id.clone(), manager: None });
     }
     changes

@@ -21,7 +21,7 @@ pub(super) struct Cache {
     pub(super) purged: Option<LogId>,
     pub(super) vote: Option<Vote>,
     pub(super) committed: Option<LogId>,
-    /// `committed` is not on disk yet; the next write takes it along.
+    /// `committed` is not on disk yet; the next append takes it along.
     pub(super) committed_dirty: bool,
     writes: u64,
     durable: u64,

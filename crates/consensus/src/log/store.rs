@@ -235,7 +235,8 @@ impl RaftLogStorage<Types> for LogStore {
         Ok(())
     }
 
-    /// Only remembered: the next write takes it along, and a crash before that costs nothing but a later re-commit.
+    /// Only remembered: the next append takes it along, and a crash before that costs nothing but a later re-commit. Never
+    /// further than what is written before it: a quorum of others may commit what this disk does not hold yet.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         let mut cache = self.shared.cache();
         cache.committed = committed;
@@ -254,7 +255,8 @@ impl RaftLogStorage<Types> for LogStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let number = self.shared.cache().append(&entries);
-        match self.queue.send(Write::Append { number, entries, flushed }).await {
+        let committed = self.shared.take_dirty_committed();
+        match self.queue.send(Write::Append { number, entries, committed, flushed }).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.closed()),
         }

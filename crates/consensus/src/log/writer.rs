@@ -20,7 +20,13 @@ const GROUP: usize = 256;
 pub(super) type Done = oneshot::Sender<Result<(), io::Error>>;
 
 pub(super) enum Write {
-    Append { number: u64, entries: Vec<Entry>, flushed: IOFlushed<Types> },
+    /// With how far the log was committed when it was asked for: that much is in this queue, or written.
+    Append {
+        number: u64,
+        entries: Vec<Entry>,
+        committed: Option<LogId>,
+        flushed: IOFlushed<Types>,
+    },
     Vote(Vote, Done),
     TruncateAfter(Option<LogId>, Done),
     Purge(LogId, Done),
@@ -30,6 +36,7 @@ pub(super) enum Write {
 /// What a write changes in the file.
 enum Step {
     Append(Vec<Entry>),
+    Committed(LogId),
     Vote(Vote),
     RemoveFrom(u64),
     Purge(LogId),
@@ -93,8 +100,9 @@ fn write_group(disk: &Disk, shared: &Shared, group: Vec<Write>) -> Option<Done> 
     let (mut steps, mut waiters, mut close) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()), None);
     for write in group {
         match write {
-            Write::Append { number, entries, flushed } => {
+            Write::Append { number, entries, committed, flushed } => {
                 steps.push(Step::Append(entries));
+                steps.extend(committed.map(Step::Committed));
                 waiters.push(Waiter::Flushed(number, flushed));
             }
             Write::Vote(vote, done) => {
@@ -109,13 +117,17 @@ fn write_group(disk: &Disk, shared: &Shared, group: Vec<Write>) -> Option<Done> 
                 steps.push(Step::Purge(upto));
                 waiters.push(Waiter::Done(done));
             }
-            Write::Close(done) => close = Some(done),
+            Write::Close(done) => {
+                // Nothing is written after it.
+                steps.extend(shared.take_dirty_committed().map(Step::Committed));
+                close = Some(done);
+            }
         }
     }
     // A file that failed once is not trusted again: what the kernel dropped cannot be told from what it kept.
     let result = match shared.why_failed() {
         Some(why) => Err(why),
-        None => commit(disk, shared, &steps).map_err(|error| {
+        None => commit(disk, &steps).map_err(|error| {
             let why = error.to_string();
             tracing::error!(path = %disk.path().display(), reason = %why, "failed to write the raft log");
             shared.fail(&why);
@@ -139,15 +151,15 @@ fn write_group(disk: &Disk, shared: &Shared, group: Vec<Write>) -> Option<Done> 
     close
 }
 
-fn commit(disk: &Disk, shared: &Shared, steps: &[Step]) -> Result<(), Error> {
-    let committed = shared.take_dirty_committed();
-    if steps.is_empty() && committed.is_none() {
+fn commit(disk: &Disk, steps: &[Step]) -> Result<(), Error> {
+    if steps.is_empty() {
         return Ok(());
     }
     let transaction = disk.begin()?;
     for step in steps {
         match step {
             Step::Append(entries) => disk.put_entries(&transaction, entries)?,
+            Step::Committed(upto) => disk.put_meta(&transaction, COMMITTED, upto)?,
             Step::Vote(vote) => disk.put_meta(&transaction, VOTE, vote)?,
             Step::RemoveFrom(first) => disk.remove_entries(&transaction, *first..u64::MAX)?,
             Step::Purge(upto) => {
@@ -155,9 +167,6 @@ fn commit(disk: &Disk, shared: &Shared, steps: &[Step]) -> Result<(), Error> {
                 disk.put_meta(&transaction, PURGED, upto)?;
             }
         }
-    }
-    if let Some(committed) = committed {
-        disk.put_meta(&transaction, COMMITTED, &committed)?;
     }
     disk.commit(transaction)
 }

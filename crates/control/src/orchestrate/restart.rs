@@ -56,11 +56,13 @@ impl Desk<'_> {
         let policy = policy(service);
         let how = if old.status.state.is_terminal() {
             let delay = policy.delay.unwrap_or(DEFAULT_RESTART_DELAY);
+            // The first of its template takes a place, whatever ended there before: that is no restart.
+            let restart = old.spec_version == service.spec_version;
             if delay.is_zero() {
-                How { restart: true, ..How::at_once() }
+                How { restart, ..How::at_once() }
             } else {
                 let start_after = self.plan.now().plus(delay);
-                How { restart: true, start_after: Some(start_after), ..How::after(&old.id) }
+                How { restart, start_after: Some(start_after), ..How::after(&old.id) }
             }
         } else if starts_first || on_lost_node(self.plan.view(), old) {
             How::at_once()

@@ -1,6 +1,6 @@
 //! Services through their lives, each test one story.
 
-use skep_model::node::Availability;
+use skep_model::node::{Availability, ManagerInfo, NodeSpec};
 use skep_model::service::{EndpointSpec, FailureAction, PortConfig, UpdateConfig, UpdateOrder, UpdateState};
 use skep_model::task::{Placement, ResourceRequirements, Resources, RestartCondition, RestartPolicy, TaskStatus};
 
@@ -196,6 +196,39 @@ fn restarts_stop_at_max_attempts_and_a_new_template_starts_again() {
     world.update(&web, |s| s.task.container.image = "ok".into());
     world.pass(secs(60));
     assert_eq!(world.running(&web).len(), 1);
+}
+
+#[test]
+fn what_takes_the_place_of_another_template_is_no_restart() {
+    let mut world = World::new(1);
+    world.missing.insert("missing".into());
+    world.exits.insert("crash".into(), 3);
+    let web = world.create("web", |s| {
+        s.task.container.image = "missing".into();
+        s.task.restart = restart(RestartCondition::OnFailure, 1, 1);
+    });
+    world.lead();
+    world.work();
+    // Rejected, and updated before the leader has looked.
+    world.update(&web, |s| s.task.container.image = "crash".into());
+    world.pass(secs(60));
+    let crashed = world.tasks(&web).into_iter().filter(|t| t.spec.container.image == "crash").count();
+    assert_eq!(crashed, 2, "one and a restart");
+}
+
+#[test]
+fn a_word_of_the_worker_it_was_takes_no_vote_from_a_manager() {
+    let mut world = World::new(1);
+    let node = world.view().nodes().next().unwrap().clone();
+    let spec = NodeSpec { role: Role::Manager, ..node.spec.clone() };
+    let manager = Some(ManagerInfo { raft_id: 7, address: ([192, 168, 0, 1], 2377).into() });
+    world.apply(vec![
+        Change::SetNodeSpec { node_id: node.id.clone(), spec },
+        Change::SetNodeManager { node_id: node.id.clone(), manager: manager.clone() },
+    ]);
+    let late = membership::carries_role(world.view(), &node.id, Role::Worker);
+    world.apply(late);
+    assert_eq!(world.view().node(&node.id).unwrap().manager, manager);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Restart counts survive failover: within one template a slot's count never falls, is not below the restarts that were seen
-//! (those with a delay can be told from other tasks), and stays within the policy's attempts.
+//! (with a delay, in place of a task of the same template), and stays within the policy's attempts.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,9 @@ impl Invariant for Restarts {
             let seen = self.seen.entry(key.clone()).or_default();
             if old.is_none() {
                 let begins = if seen.0 == task.spec_version { seen.1 } else { 0 };
-                *seen = (task.spec_version, begins + u64::from(task.start_after.is_some()));
+                let before = task.replaces.as_ref().and_then(|id| entry.state.tasks.get(id));
+                let again = task.start_after.is_some() && before.is_some_and(|b| b.spec_version == task.spec_version);
+                *seen = (task.spec_version, begins + u64::from(again));
             }
             if now.0 == seen.0 && now.1 < seen.1 {
                 return Err(format!(
