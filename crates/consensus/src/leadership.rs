@@ -99,7 +99,7 @@ fn quorum_silence(raft_id: u64, raft: &Raft) -> Option<Duration> {
 fn shows_itself(silence: Duration, timing: &Timing) -> bool {
     let period = timing.election_max * 2;
     let periods = silence.as_nanos() / period.as_nanos().max(1);
-    periods % 2 == 0
+    periods.is_multiple_of(2)
 }
 
 #[cfg(test)]
