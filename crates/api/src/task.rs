@@ -194,6 +194,7 @@ mod tests {
             start_after: None,
             replaces: None,
             job_iteration: None,
+            ran_since: None,
             generic: Vec::new(),
         };
         let got = serde_json::to_value(Task::from_model(&task, |id| (*id == net).then_some(&network))).unwrap();

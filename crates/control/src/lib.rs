@@ -6,8 +6,8 @@
 //!   Ctx { now, ids } --------+
 //! ```
 //!
-//! Decides which tasks exist, what addresses and ports they have and where they run; and what every worker is told
-//! ([`dispatch`]). Must not know how changes are agreed on, what a socket is, or what happened before: a new leader that calls
+//! Decides which tasks exist, what addresses and ports they have and where they run; what every worker is told
+//! ([`dispatch`]); and what a user is told of a service that is not as it was asked for ([`explain()`]). Must not know how changes are agreed on, what a socket is, or what happened before: a new leader that calls
 //! [`tick()`] with everything marked goes on exactly where the last one stopped.
 //!
 //! Read first: [`tick()`], then `orchestrate` (which tasks), `allocate` (addresses), `schedule` (nodes).
@@ -24,6 +24,7 @@ mod allocate;
 mod schedule;
 
 pub mod dispatch;
+mod explain;
 pub mod membership;
 
 #[cfg(test)]
@@ -31,5 +32,6 @@ mod tests;
 
 pub use ctx::{Ctx, Decision, IdSource, SeededIds};
 pub use dirty::Dirty;
+pub use explain::explain;
 pub use plan::split;
 pub use tick::tick;

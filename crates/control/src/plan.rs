@@ -55,6 +55,21 @@ impl Plan {
         true
     }
 
+    /// Plans changes that each do something, tried together: what they share of the scratch store is copied once, not once a
+    /// change.
+    pub(crate) fn push_all(&mut self, changes: Vec<Change>) {
+        let batch = Batch::new(self.now, changes);
+        let index = self.scratch.read().index();
+        let together = self.scratch.apply(index, 0, &batch).is_ok();
+        for change in batch.changes {
+            if together {
+                self.record(change);
+            } else {
+                self.push(change);
+            }
+        }
+    }
+
     /// Keeps a change that was tried, or folds it into the making of the task it is about.
     fn record(&mut self, change: Change) {
         match change {

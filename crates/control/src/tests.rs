@@ -22,6 +22,7 @@ mod jobs;
 mod life;
 mod properties;
 mod speed;
+mod updates;
 
 #[derive(Default)]
 pub(crate) struct Host {

@@ -109,9 +109,12 @@ fn jobs_run_to_completion_and_again_when_asked() {
         assert_eq!((status("job"), complete(&lab, "job")), before);
     }
     lab.docker(1, "service rm job all once thrice tries").ok();
-    eventually(LATER, "the containers are removed", || {
-        (1..=3).all(|node| lab.docker_words(node, &["ps", "-aq"]).ok().is_empty())
-    });
+    // Docker leaves those of jobs behind.
+    if !lab.is_dockerd() {
+        eventually(LATER, "the containers are removed", || {
+            (1..=3).all(|node| lab.docker_words(node, &["ps", "-aq"]).ok().is_empty())
+        });
+    }
 }
 
 #[test]

@@ -97,6 +97,9 @@ pub struct Task {
     pub start_after: Option<Timestamp>,
     /// The task it replaces, which must have stopped first in stop-first order.
     pub replaces: Option<TaskId>,
+    /// When it first ran; a healthcheck had passed by then.
+    #[serde(default)]
+    pub ran_since: Option<Timestamp>,
     /// Which run of its job it belongs to.
     pub job_iteration: Option<u64>,
     /// What it was given of its node's generic resources.

@@ -97,6 +97,24 @@ pub fn stop_after(labels: &Labels) -> Result<Option<Duration>, Invalid> {
     }
 }
 
+/// On a service: how long an update waits for a new task to run, before it counts as failed (a duration as Go writes it).
+pub const UPDATE_DEADLINE_LABEL: &str = "skep.update-deadline";
+/// Longer than any image should take to be pulled.
+pub const DEFAULT_UPDATE_DEADLINE: Duration = Duration::from_secs(10 * 60);
+const UPDATE_DEADLINE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What [`UPDATE_DEADLINE_LABEL`] says, if it is there.
+pub fn update_deadline(labels: &Labels) -> Result<Option<Duration>, Invalid> {
+    let Some(text) = labels.get(UPDATE_DEADLINE_LABEL) else { return Ok(None) };
+    let nanos = crate::time::parse_go_duration(text).and_then(|nanos| u64::try_from(nanos).ok());
+    match nanos.map(Duration::from_nanos) {
+        Some(deadline) if (Duration::from_secs(1)..=UPDATE_DEADLINE_MAX).contains(&deadline) => Ok(Some(deadline)),
+        Some(_) | None => invalid(format!(
+            "label {UPDATE_DEADLINE_LABEL}={text}: must be a duration from 1s to 168h, such as 90s or 1h"
+        )),
+    }
+}
+
 fn update(config: &UpdateConfig) -> Result<(), Invalid> {
     if !(0.0..=1.0).contains(&config.max_failure_ratio) {
         return invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1");
@@ -203,6 +221,7 @@ pub fn constraints(spec: &ServiceSpec) -> Result<(), Invalid> {
 pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
     name(&spec.name)?;
     stop_after(&spec.labels)?;
+    update_deadline(&spec.labels)?;
     task(&spec.task)?;
     let negative = |count: u64| i64::try_from(count).is_err();
     match spec.mode {

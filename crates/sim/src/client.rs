@@ -177,7 +177,7 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
                 message: "rollback in progress".into(),
             };
             let id = service.id.clone();
-            let change = Change::RollbackService { service_id: id.clone(), status };
+            let change = Change::RollbackService { service_id: id.clone(), status, automatic: false };
             let batch = Batch::new(at, vec![change]).if_version(ObjectKey::Service(id.clone()), service.meta.version);
             Some((batch, Evidence::ServiceTouched { id }))
         }

@@ -32,6 +32,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: SwarmCommand,
     },
+    /// What can be asked of a service beyond `docker service`
+    Service {
+        /// The daemon to ask: of any manager
+        #[arg(short = 'H', long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock", global = true)]
+        host: String,
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
     /// The process that owns the containers of a host; started by the daemon
@@ -64,6 +72,18 @@ pub(crate) enum SwarmCommand {
     JoinToken(JoinTokenCommand),
     #[command(flatten)]
     Backup(BackupCommand),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Say in sentences why a service is not as it was asked for, and what to do
+    Explain {
+        /// Name or id
+        service: String,
+        /// `text` or `json`
+        #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        format: String,
+    },
 }
 
 #[derive(Subcommand)]

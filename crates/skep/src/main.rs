@@ -8,6 +8,7 @@ mod client;
 mod config_file;
 mod daemon;
 mod lab;
+mod service;
 mod swarm;
 mod whoami;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Supervisor { exec_root } => daemon::supervise(&exec_root),
         Command::Lab(command) => lab::run(command),
         Command::Swarm { host, command } => swarm::run(&host, command),
+        Command::Service { host, command } => service::run(&host, command),
         Command::LabHost { spec } => lab::host(&spec),
         Command::Whoami(flags) => whoami::run(&flags),
         Command::BenchEngine { image_tar, rounds } => bench::run(&image_tar, rounds),

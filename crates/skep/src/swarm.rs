@@ -17,7 +17,7 @@ pub(crate) fn run(host: &str, command: SwarmCommand) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(host: &str, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+pub(crate) fn ask(host: &str, method: &str, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
     let Some(socket) = host.strip_prefix("unix://") else {
         bail!(
             "{host} is not a unix socket: run this on the manager itself, or give its socket with --host unix:///path"

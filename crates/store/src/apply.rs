@@ -180,7 +180,9 @@ impl Entry {
 
             Change::CreateService(service) => self.create_service(service),
             Change::SetServiceSpec { service_id, spec } => self.set_service_spec(service_id, spec),
-            Change::RollbackService { service_id, status } => self.rollback_service(service_id, status),
+            Change::RollbackService { service_id, status, automatic } => {
+                self.rollback_service(service_id, status, *automatic)
+            }
             Change::SetUpdateStatus { service_id, status } => {
                 self.with_service(service_id, |s| s.update_status = status.clone())
             }
@@ -372,7 +374,7 @@ impl Entry {
         })
     }
 
-    fn rollback_service(&mut self, id: &ServiceId, status: &UpdateStatus) -> Done {
+    fn rollback_service(&mut self, id: &ServiceId, status: &UpdateStatus, automatic: bool) -> Done {
         let old = self.service(id)?;
         let Some(previous) = &old.previous_spec else {
             return Err(Refused::Precondition(format!("service {id} does not have a previous spec")));
@@ -383,8 +385,10 @@ impl Entry {
         self.spec_fits(id, previous)?;
         self.with_service(id, |s| {
             let version = s.previous_spec_version.unwrap_or(s.spec_version);
-            s.previous_spec = Some(Box::new(std::mem::replace(&mut s.spec, (**previous).clone())));
-            s.previous_spec_version = Some(s.spec_version);
+            let failed = std::mem::replace(&mut s.spec, (**previous).clone());
+            // What failed is nothing to go back to.
+            s.previous_spec = (!automatic).then(|| Box::new(failed));
+            s.previous_spec_version = (!automatic).then_some(s.spec_version);
             s.spec_version = version;
             s.update_status = Some(status.clone());
         })
@@ -521,6 +525,9 @@ impl Entry {
         self.with_task(&report.task_id, |t| {
             if report.status.state >= t.status.state {
                 t.status = report.status.clone();
+                if t.status.state == TaskState::Running {
+                    t.ran_since = t.ran_since.or(Some(t.status.at));
+                }
             }
         })
     }
@@ -568,6 +575,7 @@ fn task_of(service: &Service, new: &NewTask, meta: Meta) -> Task {
         ports: service.endpoint.as_ref().map_or_else(spec_ports, |e| e.ports.clone()),
         start_after: new.start_after,
         replaces: new.replaces.clone(),
+        ran_since: None,
         job_iteration: service.job_iteration(),
         generic: new.generic.clone(),
     }

@@ -177,6 +177,9 @@ pub enum Change {
     RollbackService {
         service_id: ServiceId,
         status: UpdateStatus,
+        /// On failure, rather than asked for: the spec that failed is forgotten, as in swarmkit.
+        #[serde(default)]
+        automatic: bool,
     },
     SetUpdateStatus {
         service_id: ServiceId,

@@ -235,7 +235,7 @@ fn only_a_new_template_raises_the_spec_version_and_a_rollback_brings_the_old_one
         completed_at: None,
         message: String::new(),
     };
-    log.ok(vec![Change::RollbackService { service_id: "s1".parse().unwrap(), status }]);
+    log.ok(vec![Change::RollbackService { service_id: "s1".parse().unwrap(), status, automatic: false }]);
     let web = log.store.read().find_service("s1").unwrap().clone();
     assert_eq!((web.spec_version, web.spec.task.container.image.as_str()), (1, "nginx"));
 }

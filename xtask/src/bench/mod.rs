@@ -7,6 +7,7 @@ mod api;
 mod cluster;
 mod drops;
 mod lab;
+mod scheduler;
 mod services;
 mod soak;
 
@@ -28,6 +29,8 @@ enum Part {
     Cluster,
     /// Requests lost in updates, scaling down and drain, at 1,000 a second; skep only
     Drops,
+    /// The scheduler alone: tasks placed in memory, against swarmkit's recorded times
+    Scheduler,
     /// Nodes wrongly taken for dead, idle and under packet loss; takes twice --minutes
     Soak,
 }
@@ -61,11 +64,17 @@ pub(crate) struct Options {
 type Figures = BTreeMap<String, Vec<f64>>;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let wanted = |part| if options.parts.is_empty() { part != Part::Soak } else { options.parts.contains(&part) };
+    if wanted(Part::Scheduler) {
+        scheduler::measure()?;
+        if options.parts == [Part::Scheduler] {
+            return Ok(());
+        }
+    }
     let skep = skep_binary()?;
     let peer = Some(options.peer.as_str()).filter(|peer| {
         !options.alone && Command::new(peer).arg("--version").output().is_ok_and(|o| o.status.success())
     });
-    let wanted = |part| if options.parts.is_empty() { part != Part::Soak } else { options.parts.contains(&part) };
     let (mut ours, mut theirs) = (Figures::new(), Figures::new());
     let tar = ImageTar::make()?;
     if wanted(Part::Engine) {

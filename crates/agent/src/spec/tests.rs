@@ -35,6 +35,7 @@ pub(crate) fn task() -> Task {
         start_after: None,
         replaces: None,
         job_iteration: None,
+        ran_since: None,
         generic: Vec::new(),
     }
 }

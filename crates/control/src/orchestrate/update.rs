@@ -11,6 +11,7 @@ use skep_model::service::{
     DEFAULT_UPDATE_MONITOR, FailureAction, Service, UpdateConfig, UpdateOrder, UpdateState, UpdateStatus,
 };
 use skep_model::task::{Task, TaskState};
+use skep_model::validate::{DEFAULT_UPDATE_DEADLINE, update_deadline};
 use skep_store::{Change, SlotKey};
 
 use super::global::takes_new;
@@ -18,12 +19,13 @@ use super::slot::{Slot, ended_by_itself, slots};
 use super::{Desk, How, may_keep};
 
 /// Where a slot stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
     /// Runs an old template, or nothing new yet.
     Dirty,
-    /// Its new task has not run yet.
-    Underway,
-    /// Its new task runs since then.
+    /// Its new task has neither run nor ended yet, and is given until then.
+    Underway(Timestamp),
+    /// Its new task runs since then, or was given up then.
     Done(Timestamp),
 }
 
@@ -33,8 +35,9 @@ impl Desk<'_> {
         let slots: Vec<&Slot> =
             slots.values().filter(|slot| slot.live().next().is_some() && !self.is_paused(slot)).collect();
         self.retire_old(service, &slots);
+        let now = self.plan.now();
         let dirty: Vec<&Slot> =
-            slots.iter().filter(|s| matches!(progress(service, s), Progress::Dirty)).copied().collect();
+            slots.iter().filter(|s| progress(service, s, now) == Progress::Dirty).copied().collect();
         let state = service.update_status.as_ref().map(|s| s.state);
         match state {
             Some(UpdateState::Paused | UpdateState::RollbackPaused) => return,
@@ -43,19 +46,21 @@ impl Desk<'_> {
                 if dirty.is_empty() {
                     return;
                 }
-                self.set_status(service, status(UpdateState::Updating, self.plan.now(), "update in progress"));
+                self.set_status(service, status(UpdateState::Updating, now, "update in progress"));
             }
         }
         let Some(service) = self.plan.view().service(&service.id).cloned() else { return };
         let Some(update) = service.update_status.clone() else { return };
         let config = config(&service, update.state);
-        let now = self.plan.now();
         let mut busy = 0;
         let mut last_done = update.started_at;
         for slot in &slots {
-            match progress(&service, slot) {
+            match progress(&service, slot, now) {
                 Progress::Dirty => {}
-                Progress::Underway => busy += 1,
+                Progress::Underway(until) => {
+                    busy += 1;
+                    self.plan.wake(until);
+                }
                 Progress::Done(since) => {
                     last_done = last_done.max(since);
                     // A worker of the updater rests after each slot; slots done before this update began are nobody's.
@@ -75,7 +80,7 @@ impl Desk<'_> {
         for slot in dirty.iter().take(width.saturating_sub(busy)) {
             self.renew(&service, slot, config.order);
         }
-        if dirty.is_empty() && slots.iter().all(|s| matches!(progress(&service, s), Progress::Done(_))) {
+        if dirty.is_empty() && slots.iter().all(|s| matches!(progress(&service, s, now), Progress::Done(_))) {
             self.complete(&service, &update, &config, last_done);
         }
     }
@@ -135,31 +140,38 @@ impl Desk<'_> {
         };
         let config = config(service, update.state);
         let monitor = config.monitor.unwrap_or(DEFAULT_UPDATE_MONITOR);
+        let now = self.plan.now();
         let all = slots(self.plan.view(), &service.id);
-        let failures: Vec<&Arc<Task>> = all
+        // What is left to do, and what was done in this update.
+        let concerned = all
             .values()
-            .filter_map(|slot| slot.tasks.iter().find(|t| is_failure(service, update, t, monitor)))
-            .collect();
-        let Some(first) = failures.first() else { return };
-        if failures.len() as f32 / all.len().max(1) as f32 <= config.max_failure_ratio {
+            .filter(|s| progress(service, s, now) == Progress::Dirty || attempts(service, s).next().is_some());
+        let failures: Vec<(&Arc<Task>, String)> =
+            all.values().filter_map(|slot| failure(service, slot, monitor, now)).collect();
+        let Some((_, what)) = failures.first() else { return };
+        if failures.len() as f32 / concerned.count().max(1) as f32 <= config.max_failure_ratio {
             return;
         }
-        let what = format!("due to failure or early termination of task {}", first.id);
         match config.failure_action {
             FailureAction::Continue => {}
-            // Never a rollback of a rollback.
+            // Never a rollback of a rollback. And one rollback only: there is nothing to go back to after it.
             FailureAction::Rollback if !rolling_back && service.previous_spec.is_some() => {
-                let message = format!("update rolled back {what}");
-                let status = status(UpdateState::RollbackStarted, self.plan.now(), &message);
-                self.plan.push(Change::RollbackService { service_id: service.id.clone(), status });
+                let status = UpdateStatus {
+                    state: UpdateState::RollbackStarted,
+                    message: format!("update rolled back due to {what}"),
+                    ..update.clone()
+                };
+                let service_id = service.id.clone();
+                self.plan.push(Change::RollbackService { service_id, status, automatic: true });
             }
             FailureAction::Pause | FailureAction::Rollback => {
-                let (state, word) = if rolling_back {
-                    (UpdateState::RollbackPaused, "rollback")
-                } else {
-                    (UpdateState::Paused, "update")
+                let state = if rolling_back { UpdateState::RollbackPaused } else { UpdateState::Paused };
+                // swarmkit's words tell apart what was asked for, not what was under way.
+                let word = match config.failure_action {
+                    FailureAction::Rollback if rolling_back => "rollback",
+                    FailureAction::Rollback | FailureAction::Pause | FailureAction::Continue => "update",
                 };
-                let message = format!("{word} paused {what}");
+                let message = format!("{word} paused due to {what}");
                 self.set_status(service, UpdateStatus { state, message, completed_at: None, ..update.clone() });
             }
         }
@@ -168,7 +180,9 @@ impl Desk<'_> {
     /// After the last slot it is watched for a while before it is called done.
     fn complete(&mut self, service: &Service, update: &UpdateStatus, config: &UpdateConfig, last_done: Timestamp) {
         let monitor = config.monitor.unwrap_or(DEFAULT_UPDATE_MONITOR);
-        let watched = last_done.plus(monitor);
+        // swarmkit watches on for longer than a worker rests.
+        let watched =
+            last_done.plus(if config.delay >= monitor { config.delay + Duration::from_secs(1) } else { monitor });
         if watched > self.plan.now() {
             self.plan.wake(watched);
             return;
@@ -199,22 +213,49 @@ fn config(service: &Service, state: UpdateState) -> UpdateConfig {
     .unwrap_or_default()
 }
 
-fn progress(service: &Service, slot: &Slot) -> Progress {
-    let current = slot.live().filter(|t| t.spec_version == service.spec_version);
-    match current.max_by_key(|t| t.status.state) {
+fn progress(service: &Service, slot: &Slot, now: Timestamp) -> Progress {
+    let current = slot.live().filter(|t| t.spec_version == service.spec_version).max_by_key(|t| t.status.state);
+    if let Some(task) = current.filter(|t| t.status.state == TaskState::Running) {
+        return Progress::Done(task.status.at);
+    }
+    // One attempt a slot: if it ended, what follows is the restart policy's.
+    if let Some(ended) = attempts(service, slot).find(|t| ended_by_itself(t.status.state)) {
+        return Progress::Done(ended.status.at);
+    }
+    match current.map(|t| due(service, t)) {
         None => Progress::Dirty,
-        Some(task) if task.status.state == TaskState::Running => Progress::Done(task.status.at),
-        Some(_) => Progress::Underway,
+        Some(due) if due <= now => Progress::Done(due),
+        Some(due) => Progress::Underway(due),
     }
 }
 
-/// A task of the new template that ended by itself, during this update, before it had run for the monitored time.
-fn is_failure(service: &Service, update: &UpdateStatus, task: &Task, monitor: Duration) -> bool {
-    task.spec_version == service.spec_version
-        && task.meta.created_at >= update.started_at
-        && ended_by_itself(task.status.state)
-        && task.status.at.since(task.start_after.unwrap_or(task.meta.created_at)) <= monitor.max(MONITOR_FLOOR)
+/// Tasks of the new template made in this update, oldest first.
+fn attempts<'a>(service: &'a Service, slot: &'a Slot) -> impl Iterator<Item = &'a Arc<Task>> {
+    let started_at = service.update_status.as_ref().map_or(Timestamp(i64::MAX), |s| s.started_at);
+    slot.tasks.iter().filter(move |t| t.spec_version == service.spec_version && t.meta.created_at >= started_at)
 }
 
-/// From its making to its end includes pulling the image; a failure is taken for one if it came within this in any case.
-const MONITOR_FLOOR: Duration = Duration::from_secs(60);
+/// When a task that does not run yet is given up: an update must not wait for ever for a node, or an image.
+fn due(service: &Service, task: &Task) -> Timestamp {
+    let patience = update_deadline(&service.spec.labels).ok().flatten().unwrap_or(DEFAULT_UPDATE_DEADLINE);
+    task.start_after.unwrap_or(task.meta.created_at).plus(patience)
+}
+
+/// The slot's task that ended by itself before it had run for the monitored time, or did not run in time; and the words.
+fn failure<'a>(
+    service: &'a Service,
+    slot: &'a Slot,
+    monitor: Duration,
+    now: Timestamp,
+) -> Option<(&'a Arc<Task>, String)> {
+    let early = |t: &Task| t.ran_since.is_none_or(|since| t.status.at.since(since) <= monitor);
+    attempts(service, slot).find_map(|task| {
+        if ended_by_itself(task.status.state) && early(task) {
+            Some((task, format!("failure or early termination of task {}", task.id)))
+        } else if task.is_live() && task.status.state < TaskState::Running && due(service, task) <= now {
+            Some((task, format!("task {} not running in time", task.id)))
+        } else {
+            None
+        }
+    })
+}

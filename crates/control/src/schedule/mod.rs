@@ -87,11 +87,12 @@ fn place_free(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, first: &T
     };
     let mut candidates = Candidates::new(ledger, group, &demand);
     let mut explanation = None;
+    let mut placed = Vec::with_capacity(tasks.len());
     for task in tasks {
         match candidates.next(ledger, group, &demand) {
             Some((node, generic)) => {
                 let node_id = ledger.loads()[node].node.id.clone();
-                plan.push(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
+                placed.push(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
             }
             None => {
                 let text = explanation.get_or_insert_with(|| explain::all(ledger, group, &demand));
@@ -99,6 +100,7 @@ fn place_free(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, first: &T
             }
         }
     }
+    plan.push_all(placed);
 }
 
 fn remark(plan: &mut Plan, id: &TaskId, explanation: &str) {

@@ -167,7 +167,8 @@ fn what_jobs_cannot_have_is_refused() {
         completed_at: None,
         message: String::new(),
     };
-    let refused = world.try_apply(Batch::new(world.now, vec![Change::RollbackService { service_id: job, status }]));
+    let refused = world
+        .try_apply(Batch::new(world.now, vec![Change::RollbackService { service_id: job, status, automatic: false }]));
     assert!(refused.unwrap_err().to_string().contains("cannot be rolled back"));
     let spec = ServiceSpec { update: Some(UpdateConfig::default()), ..service.spec.clone() };
     let said = skep_model::validate::service(&spec).unwrap_err().to_string();

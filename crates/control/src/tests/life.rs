@@ -385,7 +385,7 @@ fn a_failing_update_pauses_and_can_be_rolled_back() {
         completed_at: None,
         message: "manually requested rollback".into(),
     };
-    world.apply(vec![Change::RollbackService { service_id: web.clone(), status: begin }]);
+    world.apply(vec![Change::RollbackService { service_id: web.clone(), status: begin, automatic: false }]);
     world.pass(secs(60));
     let status = world.view().service(&web).unwrap().update_status.clone().unwrap();
     assert_eq!((status.state, status.message.as_str()), (UpdateState::RollbackCompleted, "rollback completed"));

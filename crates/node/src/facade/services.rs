@@ -1,5 +1,6 @@
 //! `docker service …`.
 
+use skep_model::explain::Explanation;
 use skep_model::service::{Mode, Service, ServiceSpec, UpdateState, UpdateStatus};
 use skep_model::{ServiceId, validate};
 use skep_store::{Batch, Change, ObjectKey, View};
@@ -126,7 +127,7 @@ impl Node {
                     completed_at: None,
                     message: "manually requested rollback".into(),
                 };
-                Change::RollbackService { service_id: service_id.clone(), status }
+                Change::RollbackService { service_id: service_id.clone(), status, automatic: false }
             }
         };
         let batch = Batch::new(now(), vec![change]).if_version(ObjectKey::Service(service_id), version);
@@ -137,6 +138,13 @@ impl Node {
         let manager = self.inner.manager()?;
         let service_id = manager.view().find_service(reference)?.id.clone();
         manager.propose(Batch::new(now(), vec![Change::RemoveService { service_id }])).await.map(drop)
+    }
+
+    /// Why it is not as asked, in sentences.
+    pub fn service_explain(&self, reference: &str) -> Result<Explanation> {
+        let view = self.view()?;
+        let service = view.find_service(reference)?;
+        Ok(skep_control::explain(&view, service, now()))
     }
 
     pub fn service_list(&self) -> Result<Vec<Service>> {

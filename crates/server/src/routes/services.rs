@@ -7,6 +7,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use skep_api::ApiVersion;
 use skep_api::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceStatus, ServiceUpdateResponse};
+use skep_model::explain::Explanation;
 use skep_model::reference::Reference;
 use skep_model::secret::SecretBytes;
 use skep_model::service as model;
@@ -28,6 +29,8 @@ pub(crate) fn routes() -> Router<ServerState> {
         .route("/services/{id}", get(inspect).delete(remove))
         .route("/services/{id}/update", post(update))
         .route("/services/{id}/logs", get(logs))
+        // Not Docker's.
+        .route("/skep/services/{id}/explain", get(explain))
 }
 
 async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Vec<Service>>> {
@@ -172,6 +175,10 @@ async fn update(
 async fn inspect(State(state): State<ServerState>, Path(id): Path<String>, query: Params) -> Result<Json<Service>> {
     let service = Service::from(&state.node().service_inspect(&id)?);
     Ok(Json(if query.flag("insertDefaults") { service.with_defaults() } else { service }))
+}
+
+async fn explain(State(state): State<ServerState>, Path(id): Path<String>) -> Result<Json<Explanation>> {
+    Ok(Json(state.node().service_explain(&id)?))
 }
 
 async fn remove(State(state): State<ServerState>, Path(id): Path<String>) -> Result<StatusCode> {
