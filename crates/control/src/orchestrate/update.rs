@@ -12,7 +12,7 @@ use skep_model::service::{
 };
 use skep_model::task::{Task, TaskState};
 use skep_model::validate::{DEFAULT_UPDATE_DEADLINE, update_deadline};
-use skep_store::{Change, SlotKey};
+use skep_store::{Change, SlotKey, View};
 
 use super::global::takes_new;
 use super::slot::{Slot, ended_by_itself, slots};
@@ -37,7 +37,7 @@ impl Desk<'_> {
         self.retire_old(service, &slots);
         let now = self.plan.now();
         let dirty: Vec<&Slot> =
-            slots.iter().filter(|s| progress(service, s, now) == Progress::Dirty).copied().collect();
+            slots.iter().filter(|s| progress(self.plan.view(), service, s, now) == Progress::Dirty).copied().collect();
         let state = service.update_status.as_ref().map(|s| s.state);
         match state {
             Some(UpdateState::Paused | UpdateState::RollbackPaused) => return,
@@ -55,7 +55,7 @@ impl Desk<'_> {
         let mut busy = 0;
         let mut last_done = update.started_at;
         for slot in &slots {
-            match progress(&service, slot, now) {
+            match progress(self.plan.view(), &service, slot, now) {
                 Progress::Dirty => {}
                 Progress::Underway(until) => {
                     busy += 1;
@@ -80,7 +80,9 @@ impl Desk<'_> {
         for slot in dirty.iter().take(width.saturating_sub(busy)) {
             self.renew(&service, slot, config.order);
         }
-        if dirty.is_empty() && slots.iter().all(|s| matches!(progress(&service, s, now), Progress::Done(_))) {
+        if dirty.is_empty()
+            && slots.iter().all(|s| matches!(progress(self.plan.view(), &service, s, now), Progress::Done(_)))
+        {
             self.complete(&service, &update, &config, last_done);
         }
     }
@@ -143,9 +145,9 @@ impl Desk<'_> {
         let now = self.plan.now();
         let all = slots(self.plan.view(), &service.id);
         // What is left to do, and what was done in this update.
-        let concerned = all
-            .values()
-            .filter(|s| progress(service, s, now) == Progress::Dirty || attempts(service, s).next().is_some());
+        let concerned = all.values().filter(|s| {
+            progress(self.plan.view(), service, s, now) == Progress::Dirty || attempts(service, s).next().is_some()
+        });
         let failures: Vec<(&Arc<Task>, String)> =
             all.values().filter_map(|slot| failure(service, slot, monitor, now)).collect();
         let Some((_, what)) = failures.first() else { return };
@@ -213,20 +215,27 @@ fn config(service: &Service, state: UpdateState) -> UpdateConfig {
     .unwrap_or_default()
 }
 
-fn progress(service: &Service, slot: &Slot, now: Timestamp) -> Progress {
+fn progress(view: &View, service: &Service, slot: &Slot, now: Timestamp) -> Progress {
     let current = slot.live().filter(|t| t.spec_version == service.spec_version).max_by_key(|t| t.status.state);
     if let Some(task) = current.filter(|t| t.status.state == TaskState::Running) {
         return Progress::Done(task.status.at);
     }
     // One attempt a slot: if it ended, what follows is the restart policy's.
     if let Some(ended) = attempts(service, slot).find(|t| ended_by_itself(t.status.state)) {
-        return Progress::Done(ended.status.at);
+        return Progress::Done(first_restart(view, service, slot).unwrap_or(Timestamp(i64::MAX)).min(ended.status.at));
     }
     match current.map(|t| due(service, t)) {
         None => Progress::Dirty,
         Some(due) if due <= now => Progress::Done(due),
         Some(due) => Progress::Underway(due),
     }
+}
+
+/// When the slot's first attempt of this update was followed by another: the first itself may be forgotten by now.
+fn first_restart(view: &View, service: &Service, slot: &Slot) -> Option<Timestamp> {
+    let started_at = service.update_status.as_ref()?.started_at;
+    let record = view.restarts(&service.id, &slot.key).filter(|r| r.spec_version == service.spec_version)?;
+    record.recent.iter().find(|at| **at >= started_at).copied()
 }
 
 /// Tasks of the new template made in this update, oldest first.

@@ -241,3 +241,24 @@ fn an_update_that_makes_no_task_has_no_status() {
     assert_eq!(world.view().service(&web).unwrap().update_status, None);
     assert_eq!(running(&world, &web, "new"), 4);
 }
+
+/// A task that fails again and again is forgotten but for the last few; when the slot was given up is not.
+#[test]
+fn an_update_ends_though_its_tasks_fail_all_the_time() {
+    let config = UpdateConfig {
+        failure_action: FailureAction::Continue,
+        delay: secs(4),
+        monitor: Some(secs(6)),
+        ..UpdateConfig::default()
+    };
+    let (mut world, web) = web(3, config);
+    world.update(&web, |s| {
+        s.task.container.image = "bad".into();
+        let delay = Some(Duration::from_millis(200));
+        s.task.restart = Some(skep_model::task::RestartPolicy { delay, ..Default::default() });
+    });
+    world.pass(secs(3));
+    assert_eq!(running(&world, &web, "ok"), 2);
+    world.pass(secs(12));
+    assert_eq!((said(&world, &web).0, running(&world, &web, "ok")), (UpdateState::Completed, 0));
+}
