@@ -10,6 +10,7 @@ fn what_is_absent_says_so() {
     }
     lab.give_busybox();
     lab.docker(1, "create --name box busybox true").ok();
+    lab.docker(1, "network create --driver overlay --attachable over").ok();
     // conformance: absent | docker cp | 501: copying files into and out of a container
     // conformance: absent | docker export | 501
     // conformance: absent | docker diff | 501
@@ -20,6 +21,7 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker network create --ipv6 | 501
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
+    // conformance: absent | docker run --network, docker network connect, of an overlay | 501: services only
     // conformance: absent | docker run --cgroup-parent | 501
     // conformance: absent | docker run --storage-opt | 501
     for line in [
@@ -33,6 +35,8 @@ fn what_is_absent_says_so() {
         "network create --driver overlay --ipv6 six",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
+        "run --rm --network over busybox true",
+        "network connect over box",
         "run --rm --cgroup-parent /x busybox true",
         "run --rm --storage-opt size=1G busybox true",
     ] {
@@ -43,5 +47,5 @@ fn what_is_absent_says_so() {
     }
     assert_eq!(lab.docker_words(1, &["ps", "-a", "--format", "{{.Names}}"]).ok(), "box");
     assert_eq!(lab.docker(1, "service ls -q").ok(), "");
-    assert_eq!(lab.docker_words(1, &["network", "ls", "-q", "--filter", "driver=overlay"]).ok().lines().count(), 1);
+    assert_eq!(lab.docker_words(1, &["network", "ls", "-q", "--filter", "driver=overlay"]).ok().lines().count(), 2);
 }

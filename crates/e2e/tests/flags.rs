@@ -341,19 +341,19 @@ fn flags_of_logs() {
     let driver = json!({"Name": "json-file", "Options": {"max-file": "2", "max-size": "10k"}});
     assert_eq!(json_file.spec("/TaskTemplate/LogDriver"), driver);
     let logs = |service: &Service<'_>| lab.docker_words(1, &["logs", &service.container()]).stdout;
-    eventually(SOON, "the last line is kept, the first is not", || {
+    eventually(LATER * 2, "the last line is kept, the first is not", || {
         logs(&json_file).contains("line 299 ") && !logs(&json_file).contains("line 0 ")
     });
     // conformance: works | docker service create --log-driver local
     let local = create("local", "--log-driver local");
-    eventually(SOON, "every line", || logs(&local).lines().count() == 300);
+    eventually(LATER * 2, "every line", || logs(&local).lines().count() == 300);
     // conformance: works | docker service create --log-driver none
     let none = create("none", "--log-driver none");
     lab.docker_words(1, &["logs", &none.container()]).fails("configured logging driver does not support reading");
     // conformance: works | docker service update --log-driver, --log-opt
     none.update("--log-driver json-file --log-opt max-size=1m");
     assert_eq!(none.spec("/TaskTemplate/LogDriver"), json!({"Name": "json-file", "Options": {"max-size": "1m"}}));
-    eventually(SOON, "every line", || logs(&none).lines().count() == 300);
+    eventually(LATER * 2, "every line", || logs(&none).lines().count() == 300);
     lab.docker(
         1,
         "service create --detach --no-resolve-image --name odd --log-driver json-file --log-opt fish=1 busybox true",

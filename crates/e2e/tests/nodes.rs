@@ -51,6 +51,8 @@ fn workers_become_managers_and_managers_workers() {
 #[test]
 fn managers_leave_are_lost_and_are_missed() {
     let lab = Lab::swarm(3, 0);
+    // Also of one that has only just joined.
+    lab.docker(3, "swarm leave").fails("The only way to restore a swarm that has lost consensus");
     lab.docker(1, "service create --detach --name web --replicas 3 skep/whoami").ok();
     lab.await_running("web", 3);
     // conformance: works | docker swarm leave on a manager warns, and says when the quorum would go

@@ -348,8 +348,9 @@ impl Manager {
         let view = self.view();
         let ids = view.nodes().filter_map(|node| Some(node.manager.as_ref()?.raft_id));
         let reached: Vec<Reachability> = ids.map(|id| self.roster.reachability(id)).collect();
-        let count = |wanted| reached.iter().filter(|r| **r == wanted).count();
-        let (reachable, unreachable) = (count(Reachability::Reachable), count(Reachability::Unreachable));
+        // One that was not asked yet, by a manager just joined, counts as reached.
+        let unreachable = reached.iter().filter(|r| **r == Reachability::Unreachable).count();
+        let reachable = reached.len() - unreachable;
         if reachable <= unreachable + 2 {
             if (reachable, unreachable) == (1, 0) {
                 text.push_str(

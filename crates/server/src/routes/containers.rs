@@ -50,11 +50,14 @@ async fn create(
     // Before API 1.40 a volume's mount point was made for bind mounts of --mount too; the flag came later.
     let _ = version;
     let mode = body.host_config.network_mode.clone();
+    for network in body.endpoints.keys().chain([&mode]) {
+        super::networks::refuse_swarm(&state, network)?;
+    }
     let endpoints = body
         .endpoints
         .into_iter()
         .map(|(network, settings)| {
-            let network = resolve_network(&state, &network, &mode);
+            let network = resolve_network(network, &mode);
             Ok(settings.unwrap_or_default().into_request(network)?)
         })
         .collect::<Result<Vec<EndpointRequest>>>()?;
@@ -72,13 +75,12 @@ async fn create(
 }
 
 /// `default` stands for whatever network the mode names; a swarm network's name is known only to the swarm.
-fn resolve_network(state: &ServerState, network: &str, mode: &str) -> String {
-    let network = match network {
-        "default" if !matches!(mode, "" | "default") => mode,
-        "default" => "bridge",
-        other => other,
-    };
-    super::networks::swarm_id_of(state, network).unwrap_or_else(|| network.to_owned())
+fn resolve_network(network: String, mode: &str) -> String {
+    match network.as_str() {
+        "default" if !matches!(mode, "" | "default") => mode.to_owned(),
+        "default" => "bridge".into(),
+        _ => network,
+    }
 }
 
 /// Options that a client believes in and that would be silently without effect.

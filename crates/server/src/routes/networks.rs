@@ -61,12 +61,16 @@ pub(crate) fn id_of(state: &ServerState, reference: &str) -> Option<String> {
     }
 }
 
-/// The id of a swarm network; of local ones the engine takes the name itself.
-pub(crate) fn swarm_id_of(state: &ServerState, reference: &str) -> Option<String> {
-    match find(state, reference).ok()? {
-        Found::Local(_) => None,
-        Found::Swarm(network) => Some(network.id.to_string()),
+/// Containers that are no tasks have no place on the swarm's networks yet.
+pub(crate) fn refuse_swarm(state: &ServerState, reference: &str) -> Result<()> {
+    match find(state, reference) {
+        Ok(Found::Swarm(network)) => Err(unserved_on(&network.spec.name)),
+        Ok(Found::Local(_)) | Err(_) => Ok(()),
     }
+}
+
+fn unserved_on(network: &str) -> ApiError {
+    ApiError::unserved(format!("attaching a container to the swarm's network {network} (a service can be)"))
 }
 
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
@@ -267,7 +271,7 @@ async fn connect(
                 ),
             ));
         }
-        Found::Swarm(n) => (n.id.to_string(), n.id, n.spec.driver),
+        Found::Swarm(n) => return Err(unserved_on(&n.spec.name)),
     };
     let request = body.endpoint_config.unwrap_or_default().into_request(target.clone())?;
     state.engine().connect(&body.container, request).await?;
