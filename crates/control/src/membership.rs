@@ -126,10 +126,8 @@ pub fn disconnected(view: &View, node_id: &NodeId, now: Timestamp) -> Option<Cha
 /// The node carries a certificate of this role now; a worker is no manager any more.
 pub fn carries_role(view: &View, node_id: &NodeId, role: Role) -> Vec<Change> {
     let Some(node) = view.node(node_id) else { return Vec::new() };
-    let mut changes = Vec::new();
-    if node.role != role {
-        changes.push(Change::SetNodeRole { node_id: node_id.clone(), role });
-    }
+    // Said also where it seems known: what a session before this one said may be on its way still.
+    let mut changes = vec![Change::SetNodeRole { node_id: node_id.clone(), role }];
     // A session that a worker asked for may be heard of only after it was promoted and let in.
     if role == Role::Worker && node.spec.role == Role::Worker && node.manager.is_some() {
         changes.push(Change::SetNodeManager { node_id: node_id.clone(), manager: None });
