@@ -148,7 +148,7 @@ async fn a_follower_forwards_writes_and_takes_over() {
         hosts.push(host);
     }
     let leader_id = hosts[0].node.info().node_id;
-    assert_eq!(hosts[1].node.managers().leader, leader_id);
+    eventually("who has just joined knows who leads", 5, || hosts[1].node.managers().leader == leader_id).await;
     // Written at a follower, and seen there at once.
     hosts[1].node.service_create(service("web", 3)).await.unwrap();
     assert_eq!(hosts[1].node.service_inspect("web").unwrap().spec.name, "web");
