@@ -139,6 +139,7 @@ fn containers_of_tasks_are_reached_from_any_manager() {
         let kind = lab.docker_words(manager, &["inspect", "--format", "{{.ServiceID}}", &task]);
         kind.ok();
         // conformance: works | docker logs, of a task on another node
+        eventually(SOON, "its lines", || lab.docker_words(manager, &["logs", &name]).ok().lines().count() > 2);
         let logs = lab.docker_words(manager, &["logs", "--tail", "2", &name]).ok();
         assert!(logs.lines().count() == 2 && logs.starts_with("hello "), "{logs}");
         // conformance: works | docker exec, of a task on another node
