@@ -71,6 +71,27 @@ impl Consensus {
         membership.nodes().map(member).collect()
     }
 
+    /// Waits until there are other members, or at other addresses, than this one and `known`.
+    pub async fn members_beside(&self, known: &[Peer]) {
+        let mut metrics = self.inner.raft.server_metrics();
+        loop {
+            let same = {
+                let now = metrics.borrow_watched();
+                let others = now.membership_config.membership().nodes().filter(|(id, _)| **id != now.id);
+                others
+                    .map(|(id, node)| (*id, node.addr.as_str()))
+                    .eq(known.iter().map(|peer| (peer.raft_id, peer.address.as_str())))
+            };
+            if !same {
+                return;
+            }
+            if metrics.changed().await.is_err() {
+                // It has stopped: no member comes any more.
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Hands leadership to another voter and waits until it leads. A leader calls this before it shuts down.
     pub async fn transfer_leader(&self, to: u64) -> Result<(), Error> {
         match self.members().iter().find(|member| member.peer.raft_id == to) {

@@ -126,14 +126,15 @@ impl PeerPool {
     }
 }
 
-/// Asks all the others, over and over.
+/// Asks all the others, over and over, and at once who has just become one.
 pub(super) async fn ping_all(pool: Arc<PeerPool>, consensus: Consensus, cancel: CancellationToken) {
     let mut tick = tokio::time::interval(PING_PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut others: Vec<Peer> = Vec::new();
     loop {
         let round = async {
-            tick.tick().await;
-            let mut others: Vec<Peer> = consensus.members().into_iter().map(|m| m.peer).collect();
+            tokio::select! { _ = tick.tick() => {}, () = consensus.members_beside(&others) => {} }
+            others = consensus.members().into_iter().map(|m| m.peer).collect();
             others.retain(|peer| peer.raft_id != consensus.raft_id());
             *pool.addresses.lock().unwrap_or_else(PoisonError::into_inner) =
                 others.iter().map(|peer| (peer.raft_id, peer.address.clone())).collect();
