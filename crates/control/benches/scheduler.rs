@@ -6,11 +6,11 @@
 use std::time::{Duration, Instant};
 
 use skep_control::{Ctx, Dirty, SeededIds, membership, split, tick};
-use skep_model::cluster::{Cluster, ClusterSpec, JoinTokens, RootCa};
+use skep_model::cluster::Cluster;
 use skep_model::node::{Availability, NodeDescription, Role};
 use skep_model::service::{Mode, Service, ServiceSpec};
 use skep_model::task::{ResourceRequirements, Resources, TaskState};
-use skep_model::{ClusterId, MAX_CHANGES_PER_BATCH, Meta, NodeId, ServiceId, TaskId, Timestamp};
+use skep_model::{ClusterId, MAX_CHANGES_PER_BATCH, NodeId, ServiceId, TaskId, Timestamp};
 use skep_store::{Batch, Change, NewTask, Store};
 
 /// Nodes, services, tasks a service; and what swarmkit took (`6e9e7b8e`, in memory, on a machine like this one).
@@ -45,20 +45,7 @@ impl World {
     fn new(nodes: usize, services: usize, tasks: u64) -> Self {
         let now = Timestamp::from_secs(1000);
         let mut world = Self { store: Store::new(), ids: SeededIds(7), index: 0, now };
-        let cluster = Cluster {
-            id: ClusterId::from_bits(1),
-            meta: Meta::default(),
-            spec: ClusterSpec::default(),
-            root_ca: RootCa::default(),
-            join_tokens: JoinTokens { worker: String::new(), manager: String::new() },
-            unlock_key: None,
-            default_address_pools: Vec::new(),
-            subnet_size: 24,
-            data_path_port: 4789,
-            root_rotated_at: Timestamp::ZERO,
-            gossip_key: None,
-        };
-        let begin = membership::found(cluster, &mut world.ids);
+        let begin = membership::found(Cluster::new(ClusterId::from_bits(1)), &mut world.ids);
         world.apply(begin);
         for number in 0..nodes {
             let id = NodeId::from_bits(world.id());

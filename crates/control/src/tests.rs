@@ -7,11 +7,11 @@ use std::time::Duration;
 use skep_agent::task::{ContainerFacts, Effect, Exit, Observation, Started, TaskEvent};
 use skep_agent::worker::{Effects, Worker};
 use skep_model::assignment::TaskReport;
-use skep_model::cluster::{Cluster, ClusterSpec, JoinTokens, RootCa};
+use skep_model::cluster::Cluster;
 use skep_model::node::{Availability, NodeDescription, Role};
 use skep_model::service::{Mode, Service, ServiceSpec};
 use skep_model::task::{Task, TaskState};
-use skep_model::{ClusterId, Meta, NodeId, ServiceId, TaskId, Timestamp};
+use skep_model::{ClusterId, NodeId, ServiceId, TaskId, Timestamp};
 use skep_store::{AddressOwner, Batch, Change, ObjectKey, Store, View};
 
 use crate::dispatch::Assigner;
@@ -56,20 +56,7 @@ pub(crate) fn node_id(name: &str) -> NodeId {
 impl World {
     pub(crate) fn new(nodes: usize) -> Self {
         let mut ids = SeededIds(7);
-        let cluster = Cluster {
-            id: ClusterId::from_bits(1),
-            meta: Meta::default(),
-            spec: ClusterSpec::default(),
-            root_ca: RootCa::default(),
-            join_tokens: JoinTokens { worker: String::new(), manager: String::new() },
-            unlock_key: None,
-            default_address_pools: Vec::new(),
-            subnet_size: 24,
-            data_path_port: 4789,
-            root_rotated_at: Timestamp::ZERO,
-            gossip_key: None,
-        };
-        let begin = membership::found(cluster, &mut ids);
+        let begin = membership::found(Cluster::new(ClusterId::from_bits(1)), &mut ids);
         let mut world = Self {
             store: Store::new(),
             now: Timestamp::from_secs(1000),

@@ -8,6 +8,13 @@ use crate::node::Role;
 use crate::secret::SecretBytes;
 use crate::{ClusterId, JoinTokenId, Labels, Meta, Timestamp};
 
+/// UDP port of the VXLAN traffic where `--data-path-port` names none.
+pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
+/// What overlay subnets are cut from where `--default-addr-pool` names nothing.
+pub const DEFAULT_POOL: &str = "10.0.0.0/8";
+/// Prefix length of overlay subnets where `--default-addr-pool-mask-length` names none.
+pub const DEFAULT_SUBNET_SIZE: u8 = 24;
+
 /// The replicated cluster object. There is exactly one once a swarm is initialised.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cluster {
@@ -32,6 +39,25 @@ pub struct Cluster {
     /// another.
     #[serde(default)]
     pub gossip_key: Option<GossipKey>,
+}
+
+impl Cluster {
+    /// With Docker's defaults, and nothing yet that is drawn or given: no root, tokens, keys or pools.
+    pub fn new(id: ClusterId) -> Self {
+        Self {
+            id,
+            meta: Meta::default(),
+            spec: ClusterSpec::default(),
+            root_ca: RootCa::default(),
+            join_tokens: JoinTokens::default(),
+            unlock_key: None,
+            default_address_pools: Vec::new(),
+            subnet_size: DEFAULT_SUBNET_SIZE,
+            data_path_port: DEFAULT_DATA_PATH_PORT,
+            root_rotated_at: Timestamp::ZERO,
+            gossip_key: None,
+        }
+    }
 }
 
 /// Shared by all members; secret.
@@ -193,7 +219,7 @@ impl std::fmt::Debug for LimitedToken {
 }
 
 /// The two join tokens in full; secret, hence no contents in `Debug`.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct JoinTokens {
     pub worker: String,
     pub manager: String,

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use skep_model::Labels;
+pub use skep_model::cluster::DEFAULT_DATA_PATH_PORT;
 
 /// swarmkit's port of cluster RPC.
 pub const DEFAULT_LISTEN_PORT: u16 = 2377;
-/// VXLAN's registered port.
-pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
 
 #[derive(Clone, Debug)]
 pub struct NodeConfig {

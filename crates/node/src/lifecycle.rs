@@ -11,9 +11,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use skep_engine::Engine;
-use skep_model::cluster::Cluster;
+use skep_model::cluster::{Cluster, DEFAULT_POOL, DEFAULT_SUBNET_SIZE};
 use skep_model::node::{ManagerInfo, Role};
-use skep_model::{ClusterId, Meta, NodeId};
+use skep_model::{ClusterId, NodeId};
 use skep_net::Net;
 use skep_store::Batch;
 use tokio::net::TcpListener;
@@ -36,9 +36,6 @@ use crate::transport::{Connection, LiveTls, TlsMaterial, fetch_root, pack, unpac
 
 /// moby's `swarmConnectTimeout`.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
-/// Docker's `DefaultAddrPool`.
-const DEFAULT_POOL: &str = "10.0.0.0/8";
-const DEFAULT_SUBNET_SIZE: u8 = 24;
 
 struct Host {
     engine: Engine,
@@ -551,8 +548,6 @@ fn new_cluster(request: &InitRequest) -> Result<Cluster> {
         )));
     }
     Ok(Cluster {
-        id: ClusterId::from_bits(rand::random()),
-        meta: Meta::default(),
         spec: request.spec.clone(),
         root_ca,
         join_tokens,
@@ -562,6 +557,7 @@ fn new_cluster(request: &InitRequest) -> Result<Cluster> {
         data_path_port: if request.data_path_port == 0 { DEFAULT_DATA_PATH_PORT } else { request.data_path_port },
         root_rotated_at: now(),
         gossip_key: Some(crate::gossip::new_key()),
+        ..Cluster::new(ClusterId::from_bits(rand::random()))
     })
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use skep_agent::task::Effect;
 use skep_control::membership;
-use skep_model::cluster::{Cluster, ClusterSpec, JoinTokens, RootCa};
+use skep_model::cluster::Cluster;
 use skep_model::node::{Availability, ManagerInfo, Role};
-use skep_model::{ClusterId, Meta, NodeId, TaskId, Timestamp};
+use skep_model::{ClusterId, NodeId, TaskId, Timestamp};
 use skep_store::{Batch, Change, Store};
 
 use crate::HostId;
@@ -370,20 +370,7 @@ pub(crate) fn node_id(host: HostId) -> NodeId {
 
 /// What `swarm init` and the joins after it wrote.
 fn found(managers: usize, hosts: usize) -> Batch {
-    let cluster = Cluster {
-        id: ClusterId::from_bits(1),
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
-        root_ca: RootCa::default(),
-        join_tokens: JoinTokens { worker: String::new(), manager: String::new() },
-        default_address_pools: Vec::new(),
-        subnet_size: 24,
-        data_path_port: 4789,
-        unlock_key: None,
-        root_rotated_at: Timestamp::ZERO,
-        gossip_key: None,
-    };
-    let mut changes = membership::found(cluster, &mut Dice::new(1));
+    let mut changes = membership::found(Cluster::new(ClusterId::from_bits(1)), &mut Dice::new(1));
     let empty = Store::new();
     for host in (0..hosts).map(HostId) {
         let role = if host.0 < managers { Role::Manager } else { Role::Worker };

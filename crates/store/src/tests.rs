@@ -1,7 +1,7 @@
 //! What apply accepts, refuses and tells; and what holds whatever is applied.
 
 use skep_model::assignment::TaskReport;
-use skep_model::cluster::{Cluster, ClusterSpec, JoinTokens, RootCa};
+use skep_model::cluster::{Cluster, JoinTokens, RootCa};
 use skep_model::network::{Network, NetworkAllocation, NetworkSpec};
 use skep_model::node::{Availability, ManagerInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::secret::{Secret, SecretBytes};
@@ -422,17 +422,9 @@ fn events_say_what_moved_as_docker_does() {
 fn a_snapshot_is_the_whole_store() {
     let mut log = Log::new();
     let cluster = Cluster {
-        id: "c1".parse().unwrap(),
-        meta: Meta::default(),
-        spec: ClusterSpec::default(),
         root_ca: RootCa { cert_pem: "c".into(), key_pem: "k".into(), digest: "d".into(), ..RootCa::default() },
         join_tokens: JoinTokens { worker: "w".into(), manager: "m".into() },
-        unlock_key: None,
-        default_address_pools: Vec::new(),
-        subnet_size: 24,
-        data_path_port: 4789,
-        root_rotated_at: Timestamp::ZERO,
-        gossip_key: None,
+        ..Cluster::new("c1".parse().unwrap())
     };
     let restarted =
         NewTask { restart: true, networks: vec![attachment("net", "10.0.5.2/29")], ..new_task("t1", "s1", 1) };

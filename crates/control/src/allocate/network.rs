@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use skep_model::cluster::{DEFAULT_POOL, DEFAULT_SUBNET_SIZE};
 use skep_model::network::{Network, NetworkAllocation, VNI_START};
 use skep_model::node::Node;
 use skep_store::{Change, View};
@@ -12,9 +13,6 @@ use super::address;
 use crate::dirty::Dirty;
 use crate::plan::Plan;
 
-/// Docker's `--default-addr-pool` and its mask length.
-const DEFAULT_POOL: &str = "10.0.0.0/8";
-const DEFAULT_SUBNET_SIZE: u8 = 24;
 const VNI_LAST: u32 = (1 << 24) - 1;
 
 pub(crate) fn networks_and_nodes(plan: &mut Plan, dirty: &Dirty) {

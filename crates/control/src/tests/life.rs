@@ -415,7 +415,7 @@ fn networks_get_subnets_and_tasks_addresses_that_are_not_given_again_at_once() {
     let mut world = World::new(1);
     let network = skep_model::network::Network {
         id: "net1".parse().unwrap(),
-        meta: Meta::default(),
+        meta: skep_model::Meta::default(),
         spec: skep_model::network::NetworkSpec {
             name: "back".into(),
             driver: "overlay".into(),
