@@ -27,7 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("skep", &["skep-model", "skep-engine", "skep-net", "skep-node", "skep-server", "skep-lab"]),
     ("skep-sim", &["skep-store", "skep-control", "skep-agent", "skep-consensus", "skep-model"]),
     ("skep-e2e", &[]),
-    ("xtask", &[]),
+    ("xtask", &["skep-e2e"]),
 ];
 
 /// Rooms without clock, file, socket, dice or environment.

@@ -10,6 +10,7 @@
 pub mod api;
 mod cluster;
 pub mod linear;
+pub mod load;
 pub mod service;
 
 use std::path::{Path, PathBuf};

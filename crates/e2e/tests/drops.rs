@@ -1,89 +1,22 @@
 //! No request is lost while a service is updated, scaled down or moved off a node: a task has its stop signal only when no
 //! host gives it new connections any more. Not run against dockerd where the kernel lacks IPVS: its mesh passes no traffic.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
+use skep_e2e::load::{Load, get};
 use skep_e2e::{LATER, Lab, SOON, eventually};
 
 /// Clients, each with a request every [`PACE`]: 400 requests a second.
 const CLIENTS: usize = 4;
 const PACE: Duration = Duration::from_millis(10);
-/// A request that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Requests sent to the hosts in turn, until dropped.
-struct Load {
-    over: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-    lost: Arc<Mutex<Vec<String>>>,
-    clients: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(clients: usize, hosts: &[SocketAddr], request: fn(SocketAddr) -> std::io::Result<()>) -> Self {
-        let (over, answered, lost) = (Arc::default(), Arc::default(), Arc::default());
-        let mut load = Self { over, answered, lost, clients: Vec::new() };
-        for client in 0..clients {
-            let (over, answered, lost) = (load.over.clone(), load.answered.clone(), load.lost.clone());
-            let hosts = hosts.to_vec();
-            load.clients.push(std::thread::spawn(move || {
-                for turn in client.. {
-                    let begun = Instant::now();
-                    if over.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let host = hosts[turn % hosts.len()];
-                    match request(host) {
-                        Ok(()) => drop(answered.fetch_add(1, Ordering::Relaxed)),
-                        Err(error) => lost
-                            .lock()
-                            .expect("no panic holds it")
-                            .push(format!("{host} after {:?}: {error}", begun.elapsed())),
-                    }
-                    std::thread::sleep(PACE.saturating_sub(begun.elapsed()));
-                }
-            }));
-        }
-        load
-    }
-
-    fn answered(&self) -> usize {
-        self.answered.load(Ordering::Relaxed)
-    }
-
-    /// Goes on for a while; then nothing must have been lost since the beginning.
-    #[track_caller]
-    fn check(&self, what: &str) {
-        let seen = self.answered();
-        eventually(LATER, "requests are answered", || self.answered() > seen + 50);
-        let lost = self.lost.lock().expect("no panic holds it");
-        assert!(lost.is_empty(), "{what}: {} requests lost of {}: {lost:#?}", lost.len(), self.answered());
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        for client in self.clients.drain(..) {
-            let _ = client.join();
-        }
-    }
-}
-
-/// A connection a request, as a client without keep-alive has it.
-fn get(host: SocketAddr) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&host, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let whole = answer.starts_with("HTTP/1.1 200 OK") && answer.contains("Host: web");
-    whole.then_some(()).ok_or_else(|| std::io::Error::other(format!("an answer of {} bytes", answer.len())))
+/// Goes on for a while; then nothing must have been lost since the beginning.
+#[track_caller]
+fn check(load: &Load, what: &str) {
+    let (seen, _) = load.so_far();
+    eventually(LATER, "requests are answered", || load.so_far().0 > seen + 50);
+    let (answered, lost) = load.so_far();
+    assert!(lost.is_empty(), "{what}: {} requests lost, {answered} answered: {lost:#?}", lost.len());
 }
 
 /// A datagram may be lost, and so may its answer: a client asks again, and is not to ask a task that is gone.
@@ -172,31 +105,31 @@ fn no_request_is_lost_in_updates_scaling_down_and_drain() {
     )
     .ok();
     lab.await_running("client", 3);
-    let load = Load::start(CLIENTS, &hosts(&lab, 8080), get);
-    let datagrams = Load::start(1, &hosts(&lab, 8081), ask);
-    let check = |what: &str| {
-        load.check(what);
-        datagrams.check(what);
+    let load = Load::start(CLIENTS, PACE, &hosts(&lab, 8080), get);
+    let datagrams = Load::start(1, PACE, &hosts(&lab, 8081), ask);
+    let everything = |what: &str| {
+        check(&load, what);
+        check(&datagrams, what);
         east_west(&lab, what);
     };
-    check("before anything");
+    everything("before anything");
 
     // conformance: works | no request is lost in a rolling update, stop-first
     update(&lab, 1, "--env-add V=2", || ());
-    check("update, stop-first");
+    everything("update, stop-first");
     // conformance: works | no request is lost in a rolling update, start-first
     update(&lab, 1, "--update-order start-first --env-add V=3", || ());
-    check("update, start-first");
+    everything("update, start-first");
     // conformance: works | no request is lost when a service is scaled down
     lab.docker(1, "service scale --detach web=3").ok();
     lab.await_running("web", 3);
-    check("scale down");
+    everything("scale down");
     // conformance: works | no request is lost when a node is drained
     lab.docker(1, "node update --availability drain node3").ok();
     eventually(LATER, "nothing runs on node3", || lab.docker(3, "ps -q --filter name=web").ok().is_empty());
     lab.await_running("web", 3);
-    load.check("drain");
-    datagrams.check("drain");
+    check(&load, "drain");
+    check(&datagrams, "drain");
 }
 
 #[test]
@@ -229,12 +162,12 @@ fn a_host_that_says_nothing_holds_a_stop_up_only_so_long() {
     for host in &others {
         eventually(SOON, "the host answers", || get(*host).is_ok());
     }
-    let load = Load::start(CLIENTS, &others, get);
+    let load = Load::start(CLIENTS, PACE, &others, get);
     // Its kernel still balances, but its daemon takes no orders; and then the whole host is gone.
     for fault in ["pause", "kill"] {
         lab.lab(&[fault, "node3"]).ok();
         update(&lab, 1, "--force", || ());
-        load.check(fault);
+        check(&load, fault);
         lab.lab(&[if fault == "pause" { "resume" } else { "start" }, "node3"]).ok();
         eventually(LATER, "node3 is ready", || {
             lab.docker_words(1, &["node", "inspect", "node3", "--format", "{{.Status.State}}"]).ok() == "ready"
@@ -255,7 +188,7 @@ fn no_request_is_lost_when_the_leader_changes_in_the_middle_of_an_update() {
     for host in &others {
         eventually(SOON, "the host answers", || get(*host).is_ok());
     }
-    let load = Load::start(CLIENTS, &others, get);
+    let load = Load::start(CLIENTS, PACE, &others, get);
     update(&lab, 2, "--env-add V=2", || drop(lab.lab(&["kill", "node1"]).ok()));
-    load.check("leader killed");
+    check(&load, "leader killed");
 }
