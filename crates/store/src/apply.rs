@@ -517,13 +517,15 @@ impl Entry {
         })
     }
 
-    /// A status is a clock: a lower one is an older observation.
+    /// A status is a clock: a lower one is an older observation. One that has ended does not end in another way: a daemon
+    /// that was started anew finds a container that exited and must not run, and cannot tell which came first.
     fn report(&mut self, report: &TaskReport) -> Done {
         if let Some(task) = self.view.task(&report.task_id).cloned() {
             self.count_failure(&task, report.status.state);
         }
         self.with_task(&report.task_id, |t| {
-            if report.status.state >= t.status.state {
+            let (was, is) = (t.status.state, report.status.state);
+            if is == was || (is > was && !was.is_terminal()) {
                 t.status = report.status.clone();
                 if t.status.state == TaskState::Running {
                     t.ran_since = t.ran_since.or(Some(t.status.at));
@@ -534,7 +536,7 @@ impl Entry {
 
     /// Of the present template, for the scheduler.
     fn count_failure(&mut self, task: &Task, state: TaskState) {
-        let fails = matches!(state, TaskState::Failed | TaskState::Rejected) && state > task.status.state;
+        let fails = matches!(state, TaskState::Failed | TaskState::Rejected) && !task.status.state.is_terminal();
         let current = self.view.service(&task.service_id).is_some_and(|s| s.spec_version == task.spec_version);
         if let (true, Some(node)) = (fails && current, &task.node_id) {
             let record = self.view.failures.entry(task.service_id.clone()).or_default();

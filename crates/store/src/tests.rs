@@ -252,8 +252,23 @@ fn status_only_moves_up() {
     assert_eq!(log.ok(report(TaskState::Starting, "starting")), [], "older news are no news");
     assert_eq!(log.ok(report(TaskState::Running, "started")), []);
     assert_eq!(log.ok(report(TaskState::Failed, "started")).len(), 1);
+    assert_eq!(log.ok(report(TaskState::Rejected, "started")), [], "what has ended does not end in another way");
     let gone = TaskReport { task_id: "t9".parse().unwrap(), status: TaskStatus::default() };
     assert_eq!(log.ok(vec![Change::SetTaskStatus(vec![gone])]), []);
+}
+
+#[test]
+fn what_is_complete_stays_complete() {
+    let mut log = Log::new();
+    log.ok(vec![create("s1", "web", |_| {}), Change::CreateTask(Box::new(new_task("t1", "s1", 1)))]);
+    let report = |state| {
+        let status = TaskStatus { state, ..TaskStatus::default() };
+        vec![Change::SetTaskStatus(vec![TaskReport { task_id: "t1".parse().unwrap(), status }])]
+    };
+    log.ok(report(TaskState::Complete));
+    // Of a daemon that was started anew, and found what it was to stop.
+    assert_eq!(log.ok(report(TaskState::Shutdown)), []);
+    assert_eq!(log.ok(report(TaskState::Failed)), []);
 }
 
 #[test]

@@ -373,9 +373,9 @@ impl TaskMachine {
         }
     }
 
-    /// A state only moves up; what was already said is not said again.
+    /// A state only moves up, and an end is the end; what was already said is not said again.
     fn report(&mut self, state: TaskState, message: &str, error: &str, now: Timestamp, out: &mut Vec<Effect>) {
-        if state <= self.task.status.state {
+        if state <= self.task.status.state || self.task.status.state.is_terminal() {
             return;
         }
         let status = &mut self.task.status;

@@ -203,6 +203,19 @@ fn what_ended_meanwhile_is_reported() {
 }
 
 #[test]
+fn what_is_complete_was_not_shut_down() {
+    let exited = || known(ContainerFacts::Exited(Exit { code: 0, cause: String::new() }));
+    let complete = || {
+        stage(|t| {
+            t.status.state = TaskState::Complete;
+            t.desired_state = TaskState::Shutdown;
+        })
+    };
+    complete().check(exited(), "").check(TaskEvent::Withdrawn, "remove");
+    complete().check(known(ContainerFacts::Created), "");
+}
+
+#[test]
 fn what_is_gone_is_not_made_again() {
     was(TaskState::Running).check(observed(Observation::Absent), "failed::No such container: web.3.task1");
     was(TaskState::Complete).check(observed(Observation::Absent), "").check(TaskEvent::Withdrawn, "remove");
