@@ -320,7 +320,7 @@ impl Entry {
 
     /// What only the store can tell about a spec.
     fn spec_fits(&self, id: &ServiceId, spec: &ServiceSpec) -> Done {
-        self.view.blobs_exist(spec)?;
+        self.view.all_exist(spec)?;
         let ports: Vec<_> = spec.endpoint.iter().flat_map(|e| e.ports.iter().cloned()).collect();
         self.view.ports_free(id, &ports)?;
         if spec.ingress_ports().next().is_some() && self.view.ingress_network().is_none() {
@@ -357,7 +357,7 @@ impl Entry {
         if old.spec.endpoint != spec.endpoint {
             self.spec_fits(id, spec)?;
         } else {
-            self.view.blobs_exist(spec)?;
+            self.view.all_exist(spec)?;
         }
         let (index, at) = (self.index, self.at);
         self.with_service(id, |s| {

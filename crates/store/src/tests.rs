@@ -329,12 +329,14 @@ fn what_is_used_stays() {
             driver_options: Default::default(),
         });
     };
+    log.refused(create("s1", "web", uses), Kind::NotFound, "network net not found");
+    log.ok(vec![network("net", "back")]);
     log.refused(
         create("s1", "web", uses),
         Kind::Invalid,
         "rpc error: code = InvalidArgument desc = secret not found: key",
     );
-    log.ok(vec![Change::CreateSecret(Box::new(secret.clone())), network("net", "back"), create("s1", "web", uses)]);
+    log.ok(vec![Change::CreateSecret(Box::new(secret.clone())), create("s1", "web", uses)]);
     log.refused(
         Change::RemoveSecret { secret_id: "sec".parse().unwrap() },
         Kind::Invalid,
@@ -355,6 +357,25 @@ fn what_is_used_stays() {
         Change::RemoveSecret { secret_id: "sec".parse().unwrap() },
         Change::RemoveNetwork { network_id: "net".parse().unwrap() },
     ]);
+}
+
+#[test]
+fn a_service_is_not_made_on_a_network_that_was_removed_meanwhile() {
+    let mut log = Log::new();
+    let attached = |s: &mut ServiceSpec| {
+        s.task.networks.push(NetworkAttachmentConfig {
+            target: "net".into(),
+            aliases: Vec::new(),
+            driver_options: Default::default(),
+        });
+    };
+    log.ok(vec![network("net", "back"), create("s1", "web", |_| {})]);
+    log.ok(vec![Change::RemoveNetwork { network_id: "net".parse().unwrap() }]);
+    log.refused(create("s2", "late", attached), Kind::NotFound, "network net not found");
+    let mut spec = log.store.read().find_service("s1").unwrap().spec.clone();
+    attached(&mut spec);
+    let update = Change::SetServiceSpec { service_id: "s1".parse().unwrap(), spec: Box::new(spec) };
+    log.refused(update, Kind::NotFound, "network net not found");
 }
 
 #[test]

@@ -58,9 +58,13 @@ impl View {
         in_use("config", name, &services)
     }
 
-    /// swarmkit `checkSecretExistence`, `checkConfigExistence`.
-    pub(crate) fn blobs_exist(&self, spec: &ServiceSpec) -> Result<(), Refused> {
+    /// swarmkit `checkSecretExistence`, `checkConfigExistence`, and the same for networks: any may have been removed since the
+    /// spec was looked at.
+    pub(crate) fn all_exist(&self, spec: &ServiceSpec) -> Result<(), Refused> {
         let container = &spec.task.container;
+        if let Some(lost) = spec.networks().iter().find(|n| self.find_network(&n.target).is_err()) {
+            return Err(Refused::not_found("network", &lost.target));
+        }
         let secrets =
             container.secrets.iter().filter(|r| self.secret(&r.secret_id).is_none_or(|s| s.name != r.secret_name));
         not_found("secret", secrets.map(|r| r.secret_name.as_str()).collect())?;
