@@ -50,7 +50,13 @@ impl Desk<'_> {
         let taken = view
             .tasks_of_slot(&service.id, &slot.key)
             .any(|t| t.id != old.id && t.is_live() && t.node_id.as_ref().is_none_or(|id| may_keep(view.node(id))));
-        if !has_place || taken || !self.should_restart(service, slot, old) {
+        // Of a job, the one that was given up with its node may have been complete, and be heard of only now.
+        let complete = service.spec.mode.is_job()
+            && slot
+                .tasks
+                .iter()
+                .any(|t| t.status.state == TaskState::Complete && t.job_iteration == service.job_iteration());
+        if !has_place || taken || complete || !self.should_restart(service, slot, old) {
             return;
         }
         let policy = policy(service);

@@ -77,6 +77,26 @@ fn a_slot_that_failed_for_good_is_left_at_that() {
 }
 
 #[test]
+fn what_was_complete_on_a_lost_host_is_complete_though_it_is_heard_late() {
+    let mut world = World::new(2);
+    let job = job(&mut world, 1, 1, "ok");
+    world.settle();
+    let first = live(&world, &job).remove(0);
+    let node = first.node_id.clone().unwrap();
+    world.hosts.get_mut(&node).unwrap().up = false;
+    let down = membership::down(world.view(), &node, "heartbeat failure", world.now);
+    world.apply(down.into_iter().collect());
+    world.settle();
+    let second = live(&world, &job).into_iter().find(|t| t.id != first.id).unwrap();
+    let status = skep_model::task::TaskStatus { state: TaskState::Complete, ..first.status };
+    world.apply(vec![Change::SetTaskStatus(vec![TaskReport { task_id: first.id, status }])]);
+    world.kill(second.node_id.unwrap().as_str());
+    world.come_up(node.as_str());
+    world.pass(Duration::from_secs(60));
+    assert_eq!((complete(&world, &job), world.tasks(&job).len()), (1, 2));
+}
+
+#[test]
 fn an_update_runs_a_job_again_and_nothing_else_does() {
     let mut world = World::new(3);
     world.exits.insert("done".into(), 0);
