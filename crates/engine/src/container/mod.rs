@@ -226,6 +226,8 @@ pub struct LogRecord {
     pub stream: StdStream,
     pub time: Timestamp,
     pub data: Bytes,
+    /// What the log's options put beside every line.
+    pub attributes: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, Default)]

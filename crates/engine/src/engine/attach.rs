@@ -20,8 +20,7 @@ impl Engine {
             return Err(EngineError::Invalid("You must choose at least one stream".to_owned()));
         }
         let record = container.record();
-        let config = &record.host_config.log_config;
-        if crate::logs::rotation(&config.driver, &config.config)?.is_none() {
+        if !crate::logs::readable(&record.host_config.log_config) {
             return Err(EngineError::NotImplemented("configured logging driver does not support reading".to_owned()));
         }
         // Subscribed before the reading, so that nothing written in between is missed.

@@ -159,11 +159,13 @@ impl Engine {
         super::security::Options::read(&host.security_opt)?;
         if host.log_config.driver.is_empty() {
             self.inner.config.log_driver.clone_into(&mut host.log_config.driver);
-            if host.log_config.config.is_empty() {
-                host.log_config.config = self.inner.config.log_options.clone();
+        }
+        if host.log_config.driver == self.inner.config.log_driver {
+            for (name, value) in &self.inner.config.log_options {
+                host.log_config.config.entry(name.clone()).or_insert_with(|| value.clone());
             }
         }
-        crate::logs::rotation(&host.log_config.driver, &host.log_config.config)?;
+        crate::logs::check(&host.log_config)?;
         if host.network_mode.is_empty() {
             "default".clone_into(&mut host.network_mode);
         }

@@ -9,7 +9,7 @@ use skep_model::service::Protocol;
 use super::{Engine, blocking};
 use crate::container::*;
 use crate::error::{EngineError, Result};
-use crate::logs::LogWriter;
+use crate::logs::{LogWriter, Settings};
 use crate::rootfs::{self, RootDir};
 use crate::spec::mounts::SpecMount;
 use crate::spec::user::ResolvedUser;
@@ -465,9 +465,10 @@ fn write_secret(path: &Path, file: &TaskFile) -> std::io::Result<()> {
 }
 
 pub(super) fn open_log(record: &ContainerRecord) -> Result<Option<LogWriter>> {
-    let config = &record.host_config.log_config;
-    let Some(rotation) = crate::logs::rotation(&config.driver, &config.config)? else { return Ok(None) };
-    LogWriter::open(&record.log_path, rotation).map(Some).map_err(EngineError::file("failed to open", &record.log_path))
+    let Some(Settings { rotation, attributes }) = crate::logs::settings(record)? else { return Ok(None) };
+    let log =
+        LogWriter::open(&record.log_path, rotation).map_err(EngineError::file("failed to open", &record.log_path))?;
+    Ok(Some(log.with_attributes(attributes)))
 }
 
 pub(super) fn resolve_user(root: &RootDir, user: &str, groups: &[String]) -> Result<ResolvedUser> {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use skep_model::Timestamp;
 
 use super::Line;
+use super::writer::{compressed, numbered};
 use crate::container::{LogRecord, LogsRequest, StdStream};
 
 const BLOCK: usize = 64 * 1024;
@@ -32,7 +33,7 @@ pub(crate) fn read(path: &Path, request: &LogsRequest) -> std::io::Result<(Vec<L
         if missing == 0 {
             break;
         }
-        let found = LogReader::open(&file)?.read_tail(missing, request)?;
+        let found = LogReader::of_full(&file)?.read_tail(missing, request)?;
         missing = missing.saturating_sub(found.len());
         older.push(found);
     }
@@ -44,14 +45,11 @@ pub(crate) fn read(path: &Path, request: &LogsRequest) -> std::io::Result<(Vec<L
     Ok((records, reader))
 }
 
-/// `x.log.3`, `x.log.2`, `x.log.1`: oldest first.
+/// `x.log.3.gz`, `x.log.2.gz`, `x.log.1`: oldest first.
 fn rotated(path: &Path) -> Vec<PathBuf> {
-    let numbered = |n: usize| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{n}"));
-        PathBuf::from(name)
-    };
-    let mut files: Vec<_> = (1..).map(numbered).take_while(|p| p.exists()).collect();
+    // The plain one is whole as long as it is there.
+    let there = |n: usize| [numbered(path, n), compressed(path, n)].into_iter().find(|p| p.exists());
+    let mut files: Vec<_> = (1..).map_while(there).collect();
     files.reverse();
     files
 }
@@ -82,11 +80,17 @@ pub(crate) struct LogReader {
 impl LogReader {
     fn open(path: &Path) -> std::io::Result<Self> {
         let file = match File::open(path) {
+            Ok(file) if path.extension().is_some_and(|e| e == "gz") => Some(unpacked(file, path)?),
             Ok(file) => Some(file),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
         Ok(Self { path: path.to_owned(), file, partial: Vec::new() })
+    }
+
+    /// One that is written no more: nothing follows where it ends, whatever has its name by then.
+    fn of_full(path: &Path) -> std::io::Result<Self> {
+        Ok(Self { path: PathBuf::new(), ..Self::open(path)? })
     }
 
     fn skip_all(&mut self) -> std::io::Result<()> {
@@ -152,6 +156,14 @@ impl LogReader {
     }
 }
 
+/// In a file without a name: a log is read from its end.
+fn unpacked(file: File, path: &Path) -> std::io::Result<File> {
+    let mut plain = tempfile::tempfile_in(path.parent().unwrap_or(Path::new("/")))?;
+    std::io::copy(&mut flate2::read::MultiGzDecoder::new(file), &mut plain)?;
+    plain.rewind()?;
+    Ok(plain)
+}
+
 /// Complete lines; the first one only if the bytes begin at a line's beginning.
 fn lines(bytes: &[u8], from_start: bool) -> impl Iterator<Item = &[u8]> {
     bytes.split_inclusive(|b| *b == b'\n').skip(usize::from(!from_start)).filter(|line| line.ends_with(b"\n"))
@@ -164,5 +176,6 @@ fn parse(line: &[u8]) -> Option<LogRecord> {
         stream: if line.stream == "stderr" { StdStream::Stderr } else { StdStream::Stdout },
         time: Timestamp::parse_rfc3339(&line.time).unwrap_or_default(),
         data: Bytes::copy_from_slice(line.log.as_bytes()),
+        attributes: line.attrs.into_owned(),
     })
 }

@@ -24,7 +24,7 @@ impl Drop for Folder {
     }
 }
 
-const ENDLESS: Rotation = Rotation { max_bytes: None, max_files: 1 };
+const ENDLESS: Rotation = Rotation { max_bytes: None, max_files: 1, compress: false };
 
 fn all() -> LogsRequest {
     LogsRequest { stdout: true, stderr: true, ..LogsRequest::default() }
@@ -119,7 +119,7 @@ fn long_lines_are_split_and_put_together_again() {
 #[test]
 fn rotation_keeps_so_many_files_and_the_reader_follows() {
     let folder = Folder::new("rotation");
-    let rotation = Rotation { max_bytes: Some(400), max_files: 3 };
+    let rotation = Rotation { max_bytes: Some(400), max_files: 3, compress: false };
     let mut writer = LogWriter::open(&folder.log(), rotation).unwrap();
     let (_, mut reader) = read(&folder.log(), &all()).unwrap();
     let mut followed = Vec::new();
@@ -136,19 +136,47 @@ fn rotation_keeps_so_many_files_and_the_reader_follows() {
 }
 
 #[test]
-fn options_are_checked() {
-    let options = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    let check = |driver, pairs: &[(&str, &str)]| rotation(driver, &options(pairs));
+fn full_files_are_packed_and_read_back() {
+    let folder = Folder::new("packed");
+    let rotation = Rotation { max_bytes: Some(500), max_files: 4, compress: true };
+    let mut writer = LogWriter::open(&folder.log(), rotation).unwrap();
+    for n in 0..40 {
+        writer.write(StdStream::Stdout, format!("line {n}\n").as_bytes(), Timestamp(n)).unwrap();
+    }
+    // The present file is empty: those before it are read whole, and once.
+    while writer.size() > 0 {
+        writer.write(StdStream::Stdout, b"more\n", Timestamp(41)).unwrap();
+        writer.rotate_if_full().unwrap();
+    }
+    assert!(texts(&folder.log(), &all()).ends_with(&["more\n".to_owned()]));
+    writer.write(StdStream::Stdout, b"last\n", Timestamp(42)).unwrap();
+    drop(writer);
+    let mut names: Vec<_> =
+        std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["x-json.log", "x-json.log.1.gz", "x-json.log.2.gz", "x-json.log.3.gz"]);
+    let kept = texts(&folder.log(), &all());
+    assert!(kept.contains(&"line 39\n".to_owned()) && kept.ends_with(&["last\n".to_owned()]), "{kept:?}");
+    // As a daemon leaves it that was killed between the two, or that begins to compress.
+    std::fs::write(folder.0.join("x-json.log.1"), "").unwrap();
+    let mut writer =
+        LogWriter::open(&folder.log(), Rotation { compress: false, max_bytes: Some(1), ..rotation }).unwrap();
+    for n in 40..43 {
+        writer.write(StdStream::Stdout, format!("line {n}\n").as_bytes(), Timestamp(n)).unwrap();
+    }
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 4);
+    assert_eq!(texts(&folder.log(), &LogsRequest { tail: Some(3), ..all() }), ["line 40\n", "line 41\n", "line 42\n"]);
+}
+
+#[test]
+fn attributes_stand_beside_every_line() {
+    let folder = Folder::new("attributes");
+    let attributes: BTreeMap<String, String> = [("tag".to_owned(), "a \"b\"".to_owned())].into();
+    let mut writer = LogWriter::open(&folder.log(), ENDLESS).unwrap().with_attributes(attributes.clone());
+    writer.write(StdStream::Stdout, b"x\n", Timestamp(1_500_000_000_000_000_000)).unwrap();
     assert_eq!(
-        check("json-file", &[("max-size", "10m"), ("max-file", "3")]).unwrap().unwrap().max_bytes,
-        Some(10 << 20)
+        std::fs::read_to_string(folder.log()).unwrap(),
+        "{\"log\":\"x\\n\",\"stream\":\"stdout\",\"attrs\":{\"tag\":\"a \\\"b\\\"\"},\"time\":\"2017-07-14T02:40:00Z\"}\n"
     );
-    assert_eq!(check("none", &[]).unwrap(), None);
-    assert!(check("json-file", &[("max-file", "3")]).is_err());
-    assert!(check("json-file", &[("nonsense", "3")]).is_err());
-    assert!(check("json-file", &[("tag", "x")]).is_err() && check("json-file", &[("compress", "false")]).is_ok());
-    assert_eq!(
-        check("fluentd", &[]).unwrap_err().to_string(),
-        "error looking up logging plugin fluentd: plugin \"fluentd\" not found"
-    );
+    assert_eq!(read(&folder.log(), &all()).unwrap().0[0].attributes, attributes);
 }

@@ -3,6 +3,8 @@
 //! Writes go to the page cache and are not synced: a crash of the daemon loses nothing, a crash of the host may lose what a
 //! crash of Docker's host would.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,6 +20,9 @@ pub(crate) struct LogWriter {
     file: File,
     size: u64,
     rotation: Rotation,
+    attributes: BTreeMap<String, String>,
+    /// The last full file on its way to being smaller.
+    packing: Option<std::thread::JoinHandle<()>>,
     stdout: Pending,
     stderr: Pending,
     /// Reused for every record.
@@ -36,10 +41,18 @@ impl LogWriter {
             file,
             size,
             rotation,
+            attributes: BTreeMap::new(),
+            packing: None,
             stdout: Pending::new(),
             stderr: Pending::new(),
             scratch: Vec::new(),
         })
+    }
+
+    /// Beside every line.
+    pub(crate) fn with_attributes(mut self, attributes: BTreeMap<String, String>) -> Self {
+        self.attributes = attributes;
+        self
     }
 
     /// Bytes in the present file.
@@ -55,7 +68,8 @@ impl LogWriter {
     /// Takes output as it came from the pipe, and writes the lines that are complete.
     pub(crate) fn write(&mut self, stream: StdStream, data: &[u8], now: Timestamp) -> std::io::Result<()> {
         let mut batch = std::mem::take(&mut self.scratch);
-        split(self.pending(stream), data, |line| record(&mut batch, stream, line, now));
+        let pending = if stream == StdStream::Stderr { &mut self.stderr } else { &mut self.stdout };
+        split(pending, data, |line| record(&mut batch, stream, line, &self.attributes, now));
         let result = if batch.is_empty() { Ok(()) } else { self.append(&batch) };
         batch.clear();
         batch.shrink_to(4 * MAX_LINE);
@@ -79,7 +93,7 @@ impl LogWriter {
             return Ok(());
         }
         let mut batch = Vec::new();
-        record(&mut batch, stream, &pending, now);
+        record(&mut batch, stream, &pending, &self.attributes, now);
         self.append(&batch)
     }
 
@@ -100,23 +114,78 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) -> std::io::Result<()> {
-        let numbered = |n: usize| {
-            let mut name = self.path.clone().into_os_string();
-            name.push(format!(".{n}"));
-            PathBuf::from(name)
-        };
+        self.await_packing();
+        let path = &self.path;
         for n in (1..self.rotation.max_files.saturating_sub(1)).rev() {
-            let _ = std::fs::rename(numbered(n), numbered(n + 1));
+            for (from, to) in
+                [(numbered(path, n), numbered(path, n + 1)), (compressed(path, n), compressed(path, n + 1))]
+            {
+                if std::fs::rename(from, &to).is_err() {
+                    // The other form of the one before, which leaves.
+                    let _ = std::fs::remove_file(to);
+                }
+            }
         }
         if self.rotation.max_files > 1 {
-            std::fs::rename(&self.path, numbered(1))?;
+            std::fs::rename(path, numbered(path, 1))?;
+            let _ = std::fs::remove_file(compressed(path, 1));
         } else {
-            std::fs::remove_file(&self.path)?;
+            std::fs::remove_file(path)?;
         }
-        self.file = append(&self.path)?;
+        self.file = append(path)?;
         self.size = 0;
+        if self.rotation.compress {
+            let path = path.clone();
+            self.packing = Some(std::thread::spawn(move || {
+                if let Err(error) = pack(&path) {
+                    tracing::warn!(%error, log = %path.display(), "a full log stays uncompressed");
+                }
+            }));
+        }
         Ok(())
     }
+
+    fn await_packing(&mut self) {
+        if let Some(packing) = self.packing.take() {
+            let _ = packing.join();
+        }
+    }
+}
+
+impl Drop for LogWriter {
+    /// The next writer renames what is being packed.
+    fn drop(&mut self) {
+        self.await_packing();
+    }
+}
+
+/// `x.log.1` becomes `x.log.1.gz`.
+fn pack(log: &Path) -> std::io::Result<()> {
+    let (plain, packed) = (numbered(log, 1), compressed(log, 1));
+    let partial = packed.with_extension("part");
+    let mut to = flate2::write::GzEncoder::new(create(&partial)?, flate2::Compression::default());
+    std::io::copy(&mut File::open(&plain)?, &mut to)?;
+    to.finish()?;
+    std::fs::rename(partial, packed)?;
+    std::fs::remove_file(plain)
+}
+
+fn create(path: &Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().create(true).write(true).truncate(true).mode(0o640).open(path)
+}
+
+/// The `n`th full file, from the newest.
+pub(super) fn numbered(log: &Path, n: usize) -> PathBuf {
+    let mut name = log.as_os_str().to_owned();
+    name.push(format!(".{n}"));
+    PathBuf::from(name)
+}
+
+pub(super) fn compressed(log: &Path, n: usize) -> PathBuf {
+    let mut name = numbered(log, n).into_os_string();
+    name.push(".gz");
+    PathBuf::from(name)
 }
 
 /// Whether [`LogWriter::write`] would write some of it.
@@ -168,10 +237,15 @@ fn character_boundary(bytes: &[u8], limit: usize) -> usize {
         .unwrap_or(limit)
 }
 
-fn record(batch: &mut Vec<u8>, stream: StdStream, line: &[u8], now: Timestamp) {
+fn record(batch: &mut Vec<u8>, stream: StdStream, line: &[u8], attributes: &BTreeMap<String, String>, now: Timestamp) {
     let stream = if stream == StdStream::Stderr { "stderr" } else { "stdout" };
-    // Bytes that are not UTF-8 become replacement characters, as in Go's JSON.
-    let line = Line { log: String::from_utf8_lossy(line), stream: stream.into(), time: now.to_string().into() };
+    let line = Line {
+        // Bytes that are not UTF-8 become replacement characters, as in Go's JSON.
+        log: String::from_utf8_lossy(line),
+        stream: stream.into(),
+        attrs: Cow::Borrowed(attributes),
+        time: now.to_string().into(),
+    };
     if serde_json::to_writer(&mut *batch, &line).is_ok() {
         batch.push(b'\n');
     }

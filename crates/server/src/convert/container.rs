@@ -172,7 +172,12 @@ pub(crate) fn inspect(record: &ContainerRecord, sizes: Option<(u64, u64)>) -> In
         resolv_conf_path: path(&record.resolv_conf_path),
         hostname_path: path(&record.hostname_path),
         hosts_path: path(&record.hosts_path),
-        log_path: path(&record.log_path),
+        // As moby: how another driver keeps its log is its own affair.
+        log_path: if record.host_config.log_config.driver == "json-file" {
+            path(&record.log_path)
+        } else {
+            String::new()
+        },
         name: format!("/{}", record.name),
         restart_count: record.restart_count,
         driver: "overlay2".into(),

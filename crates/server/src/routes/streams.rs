@@ -54,9 +54,8 @@ async fn logs(
     let framing = Framing::of_tty(record.tty());
     let style = LogStyle { framing, timestamps: query.flag("timestamps"), details: query.flag("details") };
     let stream = state.engine().logs(&id, request).await?;
-    let attributes = std::collections::BTreeMap::new();
     let body = stream.map(move |item| match item {
-        Ok(record) => style.render(record.stream, record.time, &attributes, &record.data),
+        Ok(record) => style.render(record.stream, record.time, &record.attributes, &record.data),
         Err(error) => stream_error(framing, &error),
     });
     Ok(streamed(framing.content_type(version), body, state.stop()))
