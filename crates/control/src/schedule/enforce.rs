@@ -40,6 +40,11 @@ pub(crate) fn misfits(plan: &mut Plan) {
         }
     }
     for task_id in misfits {
+        // Rejected is ended, as far as others know. What may not run twice has ended when its host says so.
+        if plan.view().task(&task_id).is_some_and(|t| t.stop_after().is_some()) {
+            plan.push(Change::SetTaskDesired { task_id, desired_state: TaskState::Shutdown });
+            continue;
+        }
         let status = TaskStatus {
             state: TaskState::Rejected,
             at: plan.now(),

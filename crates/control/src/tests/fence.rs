@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use skep_model::task::TaskState;
+use skep_model::task::{Placement, TaskState};
 use skep_model::{NodeId, ServiceId};
 use skep_store::Change;
 
@@ -96,6 +96,33 @@ fn nothing_that_is_done_meanwhile_makes_two_of_one() {
         }
         never_two(&mut world, &db, &node);
     }
+}
+
+#[test]
+fn what_must_leave_a_node_that_does_not_fit_any_more_is_waited_for() {
+    let mut world = World::new(2);
+    let label = |world: &mut World, node: &NodeId, value: &str| {
+        let mut spec = world.view().node(node).unwrap().spec.clone();
+        spec.labels.insert("disk".into(), value.into());
+        world.apply(vec![Change::SetNodeSpec { node_id: node.clone(), spec }]);
+    };
+    for name in ["n1", "n2"] {
+        label(&mut world, &node_id(name), "fast");
+    }
+    let db = world.create("db", |s| {
+        s.labels.insert("skep.stop-after".into(), "5s".into());
+        s.task.placement =
+            Some(Placement { constraints: vec!["node.labels.disk==fast".into()], ..Placement::default() });
+    });
+    world.settle();
+    let node = world.running(&db)[0].node_id.clone().unwrap();
+    // It stops slowly, and then its host is lost.
+    world.hosts.get_mut(&node).unwrap().up = false;
+    label(&mut world, &node, "slow");
+    world.pass(Duration::from_secs(8));
+    assert_eq!(world.containers(), 1);
+    cut_off(&mut world, &node);
+    never_two(&mut world, &db, &node);
 }
 
 #[test]
