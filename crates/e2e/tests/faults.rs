@@ -71,6 +71,10 @@ fn containers_and_their_logs_survive_kill_9_of_the_daemon() {
     .ok();
     lab.docker(1, "service create --detach --name web --replicas 2 --publish 8080:80 skep/whoami").ok();
     lab.await_running("web", 2);
+    lab.docker(1, "service create --detach --name once --restart-condition on-failure busybox true").ok();
+    let once = || lab.docker_words(1, &["service", "ps", "--format", "{{.ID}} {{.CurrentState}}", "once"]).ok();
+    eventually(SOON, "it is complete", || once().contains("Complete"));
+    let complete = lab.docker(1, "service ps -q once").ok();
     let pids = || lab.docker_words(1, &["inspect", "-f", "{{.State.Pid}}", "count"]).ok();
     let before = pids();
     let tasks = lab.docker(1, "service ps -q web").ok();
@@ -89,6 +93,8 @@ fn containers_and_their_logs_survive_kill_9_of_the_daemon() {
     assert_eq!(pids(), before, "the same process");
     lab.await_running("web", 2);
     assert_eq!(lab.docker(1, "service ps -q web").ok(), tasks, "no task was replaced");
+    assert!(once().contains("Complete"), "{}", once());
+    assert_eq!(lab.docker(1, "service ps -q once").ok(), complete, "what was complete does not run again");
     assert_eq!(lab.curl(&format!("http://{}:8080", lab.address(1))).code, 0);
     // Not a line is missing or doubled.
     eventually(SOON, "a hundred lines", || lab.docker(1, "logs count").ok().lines().count() > 100);
