@@ -13,6 +13,7 @@
 //! Read first: [`tick()`], then `orchestrate` (which tasks), `allocate` (addresses), `schedule` (nodes).
 #![forbid(unsafe_code)]
 
+mod agenda;
 mod ctx;
 mod dirty;
 mod plan;
@@ -30,6 +31,7 @@ pub mod membership;
 #[cfg(test)]
 mod tests;
 
+pub use agenda::Agenda;
 pub use ctx::{Ctx, Decision, IdSource, SeededIds};
 pub use dirty::Dirty;
 pub use explain::explain;

@@ -1,6 +1,6 @@
 //! The changes by which a swarm begins and nodes come, answer, fall silent and change roles.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use skep_model::cluster::Cluster;
@@ -161,6 +161,50 @@ pub fn alone(view: &View, node_id: &NodeId, manager: ManagerInfo, now: Timestamp
         }
     }
     changes
+}
+
+/// The role a node's certificate should carry: a demoted manager keeps its own until it is out of consensus.
+pub fn role_due(node: &Node) -> Role {
+    match (node.spec.role, &node.manager) {
+        (Role::Worker, None) => Role::Worker,
+        (Role::Worker, Some(_)) | (Role::Manager, _) => Role::Manager,
+    }
+}
+
+/// Nodes that should be workers and still take part in consensus, with their raft ids.
+pub fn to_demote(view: &View) -> Vec<(NodeId, u64)> {
+    view.nodes()
+        .filter(|node| node.spec.role == Role::Worker)
+        .filter_map(|node| Some((node.id.clone(), node.manager.as_ref()?.raft_id)))
+        .collect()
+}
+
+/// The node is out of consensus: its object follows.
+pub fn demoted(node_id: &NodeId) -> Vec<Change> {
+    vec![
+        Change::SetNodeManager { node_id: node_id.clone(), manager: None },
+        Change::SetNodeRole { node_id: node_id.clone(), role: Role::Worker },
+    ]
+}
+
+/// The node is in consensus: its object follows.
+pub fn joined(node: &Node, manager: ManagerInfo) -> Vec<Change> {
+    let mut changes = vec![Change::SetNodeManager { node_id: node.id.clone(), manager: Some(manager) }];
+    if node.role != Role::Manager {
+        changes.push(Change::SetNodeRole { node_id: node.id.clone(), role: Role::Manager });
+    }
+    changes
+}
+
+/// Whether a member of consensus is some node's manager. One that is not was left half-way in or out.
+pub fn is_known(view: &View, raft_id: u64) -> bool {
+    view.nodes().any(|node| node.manager.as_ref().is_some_and(|m| m.raft_id == raft_id))
+}
+
+/// Nodes said to manage that are no members of consensus.
+pub fn unseated<'a>(view: &'a View, members: &'a BTreeSet<u64>) -> impl Iterator<Item = &'a Node> {
+    let gone = |n: &&std::sync::Arc<Node>| n.manager.as_ref().is_some_and(|m| !members.contains(&m.raft_id));
+    view.nodes().filter(gone).map(|node| &**node)
 }
 
 /// Raft ids are never given twice: one above the highest any node has or had.

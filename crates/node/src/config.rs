@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
+use skep_control::dispatch::Patience;
 use skep_model::Labels;
 pub use skep_model::cluster::DEFAULT_DATA_PATH_PORT;
 
@@ -47,7 +48,7 @@ impl NodeConfig {
     }
 }
 
-/// How soon silence is taken for death. swarmkit waits fifteen seconds; there is no reason to on a local network.
+/// How soon silence is taken for death. The defaults are [`Patience`]'s.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     pub heartbeat_period: Duration,
@@ -65,13 +66,14 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
+        let Patience { dead, alone, late, slow, grace } = Patience::default();
         Self {
-            heartbeat_period: Duration::from_millis(100),
-            node_dead: Duration::from_millis(700),
-            node_timeout: Duration::from_millis(1_000),
-            node_timeout_max: Duration::from_millis(3_000),
-            node_slow: Duration::from_secs(10),
-            leader_grace: Duration::from_secs(5),
+            heartbeat_period: skep_agent::line::HEARTBEAT,
+            node_dead: dead,
+            node_timeout: alone,
+            node_timeout_max: late,
+            node_slow: slow,
+            leader_grace: grace,
         }
     }
 }

@@ -24,7 +24,15 @@ const KNOCKS: u32 = 4;
 /// Gossip that lost a node this long before its last sign of life is wrong about it (a firewall, say) and not listened to.
 const CONTRADICTION: Duration = Duration::from_secs(2);
 
-/// How long silence may last, by what else is known.
+/// How often [`Liveness::expire`] is asked.
+pub const PULSE: Duration = Duration::from_millis(50);
+/// A node silent for so long is asked whether its host is there at all, and again so often.
+pub const KNOCK_AFTER: Duration = Duration::from_millis(200);
+pub const KNOCK_PERIOD: Duration = Duration::from_millis(100);
+/// A node whose session broke usually has another by then; if not it is [`membership::disconnected`].
+pub const RECONNECT: Duration = Duration::from_millis(300);
+
+/// How long silence may last, by what else is known. swarmkit waits fifteen seconds; there is no reason to on a local network.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Peers do not reach the node, and its kernel does not answer.
@@ -37,6 +45,18 @@ pub struct Patience {
     pub slow: Duration,
     /// How long after the beginning of the term a node may take to find the new leader.
     pub grace: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            dead: Duration::from_millis(700),
+            alone: Duration::from_millis(1_000),
+            late: Duration::from_millis(3_000),
+            slow: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
+        }
+    }
 }
 
 /// What the leader's gossip says of a node.

@@ -10,7 +10,6 @@
 mod board;
 mod engine_executor;
 mod executor;
-mod hearing;
 mod log_feed;
 mod plane;
 mod reached;

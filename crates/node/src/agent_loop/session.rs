@@ -1,13 +1,13 @@
 //! The worker's line to the leader: finds it, says what runs here, hears what should.
 //!
-//! One bidirectional stream carries heartbeats, reports and assignments. If it breaks or falls silent all the managers are
-//! asked at once; tasks go on meanwhile.
+//! One bidirectional stream carries heartbeats, reports and assignments. If it breaks or falls silent (`agent::line` says
+//! when) all the managers are asked at once; tasks go on meanwhile.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
+use skep_agent::line::{self, OPEN_DEADLINE};
 use skep_model::assignment::AssignmentSet;
 use skep_model::node::Role;
 use skep_model::{NodeId, SessionId};
@@ -20,7 +20,6 @@ use tonic::Code;
 
 use super::board::StatusBoard;
 use super::executor::Executor;
-use super::hearing::Hearing;
 use super::log_feed;
 use super::plane::InForce;
 use crate::config::Timing;
@@ -36,14 +35,6 @@ pub(crate) const LEADER_HEADER: &str = "skep-leader";
 pub(crate) const REMOVED: &str =
     "this node was removed from the swarm: run \"docker swarm leave --force\" on it and join again with a token";
 
-/// A manager that has not answered by then is given up for now; others are asked meanwhile.
-const OPEN_DEADLINE: Duration = Duration::from_millis(1_500);
-/// The next manager is asked although the one before has not answered yet.
-const STAGGER: Duration = Duration::from_millis(150);
-/// A manager is asked again after this while an election may be running, and ever less often after [`EAGER_FOR`].
-const ASK_AGAIN: Duration = Duration::from_millis(100);
-const EAGER_FOR: Duration = Duration::from_secs(3);
-const ASK_AGAIN_LAST: Duration = Duration::from_secs(1);
 const MAX_REPORTS: usize = 500;
 
 /// What the manager told this node last, whole.
@@ -106,24 +97,17 @@ struct Opened {
     down: tonic::Streaming<Envelope>,
 }
 
-/// A manager being asked for a session.
-struct Asked {
-    /// When to ask, again; `None` while an answer is awaited.
-    due: Option<Instant>,
-    failed: bool,
-}
-
 impl Session {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut last: Option<(String, bool)> = None;
-        let mut hearing = Hearing::new(Instant::now());
+        let began = Instant::now();
+        let mut hearing = line::Hearing::new(Duration::ZERO);
         loop {
-            let opened =
-                tokio::select! { () = cancel.cancelled() => return, opened = self.find(last.as_ref()) => opened };
+            let opened = tokio::select! { () = cancel.cancelled() => return, opened = self.find(last) => opened };
             let address = opened.address.clone();
-            hearing.begin(&address, Instant::now());
-            let ended =
-                tokio::select! { () = cancel.cancelled() => return, ended = self.once(opened, &mut hearing) => ended };
+            hearing.begin(address.clone(), began.elapsed());
+            let once = self.once(opened, &mut hearing, began);
+            let ended = tokio::select! { () = cancel.cancelled() => return, ended = once => ended };
             self.connected.send_replace(false);
             let broken = match ended {
                 Ended::Renewed => false,
@@ -136,60 +120,36 @@ impl Session {
         }
     }
 
-    /// Asks the known managers until one opens a session, and does not wait for any that is slow: it may be dead, or on the
-    /// other side of a broken link. The one that had the last session comes first, or last if it was lost.
-    async fn find(&self, last: Option<&(String, bool)>) -> Opened {
+    /// Asks the known managers until one opens a session.
+    async fn find(&self, last: Option<(String, bool)>) -> Opened {
         let begun = Instant::now();
-        let mut asked: BTreeMap<String, Asked> = BTreeMap::new();
+        let mut search = line::Search::new(last, Duration::ZERO);
         let mut answers = FuturesUnordered::new();
         loop {
-            let now = Instant::now();
-            let mut fresh: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
-            fresh.retain(|address| !asked.contains_key(address));
-            // Not all nodes the same one first.
-            let rank = |address: &String| {
-                last.filter(|(known, _)| known == address).map_or(1, |(_, lost)| 2 * u8::from(*lost))
-            };
-            fresh.sort_by_cached_key(|address| (rank(address), rand::random::<u32>()));
-            for (address, turn) in fresh.into_iter().zip(0u32..) {
-                // One that drops every session at once must not be asked without end.
-                let pause = if rank(&address) == 2 { ASK_AGAIN / 2 } else { Duration::ZERO };
-                asked.insert(address, Asked { due: Some(now + STAGGER * turn + pause), failed: false });
-            }
-            for (address, state) in asked.iter_mut().filter(|(_, state)| state.due.is_some_and(|due| due <= now)) {
-                state.due = None;
-                let address = address.clone();
+            let known: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
+            search.know(known, begun.elapsed(), &mut rand::random::<u32>);
+            for address in search.due(begun.elapsed()) {
                 answers.push(async move { (address.clone(), self.open(address).await) });
             }
-            let next = asked.values().filter_map(|state| state.due).min().unwrap_or(now + ASK_AGAIN_LAST);
+            let next = begun + search.next(begun.elapsed());
             let (address, answer) = tokio::select! {
                 () = tokio::time::sleep_until(next) => continue,
                 Some(answer) = answers.next() => answer,
             };
-            let hint = match answer {
+            let answer = match answer {
                 Ok(opened) => return opened,
-                Err(Unopened::Elsewhere(leader)) => leader,
+                Err(Unopened::Elsewhere(leader)) => line::Unopened::Elsewhere(leader),
                 Err(Unopened::Removed) => {
                     self.removed.send_replace(true);
                     self.hold_nothing();
-                    None
+                    line::Unopened::Elsewhere(None)
                 }
                 Err(Unopened::Failed(reason)) => {
                     tracing::debug!(manager = address, reason, "no session");
-                    asked.entry(address.clone()).and_modify(|state| state.failed = true);
-                    None
+                    line::Unopened::Failed
                 }
             };
-            let pause = if begun.elapsed() < EAGER_FOR { ASK_AGAIN } else { ASK_AGAIN_LAST };
-            let pause = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-            asked.entry(address).and_modify(|state| state.due = Some(Instant::now() + pause));
-            // A leader that could not be reached is not asked more often on a follower's word: it has not noticed yet.
-            if let Some(leader) = hint {
-                let state = asked.entry(leader).or_insert(Asked { due: Some(now), failed: false });
-                if state.due.is_some() && !state.failed {
-                    state.due = Some(now);
-                }
-            }
+            search.answered(address, answer, begun.elapsed(), &mut rand::random::<u32>);
         }
     }
 
@@ -219,7 +179,7 @@ impl Session {
     }
 
     /// Until the session breaks, and why it did.
-    async fn once(&self, opened: Opened, hearing: &mut Hearing) -> Ended {
+    async fn once(&self, opened: Opened, hearing: &mut line::Hearing<String>, began: Instant) -> Ended {
         let Opened { connection, mut renewed, up, mut down, .. } = opened;
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
@@ -227,13 +187,12 @@ impl Session {
         let mut have: Option<(SessionId, Option<u64>)> = None;
         let mut in_force = self.in_force.clone();
         in_force.mark_changed();
-        let mut beat = Instant::now();
         self.board.say_all_again();
         loop {
             tokio::select! {
                 biased;
                 message = down.next() => {
-                    hearing.heard(Instant::now());
+                    hearing.heard(began.elapsed());
                     let message = match message {
                         Some(Ok(envelope)) => unpack::<Down>(&envelope),
                         Some(Err(status)) => Err(status),
@@ -248,10 +207,7 @@ impl Session {
                 }
                 _ = renewed.changed() => return Ended::Renewed,
                 _ = heartbeat.tick() => {
-                    // A stalled process hears late, too: only silence seen by a live clock counts.
-                    hearing.slept(beat.elapsed().saturating_sub(self.timing.heartbeat_period * 2));
-                    beat = Instant::now();
-                    if hearing.is_silent(Instant::now()) {
+                    if hearing.is_silent(self.timing.heartbeat_period, began.elapsed()) {
                         return Ended::Broken("the manager fell silent".into());
                     }
                     // A full channel carries messages, and those are signs of life as well.

@@ -16,12 +16,13 @@
 
 use std::sync::Arc;
 
+use skep_control::membership::role_due;
 use skep_model::cluster::Cluster;
 use skep_model::node::{Node, Role};
 use skep_store::View;
 use tonic::{Request, Status};
 
-use super::{Manager, role_due};
+use super::Manager;
 use crate::agent_loop::REMOVED;
 use crate::ca::Identity;
 use crate::clock::now;

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use skep_consensus::{Consensus, EventStream, Notice};
-use skep_control::dispatch::{Affected, Assigner, Balancers, Knock, Liveness, Patience};
+use skep_control::dispatch::{
+    Affected, Assigner, Balancers, KNOCK_AFTER, KNOCK_PERIOD, Knock, LiveClock, Liveness, PULSE, Patience, RECONNECT,
+};
 use skep_control::membership;
 use skep_model::assignment::AssignmentSet;
 use skep_model::cluster::GossipKey;
@@ -35,16 +36,8 @@ use crate::transport::proto::Envelope;
 
 /// Messages to one node under way; a node that does not read gets a complete set once it does.
 const DOWN_IN_FLIGHT: usize = 256;
-const TICK: Duration = Duration::from_millis(50);
-/// Between two looks at the clock no more than this counts: for the rest of it nobody could be heard here.
-const STALL: Duration = Duration::from_millis(250);
-/// A node silent for so long is asked whether its host is there at all, and again so often.
-const KNOCK_AFTER: Duration = Duration::from_millis(200);
-const KNOCK_PERIOD: Duration = Duration::from_millis(100);
 /// Knocks under way at once; if that many nodes fall silent together it is not theirs that broke.
 const KNOCKS: usize = 256;
-/// A node whose session broke usually has another by then.
-const RECONNECT: Duration = Duration::from_millis(300);
 
 pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
 /// Where the lines of a log subscription go.
@@ -189,25 +182,6 @@ struct Session {
     trust: Trust,
 }
 
-/// A clock that never jumps, and that stands still while this process does.
-struct LiveClock {
-    now: Timestamp,
-    seen: Instant,
-}
-
-impl LiveClock {
-    fn new() -> Self {
-        Self { now: Timestamp::ZERO, seen: Instant::now() }
-    }
-
-    fn now(&mut self) -> Timestamp {
-        let at = Instant::now();
-        self.now = self.now.plus(at.saturating_duration_since(self.seen).min(STALL));
-        self.seen = at;
-        self.now
-    }
-}
-
 struct State {
     consensus: Consensus,
     inbox: mpsc::Sender<Input>,
@@ -215,6 +189,7 @@ struct State {
     gossip: Gossip,
     own: mpsc::WeakSender<Command>,
     sessions: BTreeMap<NodeId, Session>,
+    began: Instant,
     clock: LiveClock,
     liveness: Liveness,
     /// When each was last asked, on the live clock.
@@ -251,7 +226,6 @@ impl DispatcherTask {
         cancel: CancellationToken,
     ) {
         let mut events = consensus.events();
-        let mut clock = LiveClock::new();
         let mut state = State {
             consensus,
             inbox,
@@ -259,8 +233,9 @@ impl DispatcherTask {
             gossip,
             own: self.own,
             sessions: BTreeMap::new(),
-            liveness: Liveness::with(clock.now(), patience(&timing)),
-            clock,
+            liveness: Liveness::with(Timestamp::ZERO, patience(&timing)),
+            began: Instant::now(),
+            clock: LiveClock::default(),
             knocks: BTreeMap::new(),
             knocking: TaskTracker::new(),
             closed: BTreeMap::new(),
@@ -274,7 +249,7 @@ impl DispatcherTask {
         if state.inbox.send(Input::Changes(unknown)).await.is_err() {
             return;
         }
-        let mut tick = interval(TICK);
+        let mut tick = interval(PULSE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut news = News::default();
@@ -362,6 +337,10 @@ fn trust_of(view: &View) -> Option<Trust> {
 }
 
 impl State {
+    fn live(&mut self) -> Timestamp {
+        self.clock.now(self.began.elapsed())
+    }
+
     async fn command(&mut self, command: Command) {
         match command {
             Command::Open { identity, hello, peer, reply } => {
@@ -373,11 +352,12 @@ impl State {
                 // A broken connection says nothing about the node's tasks: silence decides.
                 if self.sessions.get(&node_id).is_some_and(|s| s.id == session_id) {
                     self.sessions.remove(&node_id);
-                    self.closed.insert(node_id, self.clock.now());
+                    let now = self.live();
+                    self.closed.insert(node_id, now);
                 }
             }
             Command::Knocked { node_id, at, knock } => {
-                let now = self.clock.now();
+                let now = self.live();
                 if self.liveness.silent_for(&node_id, now) > now.since(at) {
                     self.liveness.knocked(&node_id, knock);
                 }
@@ -455,7 +435,8 @@ impl State {
             },
         };
         tracing::info!(node.id = %node_id, session.id = %id, "session opened");
-        self.liveness.heard(&node_id, self.clock.now());
+        let live = self.live();
+        self.liveness.heard(&node_id, live);
         self.closed.remove(&node_id);
         self.balancers.opened(node_id.clone());
         self.sessions.insert(node_id, session);
@@ -463,8 +444,9 @@ impl State {
     }
 
     async fn heard(&mut self, node_id: NodeId, session_id: &SessionId, message: Up) {
+        let live = self.live();
         let Some(session) = self.sessions.get_mut(&node_id).filter(|s| s.id == *session_id) else { return };
-        self.liveness.heard(&node_id, self.clock.now());
+        self.liveness.heard(&node_id, live);
         match message {
             Up::Heartbeat { sent_ms } => {
                 let _ = session.down.try_send(Ok(pack(&Down::Heartbeat { sent_ms })));
@@ -507,7 +489,7 @@ impl State {
     }
 
     async fn check_pulses(&mut self) {
-        let live = self.clock.now();
+        let live = self.live();
         let view = self.consensus.view();
         self.liveness.retain(|id| view.node(id).is_some());
         self.sessions.retain(|id, _| view.node(id).is_some());
@@ -574,7 +556,7 @@ impl State {
         let mut assigner = Assigner::new(&view);
         for (node_id, session) in &mut self.sessions {
             let Some(node) = view.node(node_id).filter(|_| wants(node_id, session)) else { continue };
-            session.introduce(&managers, super::role_due(node), trust.as_ref());
+            session.introduce(&managers, membership::role_due(node), trust.as_ref());
             session.key(view.cluster().and_then(|c| c.gossip_key.as_ref()));
             let mut set = assigner.assignments(node_id);
             set.left = self.balancers.left(&view, &set);

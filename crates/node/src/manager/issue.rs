@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use skep_control::membership::role_due;
 use skep_model::NodeId;
 use skep_model::cluster::{ClusterSpec, RootCa};
 use skep_model::node::Role;
 
-use super::{Manager, role_due};
+use super::Manager;
 use crate::ca::{Signer, external_signers, one_is_reachable, sign_elsewhere};
 use crate::error::{NodeError, Result};
 use crate::transport::message::{IssueReply, ManagerLock};

@@ -5,12 +5,10 @@
 //! timer between: while a batch is on its way to the disks the next one gathers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use skep_consensus::{Consensus, EventStream, Notice, ProposeError};
-use skep_control::{Ctx, Dirty};
-use skep_model::Timestamp;
+use skep_control::{Agenda, Ctx};
 use skep_model::assignment::TaskReport;
 use skep_store::{Batch, Change, Kind};
 use tokio::sync::mpsc;
@@ -26,10 +24,6 @@ use crate::gossip::Gossip;
 
 /// Reports and node changes waiting for the log; senders wait when it is full.
 const INBOX: usize = 1024;
-/// Looked at even if nothing happened and nothing is due, against anything forgotten.
-const PERIOD: Duration = Duration::from_secs(5);
-/// After a refusal the view is newer already; a decision refused again and again is looked at less often.
-const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 
 /// What sessions bring for the log.
 pub(super) enum Input {
@@ -49,7 +43,7 @@ impl Leader {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (dispatcher, task): (Dispatcher, DispatcherTask) = Dispatcher::new();
         tasks.spawn(task.run(consensus.clone(), inbox, timing, gossip, cancel.clone()));
-        let mut writer = Loop { consensus: consensus.clone(), term, refused: 0, dirty: Dirty::all(), wake_at: None };
+        let mut writer = Loop { consensus: consensus.clone(), term, agenda: Agenda::new() };
         let stop = cancel.clone();
         tasks.spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = writer.run(inputs) => {} }
@@ -75,12 +69,7 @@ impl Drop for Leader {
 struct Loop {
     consensus: Consensus,
     term: u64,
-    /// How many decisions in a row were refused.
-    refused: u32,
-    /// What `control` has to look at.
-    dirty: Dirty,
-    /// When it wanted to look again in any case.
-    wake_at: Option<Timestamp>,
+    agenda: Agenda,
 }
 
 enum Outcome {
@@ -106,33 +95,27 @@ impl Loop {
             let changes = self.decide();
             if !changes.is_empty() {
                 match self.write_decision(changes).await {
-                    Outcome::Applied => self.refused = 0,
-                    Outcome::Refused => {
-                        // What was decided is lost; the view is newer now.
-                        self.dirty.mark_all();
-                        self.refused = (self.refused + 1).min(50);
-                        tokio::time::sleep(REFUSED_PAUSE * (self.refused - 1)).await;
-                    }
+                    Outcome::Applied => self.agenda.accepted(),
+                    Outcome::Refused => tokio::time::sleep(self.agenda.refused()).await,
                     Outcome::Over => return,
                 }
                 continue;
             }
-            let due = self.wake_at.map_or(PERIOD, |at| at.since(now()).min(PERIOD));
             tokio::select! {
                 received = inputs.recv_many(&mut gathered, INBOX) => if received == 0 { return },
                 notice = events.next() => match notice {
                     Some(notice) => self.mark(&notice),
                     None => return,
                 },
-                () = tokio::time::sleep(due) => self.dirty.mark_all(),
+                () = tokio::time::sleep(self.agenda.rest(now())) => self.agenda.mark_all(),
             }
         }
     }
 
     fn mark(&mut self, notice: &Notice) {
         match notice {
-            Notice::Applied { events, .. } => events.iter().for_each(|event| self.dirty.mark(event)),
-            Notice::Resync { .. } => self.dirty.mark_all(),
+            Notice::Applied { events, .. } => self.agenda.mark(events),
+            Notice::Resync { .. } => self.agenda.mark_all(),
         }
     }
 
@@ -143,22 +126,11 @@ impl Loop {
     }
 
     fn decide(&mut self) -> Vec<Change> {
-        if self.wake_at.is_some_and(|at| at <= now()) {
-            self.dirty.mark_all();
-        }
-        if self.dirty.is_empty() {
-            return Vec::new();
-        }
-        let all = self.dirty == Dirty::all();
-        let dirty = self.dirty.take();
+        let Some(dirty) = self.agenda.take(now()) else { return Vec::new() };
         let mut ids = rand::random::<u128>;
         let mut context = Ctx { now: now(), ids: &mut ids };
         let decision = skep_control::tick(&self.consensus.view(), &dirty, &mut context);
-        self.wake_at = match (self.wake_at, decision.wake_at) {
-            (Some(old), Some(new)) if !all => Some(old.min(new)),
-            (old, None) if !all => old,
-            (_, new) => new,
-        };
+        self.agenda.decided(&decision);
         decision.changes
     }
 

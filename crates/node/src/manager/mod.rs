@@ -27,7 +27,7 @@ use std::time::Duration;
 use serde_bytes::ByteBuf;
 use skep_consensus::{Consensus, Leadership, Notice, Peer, ProposeError};
 use skep_model::NodeId;
-use skep_model::node::{ManagerInfo, Node, Reachability, Role};
+use skep_model::node::{ManagerInfo, Node, Reachability};
 use skep_store::{Batch, Refused, View};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -416,14 +416,6 @@ impl Drop for Manager {
     /// A manager given up half-way must free its address and files.
     fn drop(&mut self) {
         self.cancel.cancel();
-    }
-}
-
-/// The role a node's certificate should carry: a demoted manager keeps its own until it is out of consensus.
-fn role_due(node: &Node) -> Role {
-    match (node.spec.role, &node.manager) {
-        (Role::Worker, None) => Role::Worker,
-        (Role::Worker, Some(_)) | (Role::Manager, _) => Role::Manager,
     }
 }
 

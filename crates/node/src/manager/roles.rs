@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use skep_consensus::{Consensus, Error, EventStream, MemberRole, Notice, Peer, ProposeError};
+use skep_control::membership;
 use skep_model::NodeId;
 use skep_model::node::{ManagerInfo, Reachability, Role};
-use skep_store::{Batch, Change, Object, ObjectKey, View};
+use skep_store::{Batch, Change, Object, ObjectKey};
 use tokio_util::sync::CancellationToken;
 
 use super::peers::PeerPool;
@@ -78,11 +79,7 @@ impl Roster {
         }
         self.consensus.add_learner(Peer { raft_id: peer.raft_id, address: peer.address.to_string() }).await?;
         self.consensus.promote(peer.raft_id).await?;
-        let mut changes = vec![Change::SetNodeManager { node_id: node_id.clone(), manager: Some(peer) }];
-        if node.role != Role::Manager {
-            changes.push(Change::SetNodeRole { node_id: node_id.clone(), role: Role::Manager });
-        }
-        self.write(leadership.term, changes).await?;
+        self.write(leadership.term, membership::joined(node, peer)).await?;
         tracing::info!(node.id = %node_id, "manager joined");
         Ok(())
     }
@@ -160,11 +157,7 @@ impl Roster {
             return self.hand_over().await;
         }
         self.consensus.remove(raft_id).await?;
-        let changes = vec![
-            Change::SetNodeManager { node_id: node_id.clone(), manager: None },
-            Change::SetNodeRole { node_id: node_id.clone(), role: Role::Worker },
-        ];
-        self.write(term, changes).await?;
+        self.write(term, membership::demoted(node_id)).await?;
         tracing::info!(node.id = %node_id, "demoted");
         Ok(())
     }
@@ -175,7 +168,10 @@ impl Roster {
         for member in self.consensus.members() {
             let raft_id = member.peer.raft_id;
             // In this order: who has just come in is on its node's object before it leaves the list.
-            if raft_id == self.consensus.raft_id() || entering(raft_id) || is_known(&self.consensus.view(), raft_id) {
+            if raft_id == self.consensus.raft_id()
+                || entering(raft_id)
+                || membership::is_known(&self.consensus.view(), raft_id)
+            {
                 continue;
             }
             tracing::warn!(raft_id, "removing a member of consensus that no node is");
@@ -183,13 +179,11 @@ impl Roster {
         }
         let view = self.consensus.view();
         let members: BTreeSet<u64> = self.consensus.members().into_iter().map(|m| m.peer.raft_id).collect();
-        for node in view.nodes() {
-            if node.manager.as_ref().is_some_and(|m| !members.contains(&m.raft_id)) {
-                let gone = Change::SetNodeManager { node_id: node.id.clone(), manager: None };
-                let unless_it_joins =
-                    Batch::new(now(), vec![gone]).if_version(ObjectKey::Node(node.id.clone()), node.meta.version);
-                self.consensus.propose_as_leader(term, unless_it_joins).await?;
-            }
+        for node in membership::unseated(&view, &members) {
+            let gone = Change::SetNodeManager { node_id: node.id.clone(), manager: None };
+            let unless_it_joins =
+                Batch::new(now(), vec![gone]).if_version(ObjectKey::Node(node.id.clone()), node.meta.version);
+            self.consensus.propose_as_leader(term, unless_it_joins).await?;
         }
         Ok(())
     }
@@ -199,16 +193,12 @@ impl Roster {
     }
 }
 
-fn is_known(view: &View, raft_id: u64) -> bool {
-    view.nodes().any(|node| node.manager.as_ref().is_some_and(|m| m.raft_id == raft_id))
-}
-
 /// Runs while this manager leads `term`.
 pub(super) async fn run(roster: Arc<Roster>, term: u64, cancel: CancellationToken) {
     let mut events = roster.consensus.events();
     loop {
         let round = async {
-            for (node_id, raft_id) in to_demote(&roster.consensus.view()) {
+            for (node_id, raft_id) in membership::to_demote(&roster.consensus.view()) {
                 if let Err(error) = roster.demote(term, &node_id, raft_id).await {
                     tracing::warn!(node.id = %node_id, %error, "cannot demote yet");
                 }
@@ -244,12 +234,4 @@ async fn role_news(events: &mut EventStream) -> bool {
         }
     }
     false
-}
-
-/// Nodes that should be workers and still manage.
-fn to_demote(view: &View) -> Vec<(NodeId, u64)> {
-    view.nodes()
-        .filter(|node| node.spec.role == Role::Worker)
-        .filter_map(|node| Some((node.id.clone(), node.manager.as_ref()?.raft_id)))
-        .collect()
 }

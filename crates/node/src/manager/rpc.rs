@@ -109,7 +109,7 @@ impl Rpc {
         let Some(token) = &request.token else {
             let identity = peer.ok_or_else(|| Status::unauthenticated("a join token or a certificate is required"))?;
             let node = access::renewing(&identity, cluster, view)?;
-            return Ok((node.id.clone(), super::role_due(node), Vec::new()));
+            return Ok((node.id.clone(), skep_control::membership::role_due(node), Vec::new()));
         };
         let (role, spent) = match JoinToken::role_granted(token, &cluster.join_tokens) {
             Some(role) => (role, None),
