@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use skep_agent::fence::may_run_until;
 use skep_agent::task::{Effect, TaskEvent};
 use skep_agent::worker::{Effects, Worker};
 use skep_model::TaskId;
 use skep_model::assignment::TaskReport;
-use skep_model::task::TaskStatus;
+use skep_model::task::{Task, TaskStatus};
+use skep_store::SlotKey;
 
 use crate::HostId;
+use crate::engine::Place;
 use crate::session::Line;
 use crate::trace::Detail;
 use crate::world::{Event, World};
@@ -22,18 +25,24 @@ pub(crate) struct Agent {
     pub(crate) unsaid: BTreeSet<TaskId>,
     strays_removed: bool,
     wakes_at: Option<Duration>,
+    /// When the last heartbeat that a leader answered was sent.
+    answered: Option<Duration>,
+    /// What may not start before one was.
+    waiting: Vec<(TaskId, String)>,
     pub(crate) line: Line,
 }
 
 impl Agent {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(now: Duration) -> Self {
         Self {
             worker: Worker::new(),
             statuses: BTreeMap::new(),
             unsaid: BTreeSet::new(),
             strays_removed: false,
             wakes_at: None,
-            line: Line::new(),
+            answered: None,
+            waiting: Vec::new(),
+            line: Line::new(now),
         }
     }
 
@@ -50,6 +59,10 @@ impl Agent {
         };
         unsaid.into_iter().filter_map(report).collect()
     }
+}
+
+fn place(task: &Task) -> Option<Place> {
+    Some((task.service_id.clone(), SlotKey::of(task)?))
 }
 
 impl World {
@@ -113,7 +126,11 @@ impl World {
                 }
                 effect => {
                     let image = daemon.agent.worker.task(&task).map(|t| t.spec.container.image.clone());
-                    self.engine_begins(host, task, &image.unwrap_or_default(), effect);
+                    let image = image.unwrap_or_default();
+                    match effect {
+                        Effect::Start => self.begin_start(host, task, image),
+                        effect => self.engine_begins(host, task, &image, effect),
+                    }
                 }
             }
         }
@@ -121,6 +138,37 @@ impl World {
         if said {
             self.say(host);
         }
+    }
+
+    /// A leader heard this host: tasks that may not run without one may go on, or begin.
+    pub(crate) fn answered_heartbeat(&mut self, host: HostId, sent: Duration) {
+        let Some(daemon) = &mut self.hosts[host.0].daemon else { return };
+        daemon.agent.answered = Some(sent);
+        let worker = &daemon.agent.worker;
+        let going_on = worker.tasks().filter(|t| !t.status.state.is_terminal() && worker.container_id(&t.id).is_some());
+        let lease = |t: &Task| Some((t.id.clone(), place(t)?, may_run_until(t, sent)?));
+        let leases: Vec<_> = going_on.filter_map(lease).collect();
+        for (task, place, until) in leases {
+            self.lease(host, task, place, until);
+        }
+        let Some(daemon) = &mut self.hosts[host.0].daemon else { return };
+        for (task, image) in std::mem::take(&mut daemon.agent.waiting) {
+            self.begin_start(host, task, image);
+        }
+    }
+
+    /// What may not run without a leader has its lease before it starts.
+    fn begin_start(&mut self, host: HostId, task: TaskId, image: String) {
+        let Some(daemon) = &mut self.hosts[host.0].daemon else { return };
+        let Some(limited) = daemon.agent.worker.task(&task).filter(|t| t.stop_after().is_some()) else {
+            return self.engine_begins(host, task, &image, Effect::Start);
+        };
+        let limit = |sent| Some((place(limited)?, may_run_until(limited, sent)?));
+        let Some((place, until)) = daemon.agent.answered.and_then(limit) else {
+            return daemon.agent.waiting.push((task, image));
+        };
+        self.lease(host, task.clone(), place, until);
+        self.engine_begins(host, task, &image, Effect::Start);
     }
 
     fn wake_worker(&mut self, host: HostId) {

@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use skep_control::IdSource;
 use skep_model::cluster::JoinTokens;
 use skep_model::network::{Network, NetworkSpec};
-use skep_model::node::Availability;
+use skep_model::node::{Availability, Role};
 use skep_model::secret::{Secret, SecretBytes};
 use skep_model::service::{
     EndpointSpec, FailureAction, Mode, NetworkAttachmentConfig, PortConfig, Service, ServiceSpec, UpdateConfig,
     UpdateOrder, UpdateState, UpdateStatus,
 };
 use skep_model::task::{RestartCondition, RestartPolicy};
+use skep_model::validate::STOP_AFTER_LABEL;
 use skep_model::{Labels, Meta, NetworkId, SecretId, ServiceId, Timestamp};
-use skep_store::{Batch, Change, ObjectKey, View};
+use skep_store::{Batch, Change, ObjectKey, Refused, View};
 
 use crate::HostId;
 use crate::dice::Dice;
@@ -23,8 +25,11 @@ use crate::log::Failure;
 use crate::trace::Detail;
 use crate::world::{Asker, Event, World};
 
-/// A manager that does not lead passes a request on, and so may the next.
-const HOPS: u32 = 3;
+/// How long a manager tries, how soon it looks again for a leader, and how long it waits for one that may be gone
+/// (`Manager::settle`).
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const GONE: Duration = Duration::from_millis(1_500);
 /// The label that says which request an object was last written by.
 pub(crate) const TAG: &str = "op";
 
@@ -39,6 +44,7 @@ pub(crate) enum Wish {
     Network { name: String },
     RemoveNetwork { name: String },
     Availability { host: HostId, availability: Availability },
+    Role { host: HostId, role: Role },
     Secret { name: String },
     Rotate,
 }
@@ -49,6 +55,9 @@ struct Request {
     /// Made from the first manager's View, then passed on as it is.
     made: Option<(Batch, Evidence)>,
     asked: HostId,
+    since: Duration,
+    /// How often it was sent.
+    attempt: u32,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +112,16 @@ fn random_spec(name: &str, view: &View, dice: &mut Dice) -> ServiceSpec {
         let port = PortConfig { target_port: 80, published_port, ..PortConfig::default() };
         spec.endpoint = Some(EndpointSpec { ports: vec![port], ..EndpointSpec::default() });
     }
+    if dice.percent(15) && spec.mode != Mode::Global {
+        spec.labels.insert(STOP_AFTER_LABEL.into(), "3s".into());
+        // Start-first is to run twice for a while.
+        for update in spec.update.iter_mut().chain(&mut spec.rollback) {
+            update.order = UpdateOrder::StopFirst;
+        }
+    }
+    if dice.percent(20) {
+        job(&mut spec, dice);
+    }
     let networks: Vec<_> = view.networks().filter(|n| !n.spec.ingress).collect();
     if let Some(network) = dice.pick(&networks).filter(|_| dice.clone().percent(60)) {
         let target = network.id.to_string();
@@ -110,6 +129,16 @@ fn random_spec(name: &str, view: &View, dice: &mut Dice) -> ServiceSpec {
         spec.task.networks.push(NetworkAttachmentConfig { target, aliases, driver_options });
     }
     spec
+}
+
+/// What ends, and is then done.
+fn job(spec: &mut ServiceSpec, dice: &mut Dice) {
+    let (max_concurrent, total_completions) = (1 + dice.below(3) as u64, dice.below(6) as u64);
+    spec.mode =
+        if dice.percent(30) { Mode::GlobalJob } else { Mode::ReplicatedJob { max_concurrent, total_completions } };
+    spec.task.container.image = format!("job:{}", dice.below(1000));
+    spec.task.restart = spec.task.restart.map(|r| RestartPolicy { condition: RestartCondition::OnFailure, ..r });
+    (spec.update, spec.rollback, spec.endpoint) = (None, None, None);
 }
 
 /// Something a user may want of a world that looks like this.
@@ -128,12 +157,16 @@ pub(crate) fn any_wish(view: &View, hosts: usize, dice: &mut Dice) -> Wish {
         70..78 => Wish::Remove { name: known(dice) },
         78..85 => Wish::Network { name: format!("net{}", dice.below(4)) },
         85..88 => Wish::RemoveNetwork { name: format!("net{}", dice.below(4)) },
-        88..95 => {
+        88..93 => {
             let choices = [Availability::Active, Availability::Active, Availability::Pause, Availability::Drain];
             let availability = *dice.pick(&choices).unwrap_or(&Availability::Active);
             Wish::Availability { host: HostId(dice.below(hosts)), availability }
         }
-        95..98 => Wish::Secret { name: format!("secret{}", dice.below(10)) },
+        93..96 => {
+            let role = if dice.percent(60) { Role::Manager } else { Role::Worker };
+            Wish::Role { host: HostId(dice.below(hosts)), role }
+        }
+        96..98 => Wish::Secret { name: format!("secret{}", dice.below(10)) },
         _ => Wish::Rotate,
     }
 }
@@ -167,7 +200,12 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
             view.find_service(name).ok().filter(|s| matches!(s.spec.mode, Mode::Replicated { .. }))?;
             update(name, &|spec| spec.mode = Mode::Replicated { replicas: *replicas })
         }
-        Wish::Image { name, image } => update(name, &|spec| spec.task.container.image.clone_from(image)),
+        Wish::Image { name, image } => update(name, &|spec| {
+            // Another one of its kind.
+            let version = image.split_once(':').map_or("", |(_, version)| version);
+            let image = if spec.mode.is_job() { format!("job:{version}") } else { image.clone() };
+            spec.task.container.image = image;
+        }),
         Wish::Rollback { name } => {
             let service = view.find_service(name).ok().filter(|s| s.previous_spec.is_some())?;
             let status = UpdateStatus {
@@ -187,7 +225,10 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
         }
         Wish::Network { name } => {
             let id = NetworkId::from_bits(ids.next_id());
-            let spec = NetworkSpec { name: name.clone(), driver: "overlay".into(), ..NetworkSpec::default() };
+            // A small one, in which addresses soon come again.
+            let third = name.bytes().last().unwrap_or_default();
+            let subnet = Ipv4Net::new([10, 200, third, 0].into(), 28).ok();
+            let spec = NetworkSpec { name: name.clone(), driver: "overlay".into(), subnet, ..NetworkSpec::default() };
             let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None };
             one(Change::CreateNetwork(Box::new(network)), Evidence::Network { id, there: true })
         }
@@ -199,6 +240,16 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
             let node = view.node(&crate::world::node_id(*host))?;
             let mut spec = node.spec.clone();
             spec.availability = *availability;
+            tagged(&mut spec.labels);
+            let id = node.id.clone();
+            let change = Change::SetNodeSpec { node_id: id.clone(), spec };
+            let batch = Batch::new(at, vec![change]).if_version(ObjectKey::Node(id.clone()), node.meta.version);
+            Some((batch, Evidence::Node { id, tag }))
+        }
+        Wish::Role { host, role } => {
+            let node = view.node(&crate::world::node_id(*host)).filter(|n| n.spec.role != *role)?;
+            let mut spec = node.spec.clone();
+            spec.role = *role;
             tagged(&mut spec.labels);
             let id = node.id.clone();
             let change = Change::SetNodeSpec { node_id: id.clone(), spec };
@@ -229,9 +280,31 @@ impl World {
     /// Somebody asks a manager.
     pub(crate) fn wish(&mut self, host: HostId, wish: Wish) {
         self.client.next += 1;
-        let number = self.client.next;
-        self.client.requests.insert(number, Request { wish, made: None, asked: host });
+        let (number, since) = (self.client.next, self.now);
+        self.client.requests.insert(number, Request { wish, made: None, asked: host, since, attempt: 0 });
+        self.try_again(number, 0);
+    }
+
+    /// The manager that was asked sends the request, again if nothing came of it: always under the same name, so that it takes
+    /// effect once.
+    pub(crate) fn try_again(&mut self, number: u64, attempt: u32) {
+        let now = self.now;
+        let Some(request) = self.client.requests.get_mut(&number).filter(|r| r.attempt == attempt) else { return };
+        let late = now.saturating_sub(request.since) > WRITE_DEADLINE;
+        request.attempt += 1;
+        let (host, attempt) = (request.asked, request.attempt);
+        if late {
+            return self.gave_up(number, "no answer in time");
+        }
+        self.after(GONE, Event::TryAgain { number, attempt });
         self.ask(number, host, 0);
+    }
+
+    fn soon_again(&mut self, number: u64) {
+        if let Some(request) = self.client.requests.get(&number) {
+            let attempt = request.attempt;
+            self.after(LOOK_AGAIN, Event::TryAgain { number, attempt });
+        }
     }
 
     pub(crate) fn ask(&mut self, number: u64, host: HostId, hops: u32) {
@@ -239,26 +312,43 @@ impl World {
             let until = self.hosts[host.0].frozen_until;
             return self.at(until, Event::Ask { number, host, hops });
         }
-        if self.hosts[host.0].daemon.as_ref().is_none_or(|d| d.log_stopped) {
-            return self.gave_up(number, "nobody answers");
+        if self.hosts[host.0].daemon.as_ref().is_none_or(|d| d.log_stopped) || !self.hosts[host.0].is_manager {
+            return if hops == 0 { self.gave_up(number, "nobody answers") } else { self.soon_again(number) };
         }
         let (view, at) = (self.log.view(host), self.hosts[host.0].clock(self.now));
+        let Some(request) = self.client.requests.get(&number) else { return };
+        if let Wish::Role { host: node, role: Role::Worker } = request.wish
+            && request.made.is_none()
+            && !self.may_demote(host, &view, node)
+        {
+            return self.gave_up(number, "it would cost the quorum");
+        }
         let Some(request) = self.client.requests.get_mut(&number) else { return };
         if request.made.is_none() {
-            request.made = make(&request.wish, number, &view, at, &mut self.dice.client);
+            let name = skep_store::Request { id: number.into(), since: view.index() };
+            let made = make(&request.wish, number, &view, at, &mut self.dice.client);
+            request.made = made.map(|(batch, evidence)| (batch.named(name), evidence));
         }
         let Some((batch, _)) = request.made.clone() else { return self.gave_up(number, "there is no such thing") };
         let ticket = self.log.propose(host, None, batch);
         self.asked.insert(ticket, Asker::Client { number, hops });
     }
 
+    /// As `facade/nodes.rs`.
+    fn may_demote(&self, asked: HostId, view: &View, host: HostId) -> bool {
+        let id = crate::world::node_id(host);
+        let Some(raft_id) = view.node(&id).and_then(|n| n.manager.as_ref().map(|m| m.raft_id)) else { return true };
+        let others = view.nodes().any(|n| n.id != id && n.spec.role == Role::Manager && n.manager.is_some());
+        others && self.can_remove(asked, raft_id)
+    }
+
     pub(crate) fn answered(&mut self, number: u64, host: HostId, hops: u32, outcome: Result<u64, Failure>) {
+        let Some(asked) = self.client.requests.get(&number).map(|r| r.asked) else { return };
         match outcome {
-            Ok(index) => {
-                let Some(request) = self.client.requests.get(&number) else { return };
+            Ok(index) | Err(Failure::Refused(Refused::Repeated { index })) => {
                 // The way back to whom was asked.
-                if !self.net.is_open(host, request.asked) || self.hosts[request.asked.0].daemon.is_none() {
-                    return self.gave_up(number, "the answer is lost");
+                if !self.net.is_open(host, asked) || self.hosts[asked.0].daemon.is_none() {
+                    return;
                 }
                 let Some(request) = self.client.requests.remove(&number) else { return };
                 self.client.acknowledged += 1;
@@ -267,15 +357,15 @@ impl World {
                     self.watch.acknowledged(index, &evidence);
                 }
             }
-            Err(Failure::NotLeader(Some(leader))) if hops < HOPS => {
+            Err(Failure::NotLeader(Some(leader))) if hops == 0 && leader != host => {
                 if !self.net.reaches(host, leader) || self.net.loses(host, leader, &mut self.dice.wire) {
-                    return self.gave_up(number, "the leader is not reached");
+                    return self.soon_again(number);
                 }
                 let delay = self.net.delay(host, leader, &mut self.dice.wire);
                 self.after(delay, Event::Ask { number, host: leader, hops: hops + 1 });
             }
             Err(Failure::Refused(refused)) => self.gave_up(number, &refused.to_string()),
-            Err(failure) => self.gave_up(number, &format!("{failure:?}")),
+            Err(_) => self.soon_again(number),
         }
     }
 
@@ -297,6 +387,7 @@ pub(crate) fn words(wish: &Wish) -> String {
         Wish::Network { name } => format!("create network {name}"),
         Wish::RemoveNetwork { name } => format!("remove network {name}"),
         Wish::Availability { host, availability } => format!("{host} becomes {availability:?}"),
+        Wish::Role { host, role } => format!("{host} shall be a {role:?}"),
         Wish::Secret { name } => format!("create secret {name}"),
         Wish::Rotate => "rotate join tokens".into(),
     }

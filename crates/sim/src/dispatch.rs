@@ -1,35 +1,48 @@
 //! The leader's side of every session (`manager/dispatcher.rs`): who is alive, and who is told what.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use skep_control::dispatch::{Affected, Assigner, Gossip, Knock};
+use skep_control::dispatch::{Affected, Assigner, Gossip, KNOCK_AFTER, KNOCK_PERIOD, Knock, PULSE, RECONNECT};
 use skep_control::membership;
 use skep_model::NodeId;
 use skep_model::assignment::AssignmentSet;
-use skep_model::node::NodeState;
+use skep_model::node::{NodeState, Role};
 use skep_store::{Change, View};
 
 use crate::HostId;
 use crate::host::Host;
-use crate::leader::{Input, Leader, steady};
+use crate::leader::{Input, Leader};
 use crate::wire::{Down, Up};
-use crate::world::{Event, World};
-
-/// The same as in `manager/dispatcher.rs`.
-const TICK: Duration = Duration::from_millis(50);
-const KNOCK_AFTER: Duration = Duration::from_millis(200);
-const KNOCK_PERIOD: Duration = Duration::from_millis(100);
-const RECONNECT: Duration = Duration::from_millis(300);
+use crate::world::{Event, World, host_of};
 
 pub(crate) struct Session {
     pub(crate) stream: u64,
     sent: AssignmentSet,
     sequence: u64,
     needs_all: bool,
+    managers: Vec<HostId>,
+    /// The role it has, or was last told to take.
+    role: Role,
+}
+
+pub(crate) fn managers_of(view: &View) -> Vec<HostId> {
+    view.nodes().filter(|n| n.manager.is_some()).map(|n| host_of(&n.id)).collect()
 }
 
 impl Session {
+    fn introduce(&mut self, managers: &[HostId], wanted: Role) -> impl Iterator<Item = Down> + use<> {
+        let moved = !managers.is_empty() && self.managers != managers;
+        let managers = moved.then(|| {
+            self.managers = managers.to_vec();
+            Down::Managers(self.managers.clone())
+        });
+        let role = (wanted != self.role).then(|| {
+            self.role = wanted;
+            Down::Role(wanted)
+        });
+        managers.into_iter().chain(role)
+    }
+
     fn tell(&mut self, set: AssignmentSet) -> Option<Down> {
         let results_in = self.sequence + 1;
         let message = if self.needs_all {
@@ -63,27 +76,26 @@ impl World {
             return;
         }
         let node_id = self.hosts[agent.0].node_id.clone();
-        let now = steady(self.now);
+        let live = self.live(host);
         match message {
-            Up::Hello => self.open(host, id, agent),
+            Up::Hello(role) => self.open(host, id, agent, role),
             Up::Closed => {
                 if let Some(stream) = self.streams.get_mut(&id) {
                     stream.agent_open = false;
                 }
                 self.manager_closes(id);
                 // A broken connection says nothing about the node's tasks: silence decides.
-                let now = self.now;
                 if let Some(leader) = self.leader(host)
                     && leader.sessions.get(&node_id).is_some_and(|s| s.stream == id)
                 {
                     leader.sessions.remove(&node_id);
-                    leader.closed.insert(node_id, now);
+                    leader.closed.insert(node_id, live);
                 }
             }
-            Up::Heartbeat | Up::Reports(_) | Up::Applied(_) | Up::Resync => {
+            Up::Heartbeat { .. } | Up::Reports(_) | Up::Applied(_) | Up::Resync => {
                 let Some(leader) = self.leader(host) else { return };
                 let Some(session) = leader.sessions.get_mut(&node_id).filter(|s| s.stream == id) else { return };
-                leader.liveness.heard(&node_id, now);
+                leader.liveness.heard(&node_id, live);
                 match message {
                     Up::Reports(mut reports) => {
                         // A node speaks for its own tasks only.
@@ -103,8 +115,9 @@ impl World {
                         leader.has_news = true;
                         self.dispatch(host);
                     }
-                    Up::Hello | Up::Heartbeat | Up::Closed => {
-                        self.send_down(id, Down::Heartbeat);
+                    Up::Hello(_) | Up::Closed => {}
+                    Up::Heartbeat { sent } => {
+                        self.send_down(id, Down::Heartbeat { sent });
                         self.revive(host, agent, &node_id);
                     }
                 }
@@ -112,15 +125,17 @@ impl World {
         }
     }
 
-    fn open(&mut self, host: HostId, id: u64, agent: HostId) {
+    fn open(&mut self, host: HostId, id: u64, agent: HostId, role: Role) {
         let node_id = self.hosts[agent.0].node_id.clone();
         let leader_elsewhere = self.log.leader(host);
         let view = self.log.view(host);
         let clock = self.hosts[host.0].clock(self.now);
         let (description, address) = (self.hosts[agent.0].description(), self.hosts[agent.0].address());
-        let now = steady(self.now);
+        let (live, managers) = (self.live(host), managers_of(&view));
         let Some(leader) = self.leader(host) else {
-            self.send_down(id, Down::Elsewhere(leader_elsewhere));
+            if self.hosts[host.0].is_manager {
+                self.send_down(id, Down::Elsewhere(leader_elsewhere));
+            }
             self.manager_closes(id);
             return;
         };
@@ -128,17 +143,19 @@ impl World {
             self.manager_closes(id);
             return;
         }
-        leader.liveness.heard(&node_id, now);
+        leader.liveness.heard(&node_id, live);
         leader.closed.remove(&node_id);
         leader.has_news = true;
-        let session = Session { stream: id, sent: AssignmentSet::default(), sequence: 0, needs_all: true };
+        let sent = AssignmentSet::default();
+        let session = Session { stream: id, sent, sequence: 0, needs_all: true, managers: managers.clone(), role };
         leader.balancers.opened(node_id.clone());
         let old = leader.sessions.insert(node_id.clone(), session);
         if let Some(old) = old {
             self.manager_closes(old.stream);
         }
-        let changes = membership::ready(&view, &node_id, &description, Some(address), clock);
-        self.send_down(id, Down::Welcome);
+        let mut changes = membership::ready(&view, &node_id, &description, Some(address), clock);
+        changes.extend(membership::carries_role(&view, &node_id, role));
+        self.send_down(id, Down::Welcome(managers));
         if !changes.is_empty() {
             self.input(host, Input::Changes(changes));
         }
@@ -157,7 +174,7 @@ impl World {
 
     /// Looks who fell silent, by all three witnesses.
     pub(crate) fn pulse(&mut self, host: HostId, reign: u64) {
-        let (now, live, clock) = (self.now, steady(self.now), self.hosts[host.0].clock(self.now));
+        let (live, clock) = (self.live(host), self.hosts[host.0].clock(self.now));
         if self.leader(host).is_none_or(|l| l.reign != reign) {
             return;
         }
@@ -176,7 +193,7 @@ impl World {
             }
         }
         leader.closed.retain(|node_id, at| {
-            let waiting = now.saturating_sub(*at) < RECONNECT;
+            let waiting = live.since(*at) < RECONNECT;
             if !waiting {
                 changes.extend(membership::disconnected(&view, node_id, clock));
             }
@@ -188,7 +205,7 @@ impl World {
         for stream in dead {
             self.manager_closes(stream);
         }
-        self.after(TICK, Event::Pulse { host, reign });
+        self.after(PULSE, Event::Pulse { host, reign });
     }
 
     /// What gossip would say where this leader is: a daemon that runs and exchanges words with one that does with the leader.
@@ -214,7 +231,7 @@ impl World {
 
     /// A node that should be heard and is not: does its kernel answer?
     fn knock(&mut self, host: HostId, view: &View) {
-        let (now, live) = (self.now, steady(self.now));
+        let live = self.live(host);
         for there in self.all_hosts() {
             let node_id = self.hosts[there.0].node_id.clone();
             let answer = if !self.net.reaches(host, there) || !self.hosts[there.0].has_power {
@@ -228,9 +245,9 @@ impl World {
                 continue;
             }
             let Some(leader) = self.leader(host) else { return };
-            let asked = leader.knocks.get(&node_id).is_some_and(|at| now.saturating_sub(*at) < KNOCK_PERIOD);
+            let asked = leader.knocks.get(&node_id).is_some_and(|at| live.since(*at) < KNOCK_PERIOD);
             if !asked && leader.liveness.silent_for(&node_id, live) >= KNOCK_AFTER {
-                leader.knocks.insert(node_id.clone(), now);
+                leader.knocks.insert(node_id.clone(), live);
                 leader.liveness.knocked(&node_id, answer);
             }
         }
@@ -245,14 +262,14 @@ impl World {
         let Leader { sessions, balancers, .. } = leader;
         balancers.retain(|id| sessions.contains_key(id));
         let due = balancers.due(&view);
-        let wants = |id: &NodeId, s: &Session| s.needs_all || affected.contains(id) || due.contains(id);
-        if !sessions.iter().any(|(id, s)| wants(id, s)) {
-            return;
-        }
+        let managers = managers_of(&view);
         let mut assigner = Assigner::new(&view);
         let mut messages = Vec::new();
         for (node_id, session) in sessions {
-            if !wants(node_id, session) || view.node(node_id).is_none() {
+            let Some(node) = view.node(node_id) else { continue };
+            let stream = session.stream;
+            messages.extend(session.introduce(&managers, membership::role_due(node)).map(|m| (stream, m)));
+            if !session.needs_all && !affected.contains(node_id) && !due.contains(node_id) {
                 continue;
             }
             let mut set = assigner.assignments(node_id);

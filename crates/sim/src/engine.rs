@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use skep_agent::task::{ContainerFacts, Effect, Exit, Observation, Started, TaskEvent};
-use skep_model::TaskId;
+use skep_model::{ServiceId, TaskId};
+use skep_store::SlotKey;
 
 use crate::HostId;
 use crate::dice::Dice;
 use crate::trace::Detail;
 use crate::world::{Event, World};
+
+/// What a task that may not run twice is one of.
+pub(crate) type Place = (ServiceId, SlotKey);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -31,6 +35,14 @@ pub(crate) struct Container {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Engine {
     pub(crate) containers: BTreeMap<TaskId, Container>,
+    /// Until when the supervisor lets them run, by the clock of the host's boot (`supervisor/server/lease.rs`).
+    leases: BTreeMap<TaskId, Lease>,
+}
+
+#[derive(Clone, Debug)]
+struct Lease {
+    until: Duration,
+    place: Place,
 }
 
 impl Engine {
@@ -39,8 +51,10 @@ impl Engine {
     }
 
     /// A host without power runs nothing; what lay on its disk is still there.
-    pub(crate) fn power_off(&mut self) {
-        for container in self.containers.values_mut().filter(|c| c.state == State::Running) {
+    pub(crate) fn power_off(&mut self, mut ended: impl FnMut(&TaskId)) {
+        self.leases.clear();
+        for (id, container) in self.containers.iter_mut().filter(|(_, c)| c.state == State::Running) {
+            ended(id);
             container.state = State::Exited(255);
         }
     }
@@ -60,6 +74,8 @@ enum Temper {
     Missing,
     /// Does not listen to SIGTERM.
     Stubborn,
+    /// Ends after a while, well or, in bad times, not.
+    Job,
 }
 
 fn temper(image: &str) -> Temper {
@@ -69,6 +85,7 @@ fn temper(image: &str) -> Temper {
         "short" => Temper::Short,
         "missing" => Temper::Missing,
         "stubborn" => Temper::Stubborn,
+        "job" => Temper::Job,
         _ => Temper::Steady,
     }
 }
@@ -161,15 +178,44 @@ impl World {
             }
             Effect::Remove if unlucky => Some(TaskEvent::Removed(Err("busy".into()))),
             Effect::Remove => {
-                containers.remove(task);
+                self.remove_container(host, task);
                 Some(TaskEvent::Removed(Ok(())))
             }
             Effect::Report(_) | Effect::Forget => None,
         }
     }
 
+    /// Leases only grow: an answer that was overtaken shortens none.
+    pub(crate) fn lease(&mut self, host: HostId, task: TaskId, place: Place, until: Duration) {
+        let new = Lease { until: Duration::ZERO, place };
+        let lease = self.hosts[host.0].engine.leases.entry(task.clone()).or_insert(new);
+        if until > lease.until {
+            lease.until = until;
+            let at = self.hosts[host.0].boot_shows(until);
+            self.at(at, Event::LeaseEnds { host, task });
+        }
+    }
+
+    fn lease_is_over(&self, host: HostId, task: &TaskId) -> bool {
+        let there = &self.hosts[host.0];
+        there.engine.leases.get(task).is_some_and(|lease| lease.until <= there.since_boot(self.now))
+    }
+
+    /// The supervisor kills, whatever became of the daemon.
+    pub(crate) fn lease_ends(&mut self, host: HostId, task: &TaskId) {
+        let runs = self.hosts[host.0].engine.containers.get(task).is_some_and(|c| c.state == State::Running);
+        if runs && self.lease_is_over(host, task) {
+            let name = self.names.task(task);
+            self.tell(Detail::Story, format!("{host}: nobody answers, and {name} is killed"));
+            self.container_ends(host, task, 137);
+        }
+    }
+
     fn start(&mut self, host: HostId, life: u64, task: &TaskId, temper: Temper) -> TaskEvent {
         let name = self.names.task(task);
+        if self.lease_is_over(host, task) {
+            return TaskEvent::Started(Err("this host has not been in touch with a manager for too long".into()));
+        }
         let Some(container) = self.hosts[host.0].engine.containers.get_mut(task) else {
             return TaskEvent::Started(Err("No such container".into()));
         };
@@ -179,16 +225,34 @@ impl World {
         }
         container.state = State::Running;
         container.watched_in = life;
+        if let Some(lease) = self.hosts[host.0].engine.leases.get(task)
+            && let Err(violation) = self.watch.started(&lease.place, task, host)
+        {
+            self.violated(violation);
+        }
         let ends = match temper {
             Temper::Flaky if self.dice.engine.percent(50) => Some((self.dice.engine.millis(300, 6_000), 1)),
             Temper::Broken => Some((self.dice.engine.millis(1, 50), 1)),
             Temper::Short => Some((self.dice.engine.millis(500, 3_000), 0)),
+            Temper::Job => {
+                let fails = self.dice.engine.percent(30) && !self.calm;
+                Some((self.dice.engine.millis(300, 3_000), i64::from(fails)))
+            }
             Temper::Steady | Temper::Flaky | Temper::Missing | Temper::Stubborn => None,
         };
-        if let Some((after, code)) = ends.filter(|_| !self.calm) {
+        if let Some((after, code)) = ends.filter(|_| !self.calm || temper == Temper::Job) {
             self.after(after, Event::ContainerEnds { host, task: task.clone(), code });
         }
         TaskEvent::Started(Ok(Started { pid: 1, ..Started::default() }))
+    }
+
+    /// It ends by itself. In quiet times only what is to end does.
+    pub(crate) fn container_due(&mut self, host: HostId, task: &TaskId, code: i64) {
+        let containers = &self.hosts[host.0].engine.containers;
+        let is_job = containers.get(task).is_some_and(|c| temper(&c.image) == Temper::Job);
+        if is_job || !self.calm {
+            self.container_ends(host, task, code);
+        }
     }
 
     pub(crate) fn container_ends(&mut self, host: HostId, task: &TaskId, code: i64) {
@@ -198,6 +262,7 @@ impl World {
             return;
         };
         container.state = State::Exited(code);
+        self.watch.ended(task);
         let (watched, image) = (container.watched_in == life, container.image.clone());
         if self.trace_on {
             let name = self.names.task(task);
@@ -211,5 +276,6 @@ impl World {
     /// Containers nobody was told to keep.
     pub(crate) fn remove_container(&mut self, host: HostId, task: &TaskId) {
         self.hosts[host.0].engine.containers.remove(task);
+        self.hosts[host.0].engine.leases.remove(task);
     }
 }

@@ -57,9 +57,9 @@ pub(crate) enum Fault {
     },
 }
 
-pub(crate) fn any_fault(hosts: usize, managers: usize, dice: &mut Dice) -> Fault {
+pub(crate) fn any_fault(hosts: usize, managers: &[HostId], dice: &mut Dice) -> Fault {
     let host = HostId(dice.below(hosts));
-    let manager = HostId(dice.below(managers));
+    let manager = dice.pick(managers).copied().unwrap_or(host);
     match dice.below(100) {
         0..14 => Fault::Crash { host, how: Crash::Process, back_after: dice.millis(0, 4_000) },
         14..24 => Fault::Crash { host, how: Crash::Power, back_after: dice.millis(0, 6_000) },
@@ -102,9 +102,7 @@ impl World {
             Fault::Freeze { host, lasting } => {
                 if self.hosts[host.0].daemon.is_some() {
                     self.hosts[host.0].frozen_until = self.now + lasting;
-                    if self.hosts[host.0].is_manager {
-                        self.log.freeze(host, self.now + lasting);
-                    }
+                    self.log.freeze(host, self.now + lasting);
                 }
             }
             Fault::Isolate { host } => self.net.cut_between(&[host], &others(host)),
@@ -144,10 +142,8 @@ impl World {
         self.net.heal();
         for host in self.all_hosts() {
             self.hosts[host.0].drift_ppm = 0;
-            if self.hosts[host.0].is_manager {
-                self.log.disk(host, Disk::Fine);
-                self.restart_stopped(host);
-            }
+            self.log.disk(host, Disk::Fine);
+            self.restart_stopped(host);
             self.boot(host);
         }
     }

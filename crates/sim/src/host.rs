@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_model::assignment::AssignmentSet;
-use skep_model::node::NodeDescription;
+use skep_model::node::{NodeDescription, Role};
 use skep_model::{NodeId, Timestamp};
 
 use crate::HostId;
@@ -17,7 +17,12 @@ const EPOCH: Timestamp = Timestamp::from_secs(1_800_000_000);
 pub(crate) struct Host {
     pub(crate) id: HostId,
     pub(crate) node_id: NodeId,
+    /// What its certificate says.
+    pub(crate) role: Role,
+    /// It has a log, and will open it when it starts.
     pub(crate) is_manager: bool,
+    /// Where it looks for the leader.
+    pub(crate) known_managers: Vec<HostId>,
     pub(crate) has_power: bool,
     /// Counts the daemon's lives; what an earlier life asked for answers nobody.
     pub(crate) life: u64,
@@ -27,6 +32,8 @@ pub(crate) struct Host {
     /// How far the clock is ahead, and how much faster it runs, in millionths.
     pub(crate) skew_ms: i64,
     pub(crate) drift_ppm: i64,
+    /// How much faster its clock of the time since boot runs, in millionths: no two quartzes are alike.
+    pub(crate) rate_ppm: u32,
     pub(crate) engine: Engine,
     /// `worker/assignments`: what the leader said last.
     pub(crate) saved: Option<AssignmentSet>,
@@ -39,20 +46,26 @@ pub(crate) struct Daemon {
     pub(crate) leader: Option<Leader>,
     /// Its consensus ended on a disk that failed.
     pub(crate) log_stopped: bool,
+    /// It waits to be taken into consensus.
+    pub(crate) joining: bool,
 }
 
 impl Host {
-    pub(crate) fn new(id: HostId, node_id: NodeId, is_manager: bool) -> Self {
+    pub(crate) fn new(id: HostId, node_id: NodeId, managers: usize, rate_ppm: u32) -> Self {
+        let is_manager = id.0 < managers;
         Self {
             id,
             node_id,
+            role: if is_manager { Role::Manager } else { Role::Worker },
             is_manager,
+            known_managers: (0..managers).map(HostId).collect(),
             has_power: true,
             life: 0,
             frozen_until: Duration::ZERO,
             lost_since: None,
             skew_ms: 0,
             drift_ppm: 0,
+            rate_ppm,
             engine: Engine::default(),
             saved: None,
             daemon: None,
@@ -69,6 +82,16 @@ impl Host {
     /// How long until its clock shows `at`.
     pub(crate) fn until(&self, at: Timestamp, now: Duration) -> Duration {
         at.since(self.clock(now))
+    }
+
+    /// What the clock of its boot shows: nobody sets that one.
+    pub(crate) fn since_boot(&self, now: Duration) -> Duration {
+        now + now * self.rate_ppm / 1_000_000
+    }
+
+    /// When the clock of its boot will show `at`.
+    pub(crate) fn boot_shows(&self, at: Duration) -> Duration {
+        at.mul_f64(1_000_000.0 / f64::from(1_000_000 + self.rate_ppm)) + Duration::from_micros(1)
     }
 
     pub(crate) fn description(&self) -> NodeDescription {

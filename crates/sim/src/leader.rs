@@ -4,28 +4,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use skep_control::dispatch::{Affected, Balancers, Liveness, Patience};
-use skep_control::{Ctx, Dirty, membership, split, tick};
+use skep_control::dispatch::{Affected, Balancers, LiveClock, Liveness, Patience};
+use skep_control::{Agenda, Ctx, membership, split, tick};
 use skep_model::assignment::TaskReport;
 use skep_model::{NodeId, Timestamp};
-use skep_store::{Batch, Change, Event as StoreEvent};
+use skep_store::{Batch, Change, Event as StoreEvent, Object};
 
 use crate::HostId;
 use crate::dispatch::Session;
 use crate::log::{Failure, Ticket};
+use crate::roles::Roster;
 use crate::trace::Detail;
 use crate::world::{Asker, Event, World};
-
-/// The same as in `manager/leader.rs` and `node::config::Timing`.
-const PERIOD: Duration = Duration::from_secs(5);
-const REFUSED_PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Patience = Patience {
-    dead: Duration::from_millis(700),
-    alone: Duration::from_millis(1_000),
-    late: Duration::from_millis(3_000),
-    slow: Duration::from_secs(10),
-    grace: Duration::from_secs(5),
-};
 
 /// What sessions bring for the log.
 pub(crate) enum Input {
@@ -42,9 +32,7 @@ pub(crate) struct Leader {
     pub(crate) term: u64,
     /// Counts leaderships of all managers: one may lose and regain a term.
     pub(crate) reign: u64,
-    dirty: Dirty,
-    wake_at: Option<Timestamp>,
-    refused: u32,
+    agenda: Agenda,
     inbox: VecDeque<Input>,
     writes: VecDeque<Write>,
     in_flight: Option<(Ticket, bool)>,
@@ -54,9 +42,11 @@ pub(crate) struct Leader {
     timer_at: Option<Duration>,
     pub(crate) sessions: BTreeMap<NodeId, Session>,
     pub(crate) liveness: Liveness,
-    pub(crate) knocks: BTreeMap<NodeId, Duration>,
+    pub(crate) clock: LiveClock,
+    pub(crate) roster: Roster,
+    pub(crate) knocks: BTreeMap<NodeId, Timestamp>,
     /// Whose session ended, and when: they should be back soon.
-    pub(crate) closed: BTreeMap<NodeId, Duration>,
+    pub(crate) closed: BTreeMap<NodeId, Timestamp>,
     pub(crate) affected: Affected,
     pub(crate) balancers: Balancers,
     /// Somebody's session needs everything, or something was affected.
@@ -64,13 +54,13 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(crate) fn new(term: u64, reign: u64, now: Duration) -> Self {
+    fn new(term: u64, reign: u64, now: Duration) -> Self {
+        let mut clock = LiveClock::default();
+        let began = clock.now(now);
         Self {
             term,
             reign,
-            dirty: Dirty::all(),
-            wake_at: None,
-            refused: 0,
+            agenda: Agenda::new(),
             inbox: VecDeque::new(),
             writes: VecDeque::new(),
             in_flight: None,
@@ -78,7 +68,9 @@ impl Leader {
             over: false,
             timer_at: None,
             sessions: BTreeMap::new(),
-            liveness: Liveness::with(steady(now), PATIENCE),
+            liveness: Liveness::with(began, Patience::default()),
+            clock,
+            roster: Roster::default(),
             knocks: BTreeMap::new(),
             closed: BTreeMap::new(),
             affected: Affected::Everybody,
@@ -88,14 +80,22 @@ impl Leader {
     }
 }
 
-/// A clock that never jumps, for liveness.
-pub(crate) fn steady(now: Duration) -> Timestamp {
-    Timestamp(i64::try_from(now.as_nanos()).unwrap_or(i64::MAX))
+fn moves_roles(events: &[StoreEvent]) -> bool {
+    events.iter().any(|event| match &event.object {
+        Object::Node(Some(old), Some(new)) => old.spec.role != new.spec.role || old.manager != new.manager,
+        object => matches!(object, Object::Node(..)),
+    })
 }
 
 impl World {
     pub(crate) fn leader(&mut self, host: HostId) -> Option<&mut Leader> {
         self.hosts[host.0].daemon.as_mut().and_then(|d| d.leader.as_mut())
+    }
+
+    /// The clock by which a leader judges silence.
+    pub(crate) fn live(&mut self, host: HostId) -> Timestamp {
+        let now = self.now;
+        self.leader(host).map(|l| l.clock.now(now)).unwrap_or_default()
     }
 
     pub(crate) fn leadership(&mut self, host: HostId, term: u64, leads: bool) {
@@ -116,6 +116,7 @@ impl World {
             let unknown = membership::unknown(&self.log.view(host), self.hosts[host.0].clock(now));
             self.input(host, Input::Changes(unknown));
             self.pulse(host, reign);
+            self.round(host, reign);
         }
     }
 
@@ -131,17 +132,19 @@ impl World {
         let Some(leader) = self.leader(host) else { return };
         match events {
             Some(events) => {
-                for event in events {
-                    leader.dirty.mark(event);
-                    leader.affected.note(event);
-                }
+                leader.agenda.mark(events);
+                events.iter().for_each(|event| leader.affected.note(event));
             }
             None => {
-                leader.dirty.mark_all();
+                leader.agenda.mark_all();
                 leader.affected = Affected::Everybody;
             }
         }
         leader.has_news = true;
+        let (reign, roles) = (leader.reign, events.is_none_or(moves_roles));
+        if roles {
+            self.round(host, reign);
+        }
         self.dispatch(host);
         self.lead(host);
     }
@@ -167,10 +170,7 @@ impl World {
                 leader.gather(clock);
                 continue;
             }
-            if leader.wake_at.is_some_and(|at| at <= clock) {
-                leader.dirty.mark_all();
-            }
-            if leader.dirty.is_empty() || !self.decide(host) {
+            if !self.decide(host) {
                 self.sleep(host);
                 return;
             }
@@ -183,14 +183,9 @@ impl World {
         let view = self.log.view(host);
         let ids = &mut self.dice.ids;
         let Some(leader) = self.hosts[host.0].daemon.as_mut().and_then(|d| d.leader.as_mut()) else { return false };
-        let all = leader.dirty == Dirty::all();
-        let dirty = leader.dirty.take();
+        let Some(dirty) = leader.agenda.take(clock) else { return false };
         let decision = tick(&view, &dirty, &mut Ctx { now: clock, ids });
-        leader.wake_at = match (leader.wake_at, decision.wake_at) {
-            (Some(old), Some(new)) if !all => Some(old.min(new)),
-            (old, None) if !all => old,
-            (_, new) => new,
-        };
+        leader.agenda.decided(&decision);
         let term = leader.term;
         let batches = split(decision.changes, clock, term).into_iter();
         leader.writes.extend(batches.map(|batch| Write { batch, decision: true }));
@@ -199,9 +194,9 @@ impl World {
 
     fn sleep(&mut self, host: HostId) {
         let now = self.now;
-        let Some(wake_at) = self.leader(host).map(|l| l.wake_at) else { return };
-        let due = wake_at.map_or(PERIOD, |at| self.hosts[host.0].until(at, now).min(PERIOD));
-        let at = now + due.max(Duration::from_millis(1));
+        let clock = self.hosts[host.0].clock(now);
+        let Some(rest) = self.leader(host).map(|l| l.agenda.rest(clock)) else { return };
+        let at = now + rest.max(Duration::from_millis(1));
         let Some(leader) = self.leader(host) else { return };
         if leader.timer_at.is_none_or(|already| at < already || already <= now) {
             leader.timer_at = Some(at);
@@ -216,7 +211,7 @@ impl World {
         let Some(leader) = self.leader(host).filter(|l| l.reign == reign) else { return };
         if leader.timer_at.is_some_and(|at| at <= now) {
             leader.timer_at = None;
-            leader.dirty.mark_all();
+            leader.agenda.mark_all();
         }
         self.lead(host);
     }
@@ -226,13 +221,12 @@ impl World {
         let Some(leader) = self.leader(host).filter(|l| l.term == term) else { return };
         let Some((_, decision)) = leader.in_flight.take_if(|(asked, _)| *asked == ticket) else { return };
         match outcome {
-            Ok(_) => leader.refused = 0,
+            Ok(_) if decision => leader.agenda.accepted(),
+            Ok(_) => {}
             Err(Failure::Refused(_) | Failure::Unknown(_)) if decision => {
                 // What was decided is lost; the view is newer now.
                 leader.writes.retain(|write| !write.decision);
-                leader.dirty.mark_all();
-                leader.refused = (leader.refused + 1).min(50);
-                leader.paused_until = now + REFUSED_PAUSE * (leader.refused - 1);
+                leader.paused_until = now + leader.agenda.refused();
                 let (at, reign) = (leader.paused_until, leader.reign);
                 self.at(at, Event::Leader { host, reign });
             }

@@ -25,6 +25,9 @@ struct Arguments {
     /// Print everything that happens (with --seed)
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Only this script (tests/golden); prints it with the story that follows
+    #[arg(long, conflicts_with_all = ["seeds", "from", "seed"])]
+    play: Option<std::path::PathBuf>,
     /// A model of the log in place of the real consensus: many more seeds in the same time
     #[arg(long)]
     model: bool,
@@ -33,9 +36,26 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let log = if arguments.model { LogKind::Model } else { LogKind::Consensus };
+    if let Some(script) = arguments.play {
+        return play(&script);
+    }
     match arguments.seed {
         Some(seed) => one(Options { seed, log, trace: arguments.trace }),
         None => many(arguments.from, arguments.seeds, log),
+    }
+}
+
+fn play(script: &std::path::Path) -> ExitCode {
+    let text = std::fs::read_to_string(script).map_err(|error| error.to_string());
+    match text.and_then(|text| skep_sim::play(&text)) {
+        Ok(story) => {
+            print!("{story}");
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("{}: {why}", script.display());
+            ExitCode::FAILURE
+        }
     }
 }
 

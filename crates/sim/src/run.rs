@@ -76,14 +76,15 @@ fn storm(world: &mut World, dice: &mut Dice) {
     while world.now < end && world.violation.is_none() {
         world.run_until(next_wish.min(next_fault).min(end));
         if world.now >= next_wish {
-            let host = HostId(world.dice.client.below(world.managers));
+            let managers = world.all_managers();
+            let host = world.dice.client.pick(&managers).copied().unwrap_or(HostId(0));
             let view = world.log.view(host);
             let wish = any_wish(&view, world.hosts.len(), &mut world.dice.client);
             world.wish(host, wish);
             next_wish = world.now + dice.between(Duration::ZERO, wish_gap * 2);
         }
         if world.now >= next_fault {
-            let fault = any_fault(world.hosts.len(), world.managers, &mut world.dice.faults);
+            let fault = any_fault(world.hosts.len(), &world.all_managers(), &mut world.dice.faults);
             world.fault(fault);
             next_fault = world.now + dice.between(Duration::ZERO, fault_gap * 2);
         }

@@ -4,7 +4,8 @@
 //! managers 3                     first of all: how many of each
 //! agents 2
 //! create web replicas=3 image=ok:1 port=8080 parallelism=1
-//! scale web 5 | update web ok:2 | rollback web | remove web | drain n4 | pause n4 | activate n4
+//! create db stop-after=3s        one that never runs twice
+//! scale web 5 | update web ok:2 | rollback web | remove web | drain n4 | pause n4 | activate n4 | promote n4 | demote leader
 //! crash leader 2s | power n4 3s  what ends comes back after so long
 //! freeze n4 500ms | isolate leader | cut n1 n2 | heal | full n2 | fix n2
 //! run 2s
@@ -13,8 +14,9 @@
 
 use std::time::Duration;
 
-use skep_model::node::Availability;
+use skep_model::node::{Availability, Role};
 use skep_model::service::{EndpointSpec, Mode, PortConfig, UpdateConfig};
+use skep_model::validate::STOP_AFTER_LABEL;
 
 use crate::HostId;
 use crate::client::{Wish, spec};
@@ -114,6 +116,11 @@ fn act(world: &mut World, words: &[&str]) -> Result<(), String> {
             let host = host(world, node)?;
             return wish(world, Wish::Availability { host, availability });
         }
+        [word @ ("promote" | "demote"), node] => {
+            let role = if word == "promote" { Role::Manager } else { Role::Worker };
+            let host = host(world, node)?;
+            return wish(world, Wish::Role { host, role });
+        }
         ["crash", node, back] => {
             let (host, back_after) = (host(world, node)?, time(back)?);
             world.fault(Fault::Crash { host, how: Crash::Process, back_after });
@@ -161,6 +168,9 @@ fn service_spec(name: &str, settings: &[&str]) -> Result<skep_model::service::Se
             Some(("port", port)) => {
                 let port = PortConfig { target_port: 80, published_port: number(port)?, ..PortConfig::default() };
                 spec.endpoint = Some(EndpointSpec { ports: vec![port], ..EndpointSpec::default() });
+            }
+            Some(("stop-after", after)) => {
+                spec.labels.insert(STOP_AFTER_LABEL.into(), after.into());
             }
             None if *setting == "global" => spec.mode = Mode::Global,
             _ => return Err(format!("{setting} is not understood")),

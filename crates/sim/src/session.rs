@@ -1,58 +1,44 @@
-//! The agent's line to the leader (`agent_loop/session.rs`): finds it, says what runs here, hears what should.
+//! The agent's line to the leader (`agent_loop/session.rs`): says what runs here, hears what should. Whom it asks and when it
+//! gives a leader up is `skep_agent::line`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use skep_agent::line::{HEARTBEAT, Hearing, OPEN_DEADLINE, Search, Unopened};
 
 use crate::HostId;
 use crate::trace::Detail;
 use crate::wire::{Down, Stream, Up};
 use crate::world::{Event, World};
 
-/// The same as in `agent_loop/session.rs`.
-const OPEN_DEADLINE: Duration = Duration::from_millis(1_500);
-const DISTRUST: Duration = Duration::from_secs(2);
-const SILENCE: Duration = Duration::from_millis(1_500);
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_LAST: Duration = Duration::from_secs(1);
-pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Idle,
-    Opening { stream: u64 },
-    Open { stream: u64, have: Option<u64>, heard: Duration },
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// While there is no session.
+    search: Option<Search<HostId>>,
+    /// Streams on which an answer is awaited.
+    asking: BTreeMap<u64, HostId>,
+    open: Option<Open>,
+    /// Who had the last session, and whether it was lost.
+    last: Option<(HostId, bool)>,
+    hearing: Hearing<HostId>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Line {
-    state: State,
-    next: Option<HostId>,
-    failed: Option<(HostId, Duration)>,
-    turn: usize,
-    backoff: Duration,
+struct Open {
+    stream: u64,
+    manager: HostId,
+    have: Option<u64>,
 }
 
 impl Line {
-    pub(crate) fn new() -> Self {
-        Self { state: State::Idle, next: None, failed: None, turn: 0, backoff: BACKOFF_FIRST }
+    pub(crate) fn new(now: Duration) -> Self {
+        let hearing = Hearing::new(now);
+        Self { search: None, asking: BTreeMap::new(), open: None, last: None, hearing }
     }
 
-    fn stream(&self) -> Option<u64> {
-        match self.state {
-            State::Idle => None,
-            State::Opening { stream } | State::Open { stream, .. } => Some(stream),
-        }
+    pub(crate) fn open_stream(&self) -> Option<u64> {
+        self.open.as_ref().map(|o| o.stream)
     }
-
-    pub(crate) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open { .. })
-    }
-}
-
-/// How a session ended.
-enum Ended {
-    Elsewhere(Option<HostId>),
-    Broken,
-    Refused,
 }
 
 impl World {
@@ -60,75 +46,85 @@ impl World {
         self.hosts[host.0].daemon.as_mut().map(|d| &mut d.agent.line)
     }
 
-    /// Tries the next manager.
-    pub(crate) fn connect(&mut self, host: HostId) {
-        let managers = self.managers;
-        let Some(line) = self.line(host).filter(|l| l.state == State::Idle) else { return };
-        let manager = line.next.take().unwrap_or_else(|| {
-            line.turn = line.turn.wrapping_add(1);
-            HostId(line.turn % managers)
-        });
-        self.stream_ids += 1;
-        let id = self.stream_ids;
-        self.streams.insert(id, Stream::new(host, manager));
-        if let Some(line) = self.line(host) {
-            line.state = State::Opening { stream: id };
+    /// Asks whoever is due for a session.
+    pub(crate) fn seek(&mut self, host: HostId) {
+        let (now, known) = (self.now, self.hosts[host.0].known_managers.clone());
+        let Some(daemon) = &mut self.hosts[host.0].daemon else { return };
+        let line = &mut daemon.agent.line;
+        if line.open.is_some() {
+            return;
         }
-        self.send_up(id, Up::Hello);
+        let last = line.last;
+        let search = line.search.get_or_insert_with(|| Search::new(last, now));
+        search.know(known, now, &mut || self.dice.wire.number() as u32);
+        let (due, next) = (search.due(now), search.next(now));
         let life = self.hosts[host.0].life;
-        self.after(OPEN_DEADLINE, Event::OpenDeadline { host, life, stream: id });
+        for manager in due {
+            self.stream_ids += 1;
+            let id = self.stream_ids;
+            self.streams.insert(id, Stream::new(host, manager));
+            if let Some(line) = self.line(host) {
+                line.asking.insert(id, manager);
+            }
+            let role = self.hosts[host.0].role;
+            self.send_up(id, Up::Hello(role));
+            self.after(OPEN_DEADLINE, Event::OpenDeadline { host, life, stream: id });
+        }
+        self.at(next.max(now + Duration::from_millis(1)), Event::Seek { host, life });
     }
 
     pub(crate) fn open_deadline(&mut self, host: HostId, stream: u64) {
-        if self.line(host).is_some_and(|l| l.state == State::Opening { stream }) {
-            self.line_ended(host, Ended::Refused);
-        }
+        self.unopened(host, stream, Unopened::Failed);
     }
 
-    fn line_ended(&mut self, host: HostId, how: Ended) {
+    /// A manager opened no session.
+    fn unopened(&mut self, host: HostId, stream: u64, why: Unopened<HostId>) {
+        let now = self.now;
+        let Some(daemon) = &mut self.hosts[host.0].daemon else { return };
+        let line = &mut daemon.agent.line;
+        let Some(manager) = line.asking.remove(&stream) else { return };
+        if let Some(search) = &mut line.search {
+            search.answered(manager, why, now, &mut || self.dice.wire.number() as u32);
+        }
+        self.agent_closes(stream);
+        self.seek(host);
+    }
+
+    fn opened(&mut self, host: HostId, stream: u64) {
         let now = self.now;
         let Some(line) = self.line(host) else { return };
-        let stream = line.stream();
-        line.state = State::Idle;
-        let manager = stream.and_then(|id| self.streams.get(&id)).map(|s| s.manager);
-        if let Some(id) = stream {
-            self.agent_closes(id);
+        let Some(manager) = line.asking.remove(&stream) else { return };
+        line.search = None;
+        line.open = Some(Open { stream, manager, have: None });
+        line.hearing.begin(manager, now);
+        for other in std::mem::take(&mut line.asking).into_keys() {
+            self.agent_closes(other);
         }
-        let Some(line) = self.line(host) else { return };
-        match how {
-            Ended::Elsewhere(Some(leader))
-                if Some(leader) != manager
-                    && !line.failed.is_some_and(|(dead, at)| dead == leader && now - at < DISTRUST) =>
-            {
-                line.next = Some(leader);
-                self.connect(host);
-                return;
-            }
-            Ended::Elsewhere(_) => line.backoff = BACKOFF_FIRST,
-            Ended::Broken => {
-                line.failed = manager.map(|m| (m, now));
-                line.backoff = BACKOFF_FIRST;
-            }
-            Ended::Refused => line.failed = manager.map(|m| (m, now)),
+        if let Some(daemon) = &mut self.hosts[host.0].daemon {
+            daemon.agent.say_all_again();
         }
-        let backoff = line.backoff;
-        line.backoff = (backoff * 2).min(BACKOFF_LAST);
-        let pause = self.dice.wire.between(backoff / 2, backoff);
-        let life = self.hosts[host.0].life;
-        self.after(pause, Event::Connect { host, life });
+        self.say(host);
+        self.beat(host, stream);
+    }
+
+    /// The session is over; whether it was lost.
+    pub(crate) fn line_ended(&mut self, host: HostId, lost: bool) {
+        let Some(open) = self.line(host).and_then(|line| line.open.take()) else { return };
+        self.agent_closes(open.stream);
+        if let Some(line) = self.line(host) {
+            line.last = Some((open.manager, lost));
+        }
+        self.seek(host);
     }
 
     pub(crate) fn beat(&mut self, host: HostId, stream: u64) {
         let now = self.now;
-        let Some(Line { state: State::Open { stream: open, heard, .. }, .. }) = self.line(host) else { return };
-        if *open != stream {
-            return;
+        let Some(line) = self.line(host).filter(|l| l.open_stream() == Some(stream)) else { return };
+        if line.hearing.is_silent(HEARTBEAT, now) {
+            return self.line_ended(host, true);
         }
-        if now.saturating_sub(*heard) > SILENCE {
-            self.line_ended(host, Ended::Broken);
-            return;
-        }
-        self.send_up(stream, Up::Heartbeat);
+        let sent = self.hosts[host.0].since_boot(now);
+        self.send_up(stream, Up::Heartbeat { sent });
         let life = self.hosts[host.0].life;
         self.after(HEARTBEAT, Event::Beat { host, life, stream });
     }
@@ -136,7 +132,7 @@ impl World {
     /// Sends what is unsaid, if there is a session.
     pub(crate) fn say(&mut self, host: HostId) {
         let Some(daemon) = &mut self.hosts[host.0].daemon else { return };
-        let State::Open { stream, .. } = daemon.agent.line.state else { return };
+        let Some(stream) = daemon.agent.line.open_stream() else { return };
         let reports = daemon.agent.reports();
         if !reports.is_empty() {
             self.send_up(stream, Up::Reports(reports));
@@ -151,53 +147,54 @@ impl World {
             }
             return;
         };
-        let Some(line) = self.line(host).filter(|l| l.stream() == Some(id)) else { return };
-        if let State::Open { heard, .. } = &mut line.state {
-            *heard = now;
+        if matches!(message, Down::Closed)
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            stream.manager_open = false;
         }
+        let Some(line) = self.line(host) else { return };
+        if line.asking.contains_key(&id) {
+            return match message {
+                Down::Welcome(managers) => {
+                    self.hosts[host.0].known_managers = managers;
+                    self.opened(host, id);
+                }
+                Down::Elsewhere(leader) => self.unopened(host, id, Unopened::Elsewhere(leader)),
+                _ => self.unopened(host, id, Unopened::Failed),
+            };
+        }
+        let Some(open) = line.open.as_mut().filter(|o| o.stream == id) else { return };
+        line.hearing.heard(now);
         match message {
-            Down::Welcome => {
-                line.state = State::Open { stream: id, have: None, heard: now };
-                if let Some(daemon) = &mut self.hosts[host.0].daemon {
-                    daemon.agent.say_all_again();
-                }
-                self.say(host);
-                self.beat(host, id);
-            }
-            Down::Heartbeat => {}
+            Down::Heartbeat { sent } => self.answered_heartbeat(host, sent),
+            Down::Managers(managers) => self.hosts[host.0].known_managers = managers,
+            Down::Role(role) => self.told_role(host, role),
             Down::Complete { results_in, set } => {
-                if let State::Open { have, .. } = &mut line.state {
-                    *have = Some(results_in);
-                }
+                open.have = Some(results_in);
                 self.hosts[host.0].saved = Some(*set);
                 self.take_orders(host, true);
                 self.send_up(id, Up::Applied(results_in));
             }
             Down::Incremental { applies_to, results_in, change } => {
-                let State::Open { have, .. } = &mut line.state else { return };
-                if *have != Some(applies_to) {
-                    *have = None;
+                if open.have != Some(applies_to) {
+                    open.have = None;
                     self.send_up(id, Up::Resync);
                     return;
                 }
-                *have = Some(results_in);
+                open.have = Some(results_in);
                 if let Some(set) = &mut self.hosts[host.0].saved {
                     set.apply(*change);
                 }
                 self.take_orders(host, true);
                 self.send_up(id, Up::Applied(results_in));
             }
-            Down::Elsewhere(leader) => self.line_ended(host, Ended::Elsewhere(leader)),
             Down::Closed => {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.manager_open = false;
-                }
-                let opening = self.line(host).is_some_and(|l| !l.is_open());
                 if self.trace_on {
                     self.tell(Detail::Step, format!("{host}: the manager closed the session"));
                 }
-                self.line_ended(host, if opening { Ended::Refused } else { Ended::Broken });
+                self.line_ended(host, true);
             }
+            Down::Welcome(_) | Down::Elsewhere(_) => {}
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use skep_model::assignment::{AssignmentChange, AssignmentSet, TaskReport};
+use skep_model::node::Role;
 
 use crate::HostId;
 use crate::world::{Event, World};
@@ -15,8 +16,12 @@ const RESEND: Duration = Duration::from_millis(200);
 /// Agent to leader.
 #[derive(Clone, Debug)]
 pub(crate) enum Up {
-    Hello,
-    Heartbeat,
+    /// With the role its certificate has.
+    Hello(Role),
+    /// When it was sent, by the clock of the host's boot.
+    Heartbeat {
+        sent: Duration,
+    },
     Reports(Vec<TaskReport>),
     /// Balancers are as this message said.
     Applied(u64),
@@ -27,8 +32,14 @@ pub(crate) enum Up {
 /// Leader to agent.
 #[derive(Clone, Debug)]
 pub(crate) enum Down {
-    Welcome,
-    Heartbeat,
+    Welcome(Vec<HostId>),
+    /// When the heartbeat it answers was sent.
+    Heartbeat {
+        sent: Duration,
+    },
+    Managers(Vec<HostId>),
+    /// The role it should have.
+    Role(Role),
     Complete {
         results_in: u64,
         set: Box<AssignmentSet>,
@@ -149,6 +160,15 @@ impl World {
 
     /// The agent's process, or its session, lets go of a stream.
     pub(crate) fn agent_closes(&mut self, id: u64) {
+        // A connection that was never made leaves nothing on its way.
+        let unmade = |s: &Stream| {
+            let hello = s.up.queue.front().is_some_and(|(_, m)| matches!(m, Message::Up(Up::Hello(_))));
+            hello && !self.net.is_open(s.agent, s.manager)
+        };
+        if self.streams.get(&id).is_some_and(unmade) {
+            self.streams.remove(&id);
+            return;
+        }
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.agent_open = false;
             if stream.manager_open {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use skep_agent::task::Effect;
 use skep_control::membership;
 use skep_model::cluster::Cluster;
-use skep_model::node::{Availability, ManagerInfo, Role};
+use skep_model::node::{Availability, Role};
 use skep_model::{ClusterId, NodeId, TaskId, Timestamp};
 use skep_store::{Batch, Change, Store};
 
@@ -21,12 +21,13 @@ use crate::log::model::ModelLog;
 use crate::log::raft::RaftLog;
 use crate::log::{Crash, Failure, Log, LogEvent, Ticket};
 use crate::net::Net;
+use crate::roles::manager_info;
 use crate::trace::{Detail, Trace};
 use crate::wire::{Stream, Way};
 
 pub(crate) enum Event {
     Stream { id: u64, way: Way },
-    Connect { host: HostId, life: u64 },
+    Seek { host: HostId, life: u64 },
     OpenDeadline { host: HostId, life: u64, stream: u64 },
     Beat { host: HostId, life: u64, stream: u64 },
     Worker { host: HostId, life: u64 },
@@ -34,7 +35,12 @@ pub(crate) enum Event {
     ContainerEnds { host: HostId, task: TaskId, code: i64 },
     Leader { host: HostId, reign: u64 },
     Pulse { host: HostId, reign: u64 },
+    Round { host: HostId, reign: u64 },
+    Certificate { host: HostId, life: u64, role: Role },
+    AskToJoin { host: HostId, life: u64 },
+    LeaseEnds { host: HostId, task: TaskId },
     Ask { number: u64, host: HostId, hops: u32 },
+    TryAgain { number: u64, attempt: u32 },
     Start { host: HostId },
 }
 
@@ -43,6 +49,7 @@ pub(crate) enum Event {
 pub(crate) enum Asker {
     Leader { host: HostId, term: u64 },
     Client { number: u64, hops: u32 },
+    Roster { host: HostId },
 }
 
 /// Dice for each part of the world.
@@ -61,7 +68,6 @@ pub(crate) struct World {
     pub(crate) dice: Fates,
     pub(crate) trace: Trace,
     pub(crate) trace_on: bool,
-    pub(crate) managers: usize,
     pub(crate) hosts: Vec<Host>,
     pub(crate) net: Net,
     pub(crate) log: Box<dyn Log>,
@@ -108,14 +114,16 @@ impl World {
             client: dice.fork(),
             faults: dice.fork(),
         };
-        let hosts: Vec<Host> = (0..setup.managers + setup.agents)
-            .map(|number| Host::new(HostId(number), node_id(HostId(number)), number < setup.managers))
+        let count = setup.managers + setup.agents;
+        let (first, fate, mut quartz) = (found(setup.managers, count), dice.fork(), dice.fork());
+        let hosts: Vec<Host> = (0..count)
+            .map(HostId)
+            .map(|host| Host::new(host, node_id(host), setup.managers, quartz.below(RATES_PPM) as u32))
             .collect();
-        let (first, fate) = (found(setup.managers, setup.managers + setup.agents), dice.fork());
         let mut violation = None;
-        let mut log: Box<dyn Log> = Box::new(ModelLog::new(setup.managers, fate.clone(), first.clone()));
+        let mut log: Box<dyn Log> = Box::new(ModelLog::new(setup.managers, count, fate.clone(), first.clone()));
         if setup.log == LogKind::Consensus {
-            match RaftLog::new(setup.managers, fate, first) {
+            match RaftLog::new(setup.managers, count, fate, first) {
                 Ok(real) => log = Box::new(real),
                 Err(why) => violation = Some(format!("the managers do not come together: {why}")),
             }
@@ -127,7 +135,6 @@ impl World {
             dice: fates,
             trace: Trace::new(setup.trace),
             trace_on: true,
-            managers: setup.managers,
             hosts,
             net: Net::default(),
             log,
@@ -166,7 +173,7 @@ impl World {
     }
 
     pub(crate) fn all_managers(&self) -> Vec<HostId> {
-        (0..self.managers).map(HostId).collect()
+        self.all_hosts().into_iter().filter(|h| self.hosts[h.0].is_manager).collect()
     }
 
     /// Lets time pass, until then or until something must never happen and did.
@@ -206,14 +213,23 @@ impl World {
     /// Puts off what a frozen daemon would do.
     fn is_frozen(&self, event: &Event) -> Option<Duration> {
         let host = match event {
-            Event::Connect { host, .. }
+            Event::Seek { host, .. }
             | Event::OpenDeadline { host, .. }
             | Event::Beat { host, .. }
             | Event::Worker { host, .. }
             | Event::Engine { host, .. }
             | Event::Leader { host, .. }
+            | Event::Round { host, .. }
+            | Event::Certificate { host, .. }
+            | Event::AskToJoin { host, .. }
             | Event::Pulse { host, .. } => *host,
-            Event::Stream { .. } | Event::ContainerEnds { .. } | Event::Ask { .. } | Event::Start { .. } => {
+            // The supervisor is another process.
+            Event::LeaseEnds { .. }
+            | Event::Stream { .. }
+            | Event::ContainerEnds { .. }
+            | Event::Ask { .. }
+            | Event::TryAgain { .. }
+            | Event::Start { .. } => {
                 return None;
             }
         };
@@ -227,21 +243,27 @@ impl World {
         }
         match event {
             Event::Stream { id, way } => self.stream_due(id, way),
-            Event::Connect { host, life } if self.lives(host, life) => self.connect(host),
+            Event::Seek { host, life } if self.lives(host, life) => self.seek(host),
             Event::OpenDeadline { host, life, stream } if self.lives(host, life) => self.open_deadline(host, stream),
             Event::Beat { host, life, stream } if self.lives(host, life) => self.beat(host, stream),
             Event::Worker { host, life } if self.lives(host, life) => self.worker_due(host),
             Event::Engine { host, life, task, image, effect } => self.engine_did(host, life, task, image, effect),
-            Event::ContainerEnds { host, task, code } => {
-                if !self.calm {
-                    self.container_ends(host, &task, code);
-                }
-            }
+            Event::ContainerEnds { host, task, code } => self.container_due(host, &task, code),
             Event::Leader { host, reign } => self.leader_due(host, reign),
             Event::Pulse { host, reign } => self.pulse(host, reign),
+            Event::Round { host, reign } => self.round(host, reign),
+            Event::Certificate { host, life, role } if self.lives(host, life) => self.has_certificate(host, role),
+            Event::AskToJoin { host, life } if self.lives(host, life) => self.ask_to_join(host),
+            Event::LeaseEnds { host, task } => self.lease_ends(host, &task),
             Event::Ask { number, host, hops } => self.ask(number, host, hops),
+            Event::TryAgain { number, attempt } => self.try_again(number, attempt),
             Event::Start { host } => self.boot(host),
-            Event::Connect { .. } | Event::OpenDeadline { .. } | Event::Beat { .. } | Event::Worker { .. } => {}
+            Event::Seek { .. }
+            | Event::OpenDeadline { .. }
+            | Event::Beat { .. }
+            | Event::Worker { .. }
+            | Event::Certificate { .. }
+            | Event::AskToJoin { .. } => {}
         }
     }
 
@@ -271,6 +293,7 @@ impl World {
                 self.leadership(host, term, leads);
             }
             LogEvent::Proposed { host, ticket, outcome } => self.proposed(host, ticket, &outcome),
+            LogEvent::Changed { host, ticket, outcome } => self.members_changed(host, ticket, &outcome),
             LogEvent::Stopped { host, why } => {
                 self.tell(Detail::Story, format!("{host} takes no part in consensus any more: {why}"));
                 if why.contains("damaged") {
@@ -289,7 +312,8 @@ impl World {
 
     pub(crate) fn violated(&mut self, violation: String) {
         self.tell(Detail::Story, format!("VIOLATED {violation}"));
-        for line in self.names.state(&self.log.view(HostId(0))) {
+        let host = self.all_managers().first().copied().unwrap_or(HostId(0));
+        for line in self.names.state(&self.log.view(host)) {
             self.tell(Detail::Step, line);
         }
         self.violation.get_or_insert(violation);
@@ -298,6 +322,7 @@ impl World {
     fn proposed(&mut self, host: HostId, ticket: Ticket, outcome: &Result<u64, Failure>) {
         match self.asked.remove(&ticket) {
             Some(Asker::Leader { host: asker, term }) => self.leader_wrote(asker, term, ticket, outcome),
+            Some(Asker::Roster { host: asker }) => self.roster_wrote(asker, ticket, outcome),
             Some(Asker::Client { number, hops }) => self.answered(number, host, hops, outcome.clone()),
             None => {}
         }
@@ -311,7 +336,7 @@ impl World {
         }
         there.has_power = true;
         there.life += 1;
-        there.daemon = Some(Daemon { agent: Agent::new(), leader: None, log_stopped: false });
+        there.daemon = Some(Daemon { agent: Agent::new(self.now), leader: None, log_stopped: false, joining: false });
         if there.life > 1 {
             if there.is_manager {
                 self.log.start(host);
@@ -319,17 +344,16 @@ impl World {
             self.tell(Detail::Story, format!("{host} starts"));
         }
         self.take_orders(host, false);
-        self.connect(host);
+        self.seek(host);
+        self.follow_role(host);
     }
 
     pub(crate) fn crash(&mut self, host: HostId, how: Crash) {
         let there = &mut self.hosts[host.0];
         let Some(_) = there.daemon.take() else { return };
         there.frozen_until = Duration::ZERO;
-        if there.is_manager {
-            self.log.freeze(host, Duration::ZERO);
-            self.log.crash(host, how);
-        }
+        self.log.freeze(host, Duration::ZERO);
+        self.log.crash(host, how);
         match how {
             Crash::Process => {
                 self.tell(Detail::Story, format!("{host}: the daemon is killed"));
@@ -351,7 +375,8 @@ impl World {
             }
             Crash::Power => {
                 self.hosts[host.0].has_power = false;
-                self.hosts[host.0].engine.power_off();
+                let watch = &mut self.watch;
+                self.hosts[host.0].engine.power_off(|task| watch.ended(task));
                 self.tell(Detail::Story, format!("{host}: the power fails"));
                 // Nobody is told; the other ends find out.
                 for stream in self.streams.values_mut() {
@@ -362,6 +387,13 @@ impl World {
             }
         }
     }
+}
+
+/// Two clocks of the time since boot differ by less than this.
+const RATES_PPM: usize = 5_000;
+
+pub(crate) fn host_of(id: &NodeId) -> HostId {
+    (0..64).map(HostId).find(|host| node_id(*host) == *id).unwrap_or(HostId(usize::MAX))
 }
 
 pub(crate) fn node_id(host: HostId) -> NodeId {
@@ -378,8 +410,7 @@ fn found(managers: usize, hosts: usize) -> Batch {
         let name = host.to_string();
         changes.extend(membership::admit(empty.read(), &id, role, Availability::Active, &name, Timestamp::ZERO));
         if role == Role::Manager {
-            let address = ([192, 168, 0, u8::try_from(host.0 + 1).unwrap_or(u8::MAX)], 2377).into();
-            let manager = Some(ManagerInfo { raft_id: host.0 as u64 + 1, address });
+            let manager = Some(manager_info(host, host.0 as u64 + 1));
             changes.push(Change::SetNodeManager { node_id: id, manager });
         }
     }

@@ -31,4 +31,6 @@ golden! {
     follower_with_a_full_disk
     update_across_failover
     power_cut_of_everything
+    one_that_never_runs_twice
+    a_worker_takes_over
 }

@@ -2,27 +2,43 @@
 //! VIP, or a node's leg.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
-use super::{Entry, Holds, Invariant};
+use skep_model::NetworkId;
+use skep_model::node::Node;
+use skep_model::service::Service;
+use skep_model::task::Task;
+
+use super::{Entry, Holds, Invariant, State};
 
 pub(crate) struct Addresses;
+
+/// Every address that is held, and by whom.
+pub(super) fn holders<'a>(
+    tasks: impl Iterator<Item = &'a Task>,
+    services: impl Iterator<Item = &'a Service>,
+    nodes: impl Iterator<Item = &'a Node>,
+) -> impl Iterator<Item = (NetworkId, Ipv4Addr, String)> {
+    let of_tasks = tasks.filter(|t| !t.status.state.is_terminal()).flat_map(|t| {
+        t.networks.iter().map(move |n| (n.network_id.clone(), n.address.addr(), format!("task {}", t.name())))
+    });
+    let of_services = services.flat_map(|s| {
+        let vips = s.endpoint.iter().flat_map(|e| &e.virtual_ips);
+        vips.map(move |v| (v.network_id.clone(), v.ip(), format!("service {}", s.spec.name)))
+    });
+    let of_nodes = nodes.flat_map(|n| {
+        let name = &n.description.hostname;
+        n.attachments.iter().map(move |(network, address)| (network.clone(), *address, format!("node {name}")))
+    });
+    of_tasks.chain(of_services).chain(of_nodes)
+}
 
 impl Invariant for Addresses {
     fn entry(&mut self, entry: &Entry<'_>) -> Holds {
         let mut owners = BTreeMap::new();
-        let tasks = entry.state.tasks.values().filter(|t| !t.status.state.is_terminal());
-        let of_tasks = tasks.flat_map(|t| {
-            t.networks.iter().map(move |n| (n.network_id.clone(), n.address.addr(), format!("task {}", t.name())))
-        });
-        let of_services = entry.state.services.values().flat_map(|s| {
-            let vips = s.endpoint.iter().flat_map(|e| &e.virtual_ips);
-            vips.map(move |v| (v.network_id.clone(), v.ip(), format!("service {}", s.spec.name)))
-        });
-        let of_nodes = entry.state.nodes.values().flat_map(|n| {
-            let name = &n.description.hostname;
-            n.attachments.iter().map(move |(network, address)| (network.clone(), *address, format!("node {name}")))
-        });
-        for (network, address, owner) in of_tasks.chain(of_services).chain(of_nodes) {
+        let State { tasks, services, nodes } = entry.state;
+        let tasks = tasks.values().map(|t| &**t);
+        for (network, address, owner) in holders(tasks, services.values().map(|s| &**s), nodes.values().map(|n| &**n)) {
             if let Some(other) = owners.insert((network, address), owner.clone()) {
                 return Err(format!("{other} and {owner} both have {address} at entry {}", entry.index));
             }

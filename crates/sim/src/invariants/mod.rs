@@ -3,6 +3,9 @@
 
 mod acknowledged;
 mod addresses;
+mod jobs;
+mod members;
+mod once;
 mod one_leader;
 mod orphans;
 mod ports;
@@ -11,6 +14,7 @@ mod quiet;
 mod replicas;
 mod restarts;
 mod status_up;
+mod twice;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +29,7 @@ use skep_store::{Event, Object, View};
 
 use crate::HostId;
 use crate::client::TAG;
+use crate::engine::Place;
 use crate::world::World;
 
 /// Whether it holds; if not, what is wrong, in a sentence.
@@ -50,6 +55,12 @@ pub(crate) trait Invariant {
 
     /// A user was told that entry `index` did what was asked.
     fn acknowledged(&mut self, _index: u64, _evidence: &Evidence) {}
+
+    /// The container of a task that is not to run twice was started, or any ended.
+    fn started(&mut self, _place: &Place, _task: &TaskId, _host: HostId) -> Holds {
+        Ok(())
+    }
+    fn ended(&mut self, _task: &TaskId) {}
 
     /// The faults are over, and the world has had time.
     fn settled(&mut self, _world: &Settled) -> Holds {
@@ -149,6 +160,8 @@ impl Evidence {
 /// The world at rest.
 pub(crate) struct Settled {
     pub(crate) managers: Vec<(HostId, View)>,
+    /// Of consensus, as the first of them knows it: raft ids, and who votes.
+    pub(crate) members: Vec<(u64, bool)>,
     /// What really runs, or lies there, on each host.
     pub(crate) running: BTreeMap<NodeId, Vec<TaskId>>,
     pub(crate) containers: BTreeMap<NodeId, Vec<TaskId>>,
@@ -182,6 +195,10 @@ impl Watch {
                 ("restart counts survive failover", Box::new(restarts::Restarts::default())),
                 ("replicas are exact", Box::new(replicas::Replicas)),
                 ("no task without a service", Box::new(orphans::Orphans)),
+                ("what a job has completed is not run again", Box::new(jobs::Jobs::default())),
+                ("who should manage does", Box::new(members::Members)),
+                ("a request takes effect once", Box::new(once::Once::default())),
+                ("what may not run twice does not", Box::new(twice::Twice::default())),
                 ("every reconcile of a settled world is empty", Box::new(quiet::Quiet)),
             ],
             entries: 0,
@@ -235,6 +252,14 @@ impl Watch {
         self.all.iter_mut().for_each(|(_, invariant)| invariant.acknowledged(index, evidence));
     }
 
+    pub(crate) fn started(&mut self, place: &Place, task: &TaskId, host: HostId) -> Holds {
+        self.each(|invariant| invariant.started(place, task, host))
+    }
+
+    pub(crate) fn ended(&mut self, task: &TaskId) {
+        self.all.iter_mut().for_each(|(_, invariant)| invariant.ended(task));
+    }
+
     pub(crate) fn settled(&mut self, world: &Settled) -> Holds {
         self.each(|invariant| invariant.settled(world))
     }
@@ -242,8 +267,10 @@ impl Watch {
 
 impl World {
     pub(crate) fn settled(&mut self) -> Holds {
+        let managers = self.all_managers();
         let settled = Settled {
-            managers: self.all_managers().into_iter().map(|host| (host, self.log.view(host))).collect(),
+            managers: managers.iter().map(|host| (*host, self.log.view(*host))).collect(),
+            members: managers.first().map(|host| self.log.members(*host)).unwrap_or_default(),
             running: self.hosts.iter().map(|h| (h.node_id.clone(), h.engine.running().cloned().collect())).collect(),
             containers: self
                 .hosts

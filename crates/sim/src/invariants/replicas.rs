@@ -1,14 +1,17 @@
 //! Replicas are exact within a bound after the faults end: every service has as many running tasks as it asks for (at most so
-//! many where its policy lets them end), the hosts run exactly those containers, and no update is still under way.
+//! many where its policy lets them end, and fewer where its network has no address left), the hosts run exactly those containers,
+//! and no update is still under way.
 
 use std::collections::BTreeSet;
 
+use skep_model::NetworkId;
+use skep_model::network::Network;
 use skep_model::node::{Availability, NodeState};
 use skep_model::service::{Mode, Service, UpdateState};
 use skep_model::task::{RestartCondition, TaskState};
 use skep_store::View;
 
-use super::{Holds, Invariant, Settled};
+use super::{Holds, Invariant, Settled, addresses};
 
 pub(crate) struct Replicas;
 
@@ -47,6 +50,24 @@ fn may_end(service: &Service) -> bool {
     policy.max_attempts > 0 || policy.condition != RestartCondition::Any
 }
 
+/// Tasks that wait because every address of a network of theirs is held: counted by who holds them, not by the store's own
+/// list, so that one that is never given back is noticed.
+pub(super) fn waiting_for_an_address(view: &View, service: &Service) -> usize {
+    let holders =
+        addresses::holders(view.tasks().map(|t| &**t), view.services().map(|s| &**s), view.nodes().map(|n| &**n));
+    let held: Vec<NetworkId> = holders.map(|(network, ..)| network).collect();
+    let is_full = |network: &Network| {
+        // Besides the subnet's own name, its broadcast and the gateway.
+        let all = network.allocation.as_ref().map_or(0, |a| a.subnet.hosts().count().saturating_sub(1));
+        held.iter().filter(|id| **id == network.id).count() >= all
+    };
+    let mut networks = service.spec.networks().iter().filter_map(|n| view.find_network(&n.target).ok());
+    if !networks.any(|network| is_full(network)) {
+        return 0;
+    }
+    view.tasks_of_service(&service.id).filter(|t| t.is_wanted() && t.status.state == TaskState::New).count()
+}
+
 fn exact(view: &View, service: &Service) -> Holds {
     let name = &service.spec.name;
     let runs = |t: &&std::sync::Arc<skep_model::task::Task>| {
@@ -66,12 +87,15 @@ fn exact(view: &View, service: &Service) -> Holds {
     };
     // A paused node keeps what it has of a global service, and gets no more.
     let most = if service.spec.mode == Mode::Global { view.nodes_len() } else { wanted };
-    let least = if may_end(service) || active == 0 { 0 } else { wanted };
+    let waiting = waiting_for_an_address(view, service);
+    let least = if may_end(service) || active == 0 { 0 } else { wanted.saturating_sub(waiting) };
     if running.len() < least || running.len() > most {
         return Err(format!("{name} has {} running tasks of {wanted}", running.len()));
     }
     match service.update_status.as_ref().map(|s| s.state) {
-        Some(UpdateState::Updating | UpdateState::RollbackStarted) if !may_end(service) && active > 0 => {
+        Some(UpdateState::Updating | UpdateState::RollbackStarted)
+            if !may_end(service) && active > 0 && waiting == 0 =>
+        {
             Err(format!("an update of {name} is still under way"))
         }
         _ => Ok(()),

@@ -1,4 +1,5 @@
-//! A task's status only moves up, and so does what is desired of it; and no task comes back that was forgotten.
+//! A task's status only moves up, and not from one end to another, and what is desired of it only moves up; and no task comes
+//! back that was forgotten.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,9 @@ impl Invariant for StatusUp {
             let now = (task.status.state, task.desired_state);
             match self.highest.insert(task.id.clone(), Some(now)) {
                 Some(None) => return Err(format!("task {} is back at entry {}", task.name(), entry.index)),
-                Some(Some((status, desired))) if now.0 < status || now.1 < desired => {
+                Some(Some((status, desired)))
+                    if now.0 < status || (now.0 > status && status.is_terminal()) || now.1 < desired =>
+                {
                     let (was, is) = (status.as_str(), now.0.as_str());
                     return Err(format!("task {} went from {was} to {is} at entry {}", task.name(), entry.index));
                 }

@@ -90,7 +90,13 @@ impl Small {
 
 fn at_rest(view: View) -> Settled {
     let (running, containers) = (BTreeMap::new(), BTreeMap::new());
-    Settled { managers: vec![(HostId(0), view)], running, containers, clock: Timestamp::from_secs(1) }
+    Settled {
+        managers: vec![(HostId(0), view)],
+        members: Vec::new(),
+        running,
+        containers,
+        clock: Timestamp::from_secs(1),
+    }
 }
 
 fn broken(holds: Holds, word: &str) {
@@ -206,6 +212,10 @@ fn a_status_that_falls_and_a_task_that_comes_back_are_noticed() {
     invariant.entry(&entry(1, &failed, &state, &view)).unwrap();
     let running = event(at(TaskState::Failed), at(TaskState::Running));
     broken(invariant.entry(&entry(2, &running, &state, &view)), "from failed to running");
+    let rejected = event(at(TaskState::Failed), at(TaskState::Rejected));
+    let mut ended = status_up::StatusUp::default();
+    ended.entry(&entry(1, &failed, &state, &view)).unwrap();
+    broken(ended.entry(&entry(2, &rejected, &state, &view)), "from failed to rejected");
     let gone = event(at(TaskState::Running), None);
     invariant.entry(&entry(3, &gone, &state, &view)).unwrap();
     broken(invariant.entry(&entry(4, &failed, &state, &view)), "is back");
@@ -255,4 +265,62 @@ fn a_container_and_a_task_without_an_owner_are_noticed() {
 fn a_world_in_which_something_is_left_to_do_is_noticed() {
     quiet::Quiet.settled(&at_rest(View::default())).unwrap();
     broken(quiet::Quiet.settled(&Small::new(|_| {}).settled()), "would still do");
+}
+
+#[test]
+fn what_was_removed_and_is_there_again_is_noticed() {
+    let small = Small::new(|_| {});
+    let (state, view) = (State::default(), small.store.view());
+    let service = view.service(&service_id()).cloned();
+    let event = |old, new| [Event { index: 1, at: Timestamp::ZERO, object: Object::Service(old, new) }];
+    let (made, gone) = (event(None, service.clone()), event(service, None));
+    let mut invariant = once::Once::default();
+    invariant.entry(&entry(1, &made, &state, &view)).unwrap();
+    invariant.entry(&entry(2, &gone, &state, &view)).unwrap();
+    broken(invariant.entry(&entry(3, &made, &state, &view)), "took effect again");
+}
+
+#[test]
+fn a_task_that_runs_twice_is_noticed() {
+    let place = (service_id(), skep_store::SlotKey::Slot(1));
+    let mut invariant = twice::Twice::default();
+    invariant.started(&place, &task_id(1), HostId(0)).unwrap();
+    invariant.ended(&task_id(1));
+    invariant.started(&place, &task_id(2), HostId(1)).unwrap();
+    broken(invariant.started(&place, &task_id(3), HostId(0)), "ran on n2");
+}
+
+#[test]
+fn a_manager_without_a_vote_and_a_vote_without_a_manager_are_noticed() {
+    let mut small = Small::new(|_| {});
+    let node = small.store.read().nodes().next().unwrap().clone();
+    members::Members.settled(&Settled { managers: Vec::new(), ..small.settled() }).unwrap_err();
+    broken(members::Members.settled(&small.settled()), "1 hosts manage, of 0");
+    let spec = skep_model::node::NodeSpec { role: Role::Manager, ..node.spec.clone() };
+    small.apply(vec![Change::SetNodeSpec { node_id: node.id.clone(), spec }]);
+    broken(members::Members.settled(&small.settled()), "n1 shall be a Manager and is not");
+    small.apply(membership::joined(&node, crate::roles::manager_info(HostId(0), 1)));
+    broken(members::Members.settled(&small.settled()), "consensus has []");
+    members::Members.settled(&Settled { members: vec![(1, true)], ..small.settled() }).unwrap();
+    broken(
+        members::Members.settled(&Settled { members: vec![(1, false)], ..small.settled() }),
+        "consensus has [(1, false)]",
+    );
+}
+
+#[test]
+fn a_job_that_runs_again_and_one_that_is_not_completed_are_noticed() {
+    let mut small =
+        Small::new(|s| s.mode = skep_model::service::Mode::ReplicatedJob { max_concurrent: 1, total_completions: 1 });
+    let (task, made) = small.task(1, false);
+    let mut done = (*task).clone();
+    done.status.state = TaskState::Complete;
+    let (state, view) = (State::default(), small.store.view());
+    let done = [Event { index: 2, at: Timestamp::ZERO, object: Object::Task(Some(task), Some(Arc::new(done))) }];
+    let mut invariant = jobs::Jobs::default();
+    invariant.entry(&entry(1, &made, &state, &view)).unwrap();
+    broken(invariant.settled(&small.settled()), "has completed 0 of 1");
+    invariant.entry(&entry(2, &done, &state, &view)).unwrap();
+    invariant.settled(&small.settled()).unwrap();
+    broken(invariant.entry(&entry(3, &made, &state, &view)), "is made again");
 }

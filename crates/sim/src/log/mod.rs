@@ -49,6 +49,12 @@ pub(crate) enum LogEvent {
         ticket: Ticket,
         outcome: Result<u64, Failure>,
     },
+    /// What became of [`Log::change`].
+    Changed {
+        host: HostId,
+        ticket: Ticket,
+        outcome: Result<(), String>,
+    },
     /// Its disk failed: this manager takes no part any more until it is started again.
     Stopped {
         host: HostId,
@@ -73,6 +79,26 @@ pub(crate) enum Disk {
     Full,
 }
 
+/// A change of who takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// First as a learner, until it holds the log.
+    Join(HostId, u64),
+    Remove(u64),
+    HandOver(u64),
+}
+
+/// Raft ids are never given twice: each life of a log has its own.
+const GENERATION: u64 = 64;
+
+fn raft_id(host: HostId, generation: u64) -> u64 {
+    host.0 as u64 + 1 + generation * GENERATION
+}
+
+fn host_of(raft_id: u64) -> HostId {
+    HostId(usize::try_from(raft_id.saturating_sub(1) % GENERATION).unwrap_or(usize::MAX))
+}
+
 pub(crate) trait Log {
     /// The latest state applied on this manager; empty while it is down.
     fn view(&self, host: HostId) -> View;
@@ -82,6 +108,16 @@ pub(crate) trait Log {
     fn propose(&mut self, host: HostId, term: Option<u64>, batch: Batch) -> Ticket;
     /// Lets time pass until `until`, or until something happened. The time it is then.
     fn advance(&mut self, until: Duration, net: &Net, out: &mut Vec<LogEvent>) -> Duration;
+    /// Asks a leader to change who takes part. Answered by [`LogEvent::Changed`], unless it ends before.
+    fn change(&mut self, host: HostId, change: Move) -> Ticket;
+    /// Raft ids of who takes part, as this manager knows it, and whether it votes.
+    fn members(&self, host: HostId) -> Vec<(u64, bool)>;
+    /// Of the log this host has, or had last.
+    fn raft_id(&self, host: HostId) -> u64;
+    /// With an empty log and a new raft id.
+    fn begin(&mut self, host: HostId);
+    /// Ends it, and deletes its log.
+    fn end(&mut self, host: HostId);
     fn start(&mut self, host: HostId);
     fn crash(&mut self, host: HostId, how: Crash);
     fn disk(&mut self, host: HostId, disk: Disk);

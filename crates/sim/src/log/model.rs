@@ -1,13 +1,13 @@
 //! A replicated log by its promises alone: what a majority has is never lost, one leader a term, a leader without a quorum
 //! steps down after its lease. It is what the control plane may rely on, at a tenth of the price of the real consensus.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_store::{Batch, Refused, Store, View};
 
-use super::{Crash, Disk, Failure, Log, LogEvent, Ticket};
+use super::{Crash, Disk, Failure, Log, LogEvent, Move, Ticket, host_of, raft_id};
 use crate::HostId;
 use crate::dice::Dice;
 use crate::net::Net;
@@ -19,6 +19,8 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Member {
     up: bool,
+    /// How many logs it had before this one.
+    generation: u64,
     disk: Disk,
     store: Store,
     applied: u64,
@@ -52,12 +54,14 @@ struct Agreed {
 enum Due {
     Step,
     Commit(Box<Pending>),
+    Change { host: HostId, ticket: Ticket, change: Move, since: Duration },
     Apply { host: HostId, answer: Option<(Ticket, u64)> },
 }
 
 pub(crate) struct ModelLog {
     now: Duration,
     members: Vec<Member>,
+    voters: BTreeSet<u64>,
     committed: Vec<Agreed>,
     /// All of it, applied.
     truth: Store,
@@ -73,9 +77,10 @@ pub(crate) struct ModelLog {
 }
 
 impl ModelLog {
-    pub(crate) fn new(managers: usize, mut dice: Dice, found: Batch) -> Self {
+    pub(crate) fn new(managers: usize, hosts: usize, mut dice: Dice, found: Batch) -> Self {
         let member = |dice: &mut Dice| Member {
-            up: true,
+            up: false,
+            generation: 0,
             disk: Disk::Fine,
             store: Store::new(),
             applied: 0,
@@ -85,10 +90,13 @@ impl ModelLog {
             heard: Duration::ZERO,
             patience: dice.millis(ELECTION.0, ELECTION.1),
         };
-        let members = (0..managers).map(|_| member(&mut dice)).collect();
+        let mut members: Vec<Member> = (0..hosts).map(|_| member(&mut dice)).collect();
+        members.iter_mut().take(managers).for_each(|m| m.up = true);
+        let voters = (0..managers).map(|number| raft_id(HostId(number), 0)).collect();
         let mut log = Self {
             now: Duration::ZERO,
             members,
+            voters,
             committed: Vec::new(),
             truth: Store::new(),
             term: 0,
@@ -111,12 +119,16 @@ impl ModelLog {
 
     fn writes(&self, host: HostId) -> bool {
         let member = &self.members[host.0];
-        member.up && member.disk != Disk::Full
+        member.up && member.disk != Disk::Full && self.votes(host)
+    }
+
+    fn votes(&self, host: HostId) -> bool {
+        self.voters.contains(&raft_id(host, self.members[host.0].generation))
     }
 
     fn has_quorum(&self, host: HostId, net: &Net) -> bool {
         let count = (0..self.members.len()).map(HostId).filter(|h| self.writes(*h) && net.reaches(host, *h)).count();
-        count * 2 > self.members.len() && self.writes(host)
+        count * 2 > self.voters.len() && self.writes(host)
     }
 
     fn step(&mut self, net: &Net, out: &mut Vec<LogEvent>) {
@@ -166,7 +178,7 @@ impl ModelLog {
         {
             self.members[host.0].heard = self.now;
             self.members[host.0].known_leader = Some(leader);
-            if net.reaches(leader, host) && self.writes(host) {
+            if net.reaches(leader, host) && self.votes(host) && self.writes(host) {
                 self.apply(host, out);
             }
             return;
@@ -189,7 +201,7 @@ impl ModelLog {
             .filter(|h| self.writes(*h) && net.reaches(host, *h))
             .filter(willing)
             .count();
-        if votes * 2 > self.members.len() && self.writes(host) {
+        if votes * 2 > self.voters.len() && self.writes(host) {
             self.term += 1;
             self.leader = Some(host);
             let member = &mut self.members[host.0];
@@ -252,6 +264,59 @@ impl ModelLog {
         }
     }
 
+    fn change_due(
+        &mut self,
+        host: HostId,
+        ticket: Ticket,
+        change: Move,
+        since: Duration,
+        net: &Net,
+        out: &mut Vec<LogEvent>,
+    ) {
+        let answer =
+            |outcome: Result<(), &str>| LogEvent::Changed { host, ticket, outcome: outcome.map_err(str::to_owned) };
+        let current = self.leader == Some(host) && self.members[host.0].leads == Some(self.term);
+        if !current {
+            return out.push(answer(Err("it does not lead")));
+        }
+        let ready = match change {
+            Move::Join(joiner, _) => self.members[joiner.0].up && net.reaches(host, joiner),
+            Move::Remove(_) | Move::HandOver(_) => true,
+        };
+        if !ready || !self.has_quorum(host, net) {
+            if self.now.saturating_sub(since) > PROPOSE_TIMEOUT {
+                return out.push(answer(Err("no quorum in time")));
+            }
+            return self.plan(STEP, Due::Change { host, ticket, change, since });
+        }
+        match change {
+            Move::Join(_, id) => {
+                self.voters.insert(id);
+            }
+            Move::Remove(id) if self.voters.len() > 1 => {
+                self.voters.remove(&id);
+            }
+            Move::Remove(_) => return out.push(answer(Err("the last manager cannot be removed"))),
+            Move::HandOver(id) => {
+                let heir = host_of(id);
+                if !self.writes(heir) || !net.reaches(host, heir) {
+                    return out.push(answer(Err("it is not reached")));
+                }
+                self.term += 1;
+                self.leader = Some(heir);
+                let (now, term) = (self.now, self.term);
+                let member = &mut self.members[heir.0];
+                (member.leads, member.told, member.known_leader, member.heard) = (Some(term), false, Some(heir), now);
+                let member = &mut self.members[host.0];
+                (member.leads, member.known_leader, member.heard) = (None, Some(heir), now);
+                if let Some(term) = std::mem::take(&mut member.told).then_some(term) {
+                    out.push(LogEvent::Leads { host, term: term - 1, leads: false });
+                }
+            }
+        }
+        out.push(answer(Ok(())));
+    }
+
     /// From now on it is everybody's.
     fn agree(&mut self, term: u64, batch: Arc<Batch>) -> u64 {
         let index = self.committed.len() as u64 + 1;
@@ -296,6 +361,36 @@ impl Log for ModelLog {
         ticket
     }
 
+    fn change(&mut self, host: HostId, change: Move) -> Ticket {
+        self.tickets += 1;
+        let (ticket, since) = (self.tickets, self.now);
+        let delay = self.dice.between(Duration::from_millis(2), Duration::from_millis(20));
+        self.plan(delay, Due::Change { host, ticket, change, since });
+        ticket
+    }
+
+    fn members(&self, _: HostId) -> Vec<(u64, bool)> {
+        self.voters.iter().map(|id| (*id, true)).collect()
+    }
+
+    fn raft_id(&self, host: HostId) -> u64 {
+        raft_id(host, self.members[host.0].generation)
+    }
+
+    fn begin(&mut self, host: HostId) {
+        self.end(host);
+        let (now, patience) = (self.now, self.dice.millis(ELECTION.0, ELECTION.1));
+        let member = &mut self.members[host.0];
+        (member.up, member.heard, member.patience) = (true, now, patience);
+        member.generation += 1;
+    }
+
+    fn end(&mut self, host: HostId) {
+        self.crash(host, Crash::Process);
+        let member = &mut self.members[host.0];
+        (member.store, member.applied) = (Store::new(), 0);
+    }
+
     fn advance(&mut self, until: Duration, net: &Net, out: &mut Vec<LogEvent>) -> Duration {
         out.append(&mut self.ready);
         while out.is_empty() {
@@ -308,6 +403,7 @@ impl Log for ModelLog {
             match due {
                 Due::Step => self.step(net, out),
                 Due::Commit(pending) => self.commit(pending, net, out),
+                Due::Change { host, ticket, change, since } => self.change_due(host, ticket, change, since, net, out),
                 Due::Apply { host, answer } => {
                     self.apply(host, out);
                     if let Some((ticket, index)) = answer

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use skep_consensus::{
-    Config, Consensus, EventStream, Fault, Notice, Peer, ProposeError, SimDisk, Transport, TransportError,
+    Config, Consensus, EventStream, Fault, MemberRole, Notice, Peer, ProposeError, SimDisk, Transport, TransportError,
 };
 use skep_store::{Batch, View};
 use tokio::runtime::Runtime;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Crash, Disk, Failure, Log, LogEvent, Ticket};
+use super::{Crash, Disk, Failure, Log, LogEvent, Move, Ticket, host_of, raft_id};
 use crate::HostId;
 use crate::dice::Dice;
 use crate::net::Net;
@@ -57,6 +57,8 @@ struct Member {
     /// Tasks of this life.
     tasks: Vec<AbortHandle>,
     lives: u64,
+    /// How many logs it had before this one.
+    generation: u64,
 }
 
 pub(crate) struct RaftLog {
@@ -68,17 +70,9 @@ pub(crate) struct RaftLog {
     runtime: Runtime,
 }
 
-fn raft_id(host: HostId) -> u64 {
-    host.0 as u64 + 1
-}
-
-fn host_of(raft_id: u64) -> HostId {
-    HostId(usize::try_from(raft_id.saturating_sub(1)).unwrap_or(usize::MAX))
-}
-
 impl RaftLog {
-    /// A cluster of so many, with `found` as its first entry.
-    pub(crate) fn new(managers: usize, mut dice: Dice, found: Batch) -> Result<Self, String> {
+    /// A cluster of so many, with `found` as its first entry; so many hosts may ever take part.
+    pub(crate) fn new(managers: usize, hosts: usize, mut dice: Dice, found: Batch) -> Result<Self, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
@@ -90,20 +84,21 @@ impl RaftLog {
             out: Vec::new(),
             net: Net::default(),
             dice,
-            open: vec![None; managers],
-            frozen_until: vec![Duration::ZERO; managers],
-            has_power: vec![true; managers],
+            open: vec![None; hosts],
+            frozen_until: vec![Duration::ZERO; hosts],
+            has_power: vec![true; hosts],
             began,
         };
         let link = Link { shared: Arc::new(Mutex::new(shared)), news: Arc::new(Notify::new()) };
-        let members = (0..managers).map(|_| Member { disk: SimDisk::default(), tasks: Vec::new(), lives: 0 }).collect();
+        let member = |_| Member { disk: SimDisk::default(), tasks: Vec::new(), lives: 0, generation: 0 };
+        let members = (0..hosts).map(member).collect();
         let mut log = Self { members, link, tickets: 0, seed, net: Net::default(), runtime };
         for host in (0..managers).map(HostId) {
             log.start(host);
         }
         let link = log.link.clone();
         log.runtime.block_on(async move {
-            while link.lock().open.iter().any(Option::is_none) {
+            while link.lock().open.iter().take(managers).any(Option::is_none) {
                 sleep(Duration::from_millis(1)).await;
             }
             let first = link.lock().open[0].clone().ok_or("the first manager is gone")?;
@@ -123,9 +118,10 @@ impl RaftLog {
     fn config(&mut self, host: HostId) -> Config {
         let member = &mut self.members[host.0];
         member.lives += 1;
-        let mut config = Config::new("/sim/raft", raft_id(host), raft_id(host).to_string(), [7; 32]);
+        let id = raft_id(host, member.generation);
+        let mut config = Config::new("/sim/raft", id, id.to_string(), [7; 32]);
         config.disk = Arc::new(member.disk.clone());
-        let life = member.lives.wrapping_mul(0x9e37_79b9).wrapping_add(raft_id(host));
+        let life = member.lives.wrapping_mul(0x9e37_79b9).wrapping_add(id);
         config.simulation_seed = Some(self.seed ^ life);
         config.snapshot_interval = SNAPSHOT_INTERVAL;
         config.log_entries_for_slow_followers = LOG_ENTRIES_FOR_SLOW_FOLLOWERS;
@@ -236,6 +232,49 @@ impl Log for RaftLog {
         tasks.retain(|task| !task.is_finished());
         tasks.push(task.abort_handle());
         ticket
+    }
+
+    fn change(&mut self, host: HostId, change: Move) -> Ticket {
+        self.tickets += 1;
+        let (ticket, link) = (self.tickets, self.link.clone());
+        let Some(consensus) = self.open(host) else {
+            link.tell(LogEvent::Changed { host, ticket, outcome: Err("it is down".into()) });
+            return ticket;
+        };
+        let task = self.runtime.spawn(async move {
+            let outcome = match change {
+                Move::Join(_, id) => match consensus.add_learner(Peer { raft_id: id, address: id.to_string() }).await {
+                    Ok(()) => consensus.promote(id).await,
+                    Err(error) => Err(error),
+                },
+                Move::Remove(id) => consensus.remove(id).await,
+                Move::HandOver(id) => consensus.transfer_leader(id).await,
+            };
+            drop(consensus);
+            link.tell(LogEvent::Changed { host, ticket, outcome: outcome.map_err(|error| error.to_string()) });
+        });
+        self.members[host.0].tasks.push(task.abort_handle());
+        ticket
+    }
+
+    fn members(&self, host: HostId) -> Vec<(u64, bool)> {
+        let members = self.open(host).map(|c| c.members()).unwrap_or_default();
+        members.into_iter().map(|m| (m.peer.raft_id, m.role == MemberRole::Voter)).collect()
+    }
+
+    fn raft_id(&self, host: HostId) -> u64 {
+        raft_id(host, self.members[host.0].generation)
+    }
+
+    fn begin(&mut self, host: HostId) {
+        self.end(host);
+        self.members[host.0].generation += 1;
+        self.start(host);
+    }
+
+    fn end(&mut self, host: HostId) {
+        self.crash(host, Crash::Process);
+        self.members[host.0].disk = SimDisk::default();
     }
 
     fn advance(&mut self, until: Duration, net: &Net, out: &mut Vec<LogEvent>) -> Duration {
