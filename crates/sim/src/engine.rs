@@ -117,9 +117,12 @@ impl World {
     }
 
     pub(crate) fn engine_did(&mut self, host: HostId, life: u64, task: TaskId, image: String, effect: Effect) {
-        let alive = self.hosts[host.0].life == life && self.hosts[host.0].daemon.is_some();
-        // A daemon that died in the middle may have done it, or not.
-        if !self.hosts[host.0].has_power || (!alive && self.dice.engine.percent(50)) {
+        let there = &self.hosts[host.0];
+        let alive = there.life == life && there.daemon.is_some();
+        // A daemon that died in the middle may have done it, or not; but not once the next one is there, which waits for what
+        // was being started before it looks.
+        let too_late = !alive && there.daemon.is_some();
+        if !there.has_power || too_late || (!alive && self.dice.engine.percent(50)) {
             return;
         }
         if let Some(event) = self.carry_out(host, life, &task, &image, &effect)

@@ -135,11 +135,11 @@ impl Engine {
             return connection.forget(&known.id, "").await;
         }
         let record = container.update(|r| {
+            let started_at = skep_model::Timestamp(known.started_at);
             if !r.state.status.is_alive() || r.state.pid != known.pid {
-                r.state.started_at = skep_model::Timestamp(known.started_at);
-                r.state.status = Status::Running;
+                // The daemon before this one died before it wrote down that it runs.
+                r.state = super::run::running(r, known.pid, started_at);
             }
-            r.state.pid = known.pid;
         })?;
         *locked(&container.log) = super::start::open_log(&record)?;
         container.live(|life| life.alive = true);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use skep_model::Timestamp;
 use tokio::io::Interest;
 
 use super::{Engine, blocking};
@@ -22,19 +23,22 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 const GOOD_RUN: Duration = Duration::from_secs(10);
 
+/// The state of a container whose run begins.
+pub(super) fn running(record: &ContainerRecord, pid: i32, started_at: Timestamp) -> ContainerState {
+    ContainerState {
+        status: Status::Running,
+        pid,
+        started_at,
+        finished_at: record.state.finished_at,
+        health: super::health::initial(&record.config),
+        ..ContainerState::default()
+    }
+}
+
 impl Engine {
     pub(super) async fn begin_run(&self, container: &Arc<Container>, launched: Launched) -> Result<()> {
         let now = clock::now();
-        let record = container.update(|r| {
-            r.state = ContainerState {
-                status: Status::Running,
-                pid: launched.pid,
-                started_at: now,
-                finished_at: r.state.finished_at,
-                health: super::health::initial(&r.config),
-                ..ContainerState::default()
-            };
-        })?;
+        let record = container.update(|r| r.state = running(r, launched.pid, now))?;
         self.attach_run(container, launched.stdio);
         container.live(|life| {
             life.alive = true;

@@ -94,10 +94,11 @@ impl Engine {
         let features = self.inner.features.clone();
         self.inner.tasks.spawn_blocking(move || crate::cgroup::warm_up(&features));
         let (mounted, sandbox) = tokio::join!(mounting, self.inner.sandboxes.setup(&request));
-        // Known before anything else may fail, so that the clean-up takes it down.
+        // Known before anything else may fail, so that the clean-up takes it down; and on disk, so that a daemon that finds
+        // the container running after this one died knows its network.
         let sandbox = sandbox?;
         mounted?;
-        container.change(|r| r.sandbox = Some(sandbox.clone()));
+        container.update(|r| r.sandbox = Some(sandbox.clone()))?;
         let mut mounts = Vec::new();
         for mount in &record.mounts {
             mounts.push(self.mount(record, mount, &graph.merged).await?);

@@ -1,6 +1,8 @@
 //! The supervisor's loop: requests from the daemon, results from helpers, children that ended.
 
 mod lease;
+#[cfg(test)]
+mod tests;
 mod upgrade;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -24,6 +26,8 @@ const MAX_OUTGOING: usize = 4096;
 const IDLE: Duration = Duration::from_secs(3);
 /// Room in an output pipe while no daemon reads. Less is taken where the user's pipe quota is used up.
 const PIPE_BYTES: usize = 1 << 20;
+/// How long a new daemon waits for containers that the one before it was starting.
+const GREETING: Duration = Duration::from_secs(10);
 
 /// A process it started: a container's init (`exec` empty) or an exec.
 #[derive(Debug)]
@@ -50,7 +54,8 @@ impl Process {
 /// A request that a helper works on.
 #[derive(Debug)]
 struct Job {
-    seq: u64,
+    /// Of the request; `None` once the daemon that made it is gone.
+    seq: Option<u64>,
     launch: Launch,
     result: OwnedFd,
     stdin: Option<OwnedFd>,
@@ -71,6 +76,8 @@ struct Server {
     outgoing: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
     processes: BTreeMap<Key, Process>,
     jobs: Vec<Job>,
+    /// A daemon that said hello while the one before it was starting containers, and until when it is kept waiting for them.
+    greeting: Option<(u64, Instant)>,
     /// Ends of children not yet claimed by a helper's report; kept only while helpers run.
     unclaimed: HashMap<i32, Exit>,
     idle_since: Option<Instant>,
@@ -119,6 +126,7 @@ impl Server {
             outgoing: VecDeque::new(),
             processes: BTreeMap::new(),
             jobs: Vec::new(),
+            greeting: None,
             unclaimed: HashMap::new(),
             idle_since: Some(Instant::now()),
             leases: BTreeMap::new(),
@@ -129,6 +137,7 @@ impl Server {
         loop {
             self.reap();
             self.end_leases();
+            self.greet();
             if self.may_end() {
                 return Ok(());
             }
@@ -193,8 +202,8 @@ impl Server {
     fn accept(&mut self) {
         if let Ok(connection) = packet::accept(&self.listener) {
             // A second daemon can only be the successor of one that is gone.
+            self.disconnect();
             self.daemon = Some(connection);
-            self.outgoing.clear();
             self.idle_since = None;
         }
     }
@@ -202,6 +211,8 @@ impl Server {
     fn disconnect(&mut self) {
         self.daemon = None;
         self.outgoing.clear();
+        self.greeting = None;
+        self.jobs.iter_mut().for_each(|job| job.seq = None);
     }
 
     fn read_requests(&mut self) {
@@ -221,7 +232,7 @@ impl Server {
     fn handle(&mut self, request: Request) {
         let seq = request.seq;
         match request.op {
-            Op::Hello => self.hello(seq),
+            Op::Hello => self.greeting = Some((seq, Instant::now() + GREETING)),
             Op::Run(launch) | Op::Exec(launch) => {
                 let outcome = self.check_lease(&launch).and_then(|()| self.launch(seq, launch));
                 if let Err(error) = outcome {
@@ -267,6 +278,15 @@ impl Server {
                 self.daemon = None;
                 self.idle_since = Instant::now().checked_sub(IDLE);
             }
+        }
+    }
+
+    /// What is being started is part of what a new daemon must know: it would take such a container for one that never was.
+    fn greet(&mut self) {
+        let Some((seq, until)) = self.greeting else { return };
+        if Instant::now() >= until || self.jobs.iter().all(|job| !job.launch.exec.is_empty()) {
+            self.greeting = None;
+            self.hello(seq);
         }
     }
 
@@ -321,7 +341,7 @@ impl Server {
             helper::run(&launch, child, theirs);
             sys::process::exit_now(0);
         }
-        self.jobs.push(Job { seq, launch, result: ours, stdin, stdout, stderr });
+        self.jobs.push(Job { seq: Some(seq), launch, result: ours, stdin, stdout, stderr });
         Ok(())
     }
 
@@ -349,6 +369,11 @@ impl Server {
 
     fn started(&mut self, job: Job, pid: i32, pty: Option<OwnedFd>) {
         let Job { seq, launch, stdin, stdout, stderr, .. } = job;
+        if seq.is_none() && launch.exec.is_empty() && self.daemon.is_some() && self.greeting.is_none() {
+            // It took longer than the daemon that is there now waited; that one knows nothing of it.
+            let _ = sys::process::kill(pid, libc::SIGKILL);
+            return;
+        }
         let mut process = Process { pid, started_at: sys::clock::now().0, exit: None, stdin, stdout, stderr, pty };
         let stdio = process.stdio();
         let fds = process.fds().into_iter().filter_map(|fd| fd.try_clone_to_owned().ok()).collect();
@@ -423,8 +448,11 @@ impl Server {
         }
     }
 
-    fn answer(&mut self, seq: u64, answer: Answer, fds: Vec<OwnedFd>) {
-        self.push(&Packet::Answer { seq, answer }, fds);
+    fn answer(&mut self, seq: impl Into<Option<u64>>, answer: Answer, fds: Vec<OwnedFd>) {
+        // Another daemon gives the same numbers to other requests.
+        if let Some(seq) = seq.into() {
+            self.push(&Packet::Answer { seq, answer }, fds);
+        }
     }
 
     fn push(&mut self, packet: &Packet, fds: Vec<OwnedFd>) {

@@ -44,6 +44,25 @@ async fn containers_outlive_the_daemon_and_are_adopted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_being_started_when_the_daemon_died_runs_with_its_network() {
+    let mut host = Host::new().await;
+    let id = host.start(&["sleep", "1000"], |_, _| {}).await;
+    let before = host.engine.inspect(&id).unwrap();
+    vanish(&host.engine.clone()).await;
+    // As the record was when the supervisor had been asked, and had not answered yet.
+    let file = host.folder().join("data/containers").join(&id).join("config.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    record["state"]["status"] = "created".into();
+    record["state"]["pid"] = 0.into();
+    std::fs::write(&file, record.to_string()).unwrap();
+    host.reopen().await;
+    let after = host.engine.inspect(&id).unwrap();
+    assert_eq!((after.state.status, after.state.pid), (Status::Running, before.state.pid));
+    assert_eq!(after.sandbox, before.sandbox);
+    assert!(after.sandbox.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_supervisor_upgrades_in_place() {
     let host = Host::new().await;
     let id = host.start(&["sh", "-c", "while test ! -e /go; do sleep 0.02; done; echo went; exit 4"], |_, _| {}).await;

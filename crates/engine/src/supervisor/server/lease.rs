@@ -1,6 +1,8 @@
 //! Containers that may run only as long as somebody says so: the daemon extends their leases, and where no daemon does, for
 //! whatever reason, they are killed here.
 
+use std::time::Instant;
+
 use super::Server;
 use crate::supervisor::protocol::Launch;
 use crate::sys;
@@ -53,7 +55,9 @@ impl Server {
         let now = if self.leases.is_empty() { 0 } else { now_ms() };
         // One that was killed is looked at again until it is reaped.
         let lease = self.leased().map(|(until, _)| until.saturating_sub(now).clamp(AGAIN_MS, LEASE_LOOK_MS)).min();
-        let wait = idle.into_iter().chain(lease).min()?;
+        let greeting = self.greeting.map(|(_, until)| until.saturating_duration_since(Instant::now()));
+        let greeting = greeting.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(AGAIN_MS));
+        let wait = idle.into_iter().chain(lease).chain(greeting).min()?;
         let (seconds, millis) = (wait / 1000, wait % 1000);
         Some(rustix::event::Timespec {
             tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX),

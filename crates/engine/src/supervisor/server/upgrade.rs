@@ -132,6 +132,7 @@ impl Server {
             outgoing: VecDeque::new(),
             processes,
             jobs: Vec::new(),
+            greeting: None,
             unclaimed: HashMap::new(),
             idle_since: None,
             leases: saved.leases,
