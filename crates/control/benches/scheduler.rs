@@ -110,7 +110,11 @@ fn main() {
         let mut world = World::new(nodes, services, tasks);
         let started = Instant::now();
         let view = world.store.view();
-        let decision = tick(&view, &Dirty::default(), &mut Ctx { now: world.now, ids: &mut world.ids });
+        let decision = tick(
+            &view,
+            &Dirty::default(),
+            &mut Ctx { now: world.now, steady_since: Timestamp::ZERO, ids: &mut world.ids },
+        );
         let decided = started.elapsed();
         for batch in split(decision.changes, world.now, 0) {
             world.index += 1;

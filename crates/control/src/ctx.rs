@@ -35,7 +35,11 @@ impl IdSource for SeededIds {
 }
 
 pub struct Ctx<'a> {
+    /// Read after the view was taken: what this leader wrote is never later.
     pub now: Timestamp,
+    /// Since when the clock that shows `now` has been the leader's, without a jump: of moments written before that, or after
+    /// `now`, nobody knows how long ago they were.
+    pub steady_since: Timestamp,
     pub ids: &'a mut dyn IdSource,
 }
 

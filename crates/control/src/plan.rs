@@ -14,12 +14,14 @@ pub(crate) struct Plan {
     /// Where in `changes` a task of this plan is made.
     made: BTreeMap<TaskId, usize>,
     now: Timestamp,
+    steady_since: Timestamp,
     wake_at: Option<Timestamp>,
 }
 
 impl Plan {
-    pub(crate) fn new(view: &View, now: Timestamp) -> Self {
-        Self { scratch: Store::from(view.clone()), changes: Vec::new(), made: BTreeMap::new(), now, wake_at: None }
+    pub(crate) fn new(view: &View, now: Timestamp, steady_since: Timestamp) -> Self {
+        let (scratch, changes, made) = (Store::from(view.clone()), Vec::new(), BTreeMap::new());
+        Self { scratch, changes, made, now, steady_since, wake_at: None }
     }
 
     /// The world as it will be once what is planned so far is applied.
@@ -29,6 +31,11 @@ impl Plan {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// When `moment` was at the latest, on this leader's clock, whoever wrote it.
+    pub(crate) fn at_the_latest(&self, moment: Timestamp) -> Timestamp {
+        if moment > self.now { self.steady_since } else { moment.max(self.steady_since) }
     }
 
     pub(crate) fn wake(&mut self, at: Timestamp) {

@@ -8,10 +8,11 @@ use skep_agent::task::{ContainerFacts, Effect, Exit, Observation, Started, TaskE
 use skep_agent::worker::{Effects, Worker};
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::Cluster;
+use skep_model::network::{Network, NetworkSpec};
 use skep_model::node::{Availability, NodeDescription, Role};
-use skep_model::service::{Mode, Service, ServiceSpec};
+use skep_model::service::{Mode, NetworkAttachmentConfig, Service, ServiceSpec};
 use skep_model::task::{Task, TaskState};
-use skep_model::{ClusterId, NodeId, ServiceId, TaskId, Timestamp};
+use skep_model::{ClusterId, Meta, NodeId, ServiceId, TaskId, Timestamp};
 use skep_store::{AddressOwner, Batch, Change, ObjectKey, Store, View};
 
 use crate::dispatch::Assigner;
@@ -35,6 +36,8 @@ pub(crate) struct Host {
 pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) now: Timestamp,
+    /// When the present leader began.
+    pub(crate) steady_since: Timestamp,
     pub(crate) hosts: BTreeMap<NodeId, Host>,
     ids: SeededIds,
     index: u64,
@@ -60,6 +63,7 @@ impl World {
         let mut world = Self {
             store: Store::new(),
             now: Timestamp::from_secs(1000),
+            steady_since: Timestamp::ZERO,
             hosts: BTreeMap::new(),
             ids,
             index: 0,
@@ -138,7 +142,8 @@ impl World {
     pub(crate) fn lead(&mut self) -> bool {
         let dirty = if self.forgetful { Dirty::all() } else { self.dirty.take() };
         let before = self.store.view();
-        let decision = tick(&before, &dirty, &mut Ctx { now: self.now, ids: &mut self.ids });
+        let decision =
+            tick(&before, &dirty, &mut Ctx { now: self.now, steady_since: self.steady_since, ids: &mut self.ids });
         if dirty == Dirty::all() {
             self.wake_at = decision.wake_at;
         } else {
@@ -353,4 +358,15 @@ fn perform(
         }
         Effect::Wait | Effect::Report(_) | Effect::Forget => Vec::new(),
     }
+}
+
+pub(crate) fn overlay(id: &str, name: &str, subnet: &str) -> Change {
+    let (driver, subnet) = ("overlay".into(), Some(subnet.parse().unwrap()));
+    let spec = NetworkSpec { name: name.into(), driver, subnet, ..NetworkSpec::default() };
+    Change::CreateNetwork(Box::new(Network { id: id.parse().unwrap(), meta: Meta::default(), spec, allocation: None }))
+}
+
+pub(crate) fn join(spec: &mut ServiceSpec, network: &str) {
+    let (aliases, driver_options) = (vec!["db".into()], BTreeMap::new());
+    spec.task.networks.push(NetworkAttachmentConfig { target: network.into(), aliases, driver_options });
 }

@@ -13,7 +13,7 @@ use crate::{allocate, orchestrate, schedule};
 /// The caller proposes `changes` (see [`crate::split`]), marks what the resulting events touch, and calls again; when
 /// `wake_at` passes it calls with [`Dirty::all`].
 pub fn tick(view: &View, dirty: &Dirty, ctx: &mut Ctx<'_>) -> Decision {
-    let mut plan = Plan::new(view, ctx.now);
+    let mut plan = Plan::new(view, ctx.now, ctx.steady_since);
     allocate::networks_and_nodes(&mut plan, dirty);
     allocate::services(&mut plan, dirty);
     if dirty.everything {

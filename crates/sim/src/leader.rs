@@ -33,6 +33,8 @@ pub(crate) struct Leader {
     /// Counts leaderships of all managers: one may lose and regain a term.
     pub(crate) reign: u64,
     agenda: Agenda,
+    /// When it began, on its own clock.
+    began: Timestamp,
     inbox: VecDeque<Input>,
     writes: VecDeque<Write>,
     in_flight: Option<(Ticket, bool)>,
@@ -54,13 +56,14 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    fn new(term: u64, reign: u64, now: Duration) -> Self {
+    fn new(term: u64, reign: u64, began: Timestamp, now: Duration) -> Self {
         let mut clock = LiveClock::default();
-        let began = clock.now(now);
+        let live = clock.now(now);
         Self {
             term,
             reign,
             agenda: Agenda::new(),
+            began,
             inbox: VecDeque::new(),
             writes: VecDeque::new(),
             in_flight: None,
@@ -68,7 +71,7 @@ impl Leader {
             over: false,
             timer_at: None,
             sessions: BTreeMap::new(),
-            liveness: Liveness::with(began, Patience::default()),
+            liveness: Liveness::with(live, Patience::default()),
             clock,
             roster: Roster::default(),
             knocks: BTreeMap::new(),
@@ -101,10 +104,11 @@ impl World {
     pub(crate) fn leadership(&mut self, host: HostId, term: u64, leads: bool) {
         self.reigns += 1;
         let (now, reign) = (self.now, self.reigns);
+        let began = self.hosts[host.0].clock(now);
         let Some(daemon) = &mut self.hosts[host.0].daemon else { return };
         let old = daemon.leader.take();
         if leads {
-            daemon.leader = Some(Leader::new(term, reign, now));
+            daemon.leader = Some(Leader::new(term, reign, began, now));
             self.tell(Detail::Story, format!("{host} leads term {term}"));
         } else {
             self.tell(Detail::Story, format!("{host} no longer leads"));
@@ -113,7 +117,7 @@ impl World {
             self.manager_closes(session.stream);
         }
         if leads {
-            let unknown = membership::unknown(&self.log.view(host), self.hosts[host.0].clock(now));
+            let unknown = membership::unknown(&self.log.view(host), began);
             self.input(host, Input::Changes(unknown));
             self.pulse(host, reign);
             self.round(host, reign);
@@ -184,7 +188,7 @@ impl World {
         let ids = &mut self.dice.ids;
         let Some(leader) = self.hosts[host.0].daemon.as_mut().and_then(|d| d.leader.as_mut()) else { return false };
         let Some(dirty) = leader.agenda.take(clock) else { return false };
-        let decision = tick(&view, &dirty, &mut Ctx { now: clock, ids });
+        let decision = tick(&view, &dirty, &mut Ctx { now: clock, steady_since: leader.began, ids });
         leader.agenda.decided(&decision);
         let term = leader.term;
         let batches = split(decision.changes, clock, term).into_iter();

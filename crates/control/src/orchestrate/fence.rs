@@ -6,14 +6,17 @@
 //! no heartbeat of a node it called down, and a leader that was voted out answers none once its lease is over, which is
 //! before the next one can be elected and call anybody down. So the old task ends before `s + stop_after`, and the new one
 //! starts after `d + stop_after + margin`, with `s < h < d`. The two durations are measured by two clocks; they may differ in
-//! rate, and a kill takes a moment: that is the margin.
+//! rate, and a kill takes a moment: that is the margin. What another leader's clock showed at `d` says nothing here, nor does
+//! what this one's did before it was set: such a `d` counts as the moment since when this leader's clock can be trusted.
 
 use std::time::Duration;
 
 use skep_model::node::NodeState;
 use skep_model::task::{Task, TaskState};
 use skep_model::{ServiceId, TaskId, Timestamp};
-use skep_store::{SlotKey, View};
+use skep_store::SlotKey;
+
+use crate::plan::Plan;
 
 /// For the kill to take effect, with a machine under load.
 const KILL: Duration = Duration::from_secs(1);
@@ -23,9 +26,9 @@ const CLOCKS: u32 = 50;
 const NEVER: Timestamp = Timestamp(i64::MAX);
 
 /// The moment from which a task that is to stop certainly does not run; `None` if it does not run now, or may run twice.
-pub(super) fn over_at(view: &View, task: &Task) -> Option<Timestamp> {
-    let after = task.stop_after()?;
-    let surely = |since: Timestamp| since.plus(after + after / CLOCKS + KILL);
+pub(super) fn over_at(plan: &Plan, task: &Task) -> Option<Timestamp> {
+    let (view, after) = (plan.view(), task.stop_after()?);
+    let surely = |since: Timestamp| plan.at_the_latest(since).plus(after + after / CLOCKS + KILL);
     let node = view.node(task.node_id.as_ref()?);
     match (task.status.state, node) {
         // Its node was removed, or had been down for long, and that was when it was said.
@@ -39,8 +42,8 @@ pub(super) fn over_at(view: &View, task: &Task) -> Option<Timestamp> {
 }
 
 /// A task that had this place and may still run, though it should not.
-pub(super) fn lingering(view: &View, service: &ServiceId, key: &SlotKey, now: Timestamp) -> Option<TaskId> {
-    let stopping = view.tasks_of_slot(service, key).filter(|t| !t.is_wanted());
-    let until = stopping.filter_map(|t| Some((over_at(view, t)?, t.id.clone())));
-    until.filter(|(at, _)| *at > now).max().map(|(_, id)| id)
+pub(super) fn lingering(plan: &Plan, service: &ServiceId, key: &SlotKey) -> Option<TaskId> {
+    let stopping = plan.view().tasks_of_slot(service, key).filter(|t| !t.is_wanted());
+    let until = stopping.filter_map(|t| Some((over_at(plan, t)?, t.id.clone())));
+    until.filter(|(at, _)| *at > plan.now()).max().map(|(_, id)| id)
 }

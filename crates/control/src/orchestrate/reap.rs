@@ -33,7 +33,7 @@ pub(super) fn history(plan: &mut Plan, service: &Service) {
     for task in tasks {
         let unwanted = !task.is_wanted();
         // Who comes next in its place must know of it until it is surely over.
-        let lingers = fence::over_at(plan.view(), &task).filter(|at| *at > plan.now());
+        let lingers = fence::over_at(plan, &task).filter(|at| *at > plan.now());
         lingers.into_iter().for_each(|at| plan.wake(at));
         let removing = task.desired_state >= TaskState::Remove && is_over(plan.view(), &task) && lingers.is_none();
         if removing || (unwanted && task.node_id.is_none()) || (unwanted && task.status.state < TaskState::Assigned) {

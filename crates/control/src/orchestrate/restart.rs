@@ -7,10 +7,11 @@ use std::time::Duration;
 use skep_model::Timestamp;
 use skep_model::service::{Service, UpdateOrder};
 use skep_model::task::{DEFAULT_RESTART_DELAY, RestartCondition, RestartPolicy, Task, TaskState};
-use skep_store::{SlotKey, View};
+use skep_store::SlotKey;
 
 use super::slot::{Slot, slots};
 use super::{Desk, How, fence, goal, is_over, may_keep, on_lost_node};
+use crate::plan::Plan;
 
 /// How long a task waits for the one it replaces to stop (swarmkit `defaultOldTaskTimeout`).
 const OLD_TASK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -129,7 +130,7 @@ impl Desk<'_> {
     pub(super) fn start_due(&mut self, service: &Service) {
         let tasks: Vec<_> = self.plan.view().tasks_of_service(&service.id).cloned().collect();
         for task in tasks.iter().filter(|t| t.desired_state == TaskState::Ready && t.is_live()) {
-            let wait = waits_until(self.plan.view(), task);
+            let wait = waits_until(self.plan, task);
             match wait {
                 Some(at) if at > self.plan.now() => self.plan.wake(at),
                 Some(_) | None => self.desire(&task.id, goal(service)),
@@ -149,9 +150,10 @@ fn policy(service: &Service) -> RestartPolicy {
 }
 
 /// Until when a task that is made ready must wait; `None` if for nothing.
-fn waits_until(view: &View, task: &Task) -> Option<Timestamp> {
+fn waits_until(plan: &Plan, task: &Task) -> Option<Timestamp> {
+    let view = plan.view();
     let old = task.replaces.as_ref().and_then(|id| view.task(id));
-    if let Some(over) = old.and_then(|old| fence::over_at(view, old)) {
+    if let Some(over) = old.and_then(|old| fence::over_at(plan, old)) {
         return Some(over).max(task.start_after);
     }
     let stopping = old.filter(|old| !is_over(view, old)).map(|_| task.meta.created_at.plus(OLD_TASK_TIMEOUT));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use skep_model::task::{Placement, TaskState};
-use skep_model::{NodeId, ServiceId};
+use skep_model::{NodeId, ServiceId, Timestamp};
 use skep_store::Change;
 
 use super::{World, node_id, replicas};
@@ -63,10 +63,14 @@ fn without_the_label_it_does_not_wait() {
     assert_eq!(world.containers(), 2);
 }
 
+fn another_clock(world: &mut World, shows: Timestamp) {
+    (world.now, world.steady_since, world.forgetful) = (shows, shows, true);
+}
+
 #[test]
 fn nothing_that_is_done_meanwhile_makes_two_of_one() {
     type Deed = fn(&mut World, &ServiceId, &NodeId);
-    let deeds: [(&str, Deed); 5] = [
+    let deeds: [(&str, Deed); 7] = [
         ("the node is removed", |world, _, node| world.apply(vec![Change::RemoveNode { node_id: node.clone() }])),
         ("the service is scaled away and back", |world, db, _| {
             world.update(db, |s| replicas(s, 0));
@@ -76,6 +80,10 @@ fn nothing_that_is_done_meanwhile_makes_two_of_one() {
         ("it is updated", |world, db, _| world.update(db, |s| s.task.force_update += 1)),
         ("the label is taken away", |world, db, _| world.update(db, |s| s.labels.clear())),
         ("another leads", |world, _, _| world.forgetful = true),
+        ("another leads, whose clock is ahead", |world, _, _| another_clock(world, world.now.plus(STOP_AFTER * 10))),
+        ("another leads, whose clock is behind", |world, _, _| {
+            another_clock(world, Timestamp(world.now.0 - 10 * i64::try_from(STOP_AFTER.as_nanos()).unwrap()));
+        }),
     ];
     for (what, deed) in deeds {
         println!("{what}");

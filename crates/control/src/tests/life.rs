@@ -46,7 +46,8 @@ fn a_settled_world_gives_an_empty_decision() {
     world.create("all", |s| s.mode = Mode::Global);
     world.settle();
     let view = world.store.view();
-    let decision = tick(&view, &Dirty::all(), &mut Ctx { now: world.now, ids: &mut SeededIds(1) });
+    let decision =
+        tick(&view, &Dirty::all(), &mut Ctx { now: world.now, steady_since: Timestamp::ZERO, ids: &mut SeededIds(1) });
     assert_eq!(decision.changes, []);
 }
 
@@ -413,27 +414,8 @@ fn a_failing_update_rolls_back_by_itself_if_asked() {
 #[test]
 fn networks_get_subnets_and_tasks_addresses_that_are_not_given_again_at_once() {
     let mut world = World::new(1);
-    let network = skep_model::network::Network {
-        id: "net1".parse().unwrap(),
-        meta: skep_model::Meta::default(),
-        spec: skep_model::network::NetworkSpec {
-            name: "back".into(),
-            driver: "overlay".into(),
-            subnet: Some("10.9.0.0/29".parse().unwrap()),
-            ..Default::default()
-        },
-        allocation: None,
-    };
-    world.apply(vec![Change::CreateNetwork(Box::new(network))]);
-    let join = |s: &mut ServiceSpec| {
-        let target = "net1".to_owned();
-        s.task.networks.push(skep_model::service::NetworkAttachmentConfig {
-            target,
-            aliases: vec!["db".into()],
-            driver_options: BTreeMap::new(),
-        });
-    };
-    let web = world.create("web", join);
+    world.apply(vec![overlay("net1", "back", "10.9.0.0/29")]);
+    let web = world.create("web", |s| join(s, "net1"));
     world.settle();
     let address = |world: &World, id| world.running(id)[0].networks[0].address.to_string();
     assert_eq!(address(&world, &web), "10.9.0.3/29", "after the gateway and the VIP");
@@ -442,7 +424,7 @@ fn networks_get_subnets_and_tasks_addresses_that_are_not_given_again_at_once() {
     assert_eq!(address(&world, &web), "10.9.0.4/29");
     // Six hosts: a gateway, a VIP, one task. The next service takes a VIP and two of three.
     let more = world.create("more", |s| {
-        join(s);
+        join(s, "net1");
         replicas(s, 3);
     });
     world.settle();

@@ -122,7 +122,11 @@ impl Run {
         }
         assert_eq!(self.world.containers(), expected, "nothing else runs");
         let view = self.world.store.view();
-        let decision = tick(&view, &Dirty::all(), &mut Ctx { now: self.world.now, ids: &mut SeededIds(1) });
+        let decision = tick(
+            &view,
+            &Dirty::all(),
+            &mut Ctx { now: self.world.now, steady_since: Timestamp::ZERO, ids: &mut SeededIds(1) },
+        );
         assert_eq!(decision.changes, [], "at rest");
         assert_eq!(Store::decode(&view.encode().unwrap()).unwrap().view(), view, "indexes equal a recount");
     }
@@ -152,7 +156,7 @@ proptest! {
         run.world.now = run.world.now.plus(Duration::from_nanos(1));
         run.world.lead();
         let view = run.world.store.view();
-        let again = tick(&view, &Dirty::all(), &mut Ctx { now: run.world.now, ids: &mut SeededIds(1) });
+        let again = tick(&view, &Dirty::all(), &mut Ctx { now: run.world.now, steady_since: Timestamp::ZERO, ids: &mut SeededIds(1) });
         prop_assert_eq!(again.changes, []);
     }
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::dispatcher::{Dispatcher, DispatcherTask};
 use super::roles::{self, Roster};
 use super::root;
-use crate::clock::now;
+use crate::clock::{SteadyClock, now};
 use crate::config::Timing;
 use crate::gossip::Gossip;
 
@@ -43,7 +43,7 @@ impl Leader {
         let (inbox, inputs) = mpsc::channel(INBOX);
         let (dispatcher, task): (Dispatcher, DispatcherTask) = Dispatcher::new();
         tasks.spawn(task.run(consensus.clone(), inbox, timing, gossip, cancel.clone()));
-        let mut writer = Loop { consensus: consensus.clone(), term, agenda: Agenda::new() };
+        let mut writer = Loop { consensus: consensus.clone(), term, agenda: Agenda::new(), clock: SteadyClock::new() };
         let stop = cancel.clone();
         tasks.spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = writer.run(inputs) => {} }
@@ -70,6 +70,7 @@ struct Loop {
     consensus: Consensus,
     term: u64,
     agenda: Agenda,
+    clock: SteadyClock,
 }
 
 enum Outcome {
@@ -128,8 +129,9 @@ impl Loop {
     fn decide(&mut self) -> Vec<Change> {
         let Some(dirty) = self.agenda.take(now()) else { return Vec::new() };
         let mut ids = rand::random::<u128>;
-        let mut context = Ctx { now: now(), ids: &mut ids };
-        let decision = skep_control::tick(&self.consensus.view(), &dirty, &mut context);
+        let view = self.consensus.view();
+        let (now, steady_since) = self.clock.read();
+        let decision = skep_control::tick(&view, &dirty, &mut Ctx { now, steady_since, ids: &mut ids });
         self.agenda.decided(&decision);
         decision.changes
     }

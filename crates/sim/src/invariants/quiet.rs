@@ -10,7 +10,11 @@ impl Invariant for Quiet {
     fn settled(&mut self, world: &Settled) -> Holds {
         for (host, view) in &world.managers {
             let mut ids = SeededIds(1);
-            let decision = tick(view, &Dirty::all(), &mut Ctx { now: world.clock, ids: &mut ids });
+            let decision = tick(
+                view,
+                &Dirty::all(),
+                &mut Ctx { now: world.clock, steady_since: skep_model::Timestamp::ZERO, ids: &mut ids },
+            );
             if let Some(change) = decision.changes.first() {
                 return Err(format!(
                     "{host} would still do {} things, the first of them {change:?}",
