@@ -115,8 +115,15 @@ impl Consensus {
     }
 
     /// Like [`propose`](Self::propose), for a leader's own decisions: takes effect only if this manager still leads `term`.
+    /// However long it takes: whoever decides again must know what became of the decision before.
     pub async fn propose_as_leader(&self, term: u64, batch: Batch) -> Result<Applied, ProposeError> {
-        self.propose_encoded(encode(&batch.in_term(term))?, Some(term)).await
+        let payload = encode(&batch.in_term(term))?;
+        let mut leadership = self.leadership();
+        tokio::select! {
+            biased;
+            outcome = self.propose_encoded(payload, Some(term)) => outcome,
+            _ = leadership.wait_for(|now| !now.is_leader || now.term != term) => Err(ProposeError::TermOver { wanted: term }),
+        }
     }
 
     async fn propose_encoded(&self, payload: Blob, term: Option<u64>) -> Result<Applied, ProposeError> {
@@ -125,8 +132,12 @@ impl Consensus {
         let deadline = started + timing.propose_timeout;
         let patience = started + timing.leader_wait.min(timing.propose_timeout);
         loop {
-            let attempt = tokio::time::timeout_at(deadline, self.write_once(payload.clone(), term));
-            let refused = match attempt.await.map_err(|_| self.timed_out())? {
+            let attempt = self.write_once(payload.clone(), term);
+            let attempt = match term {
+                Some(_) => attempt.await,
+                None => tokio::time::timeout_at(deadline, attempt).await.map_err(|_| self.timed_out())?,
+            };
+            let refused = match attempt {
                 Ok(applied) => return Ok(applied),
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::NotLeading(forward)) => forward,

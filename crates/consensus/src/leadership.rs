@@ -1,5 +1,5 @@
-//! Turns openraft's metrics into [`Leadership`]: a leader may decide only when a quorum confirmed it and everything of
-//! earlier terms is applied, and may not when no quorum answers any more (openraft itself would let it go on believing).
+//! Turns openraft's metrics into [`Leadership`]: a leader may decide only when a quorum confirmed it and everything in its
+//! log is applied, and may not when no quorum answers any more (openraft itself would let it go on believing).
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(crate) async fn watch(
     cancel: CancellationToken,
 ) {
     let mut metrics = raft.server_metrics();
-    let mut confirmed_term = None;
+    let (mut confirmed_term, mut reign) = (None, 0);
     let mut elected_at = Instant::now();
     let mut tick = tokio::time::interval(timing.heartbeat);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -33,7 +33,7 @@ pub(crate) async fn watch(
                 let node = now.membership_config.membership().get_node(&id)?;
                 Some(Peer { raft_id: id, address: node.addr.clone() })
             });
-            Leadership { term: now.vote.leader_id.term, leader, is_leader: false }
+            Leadership { term: now.vote.leader_id.term, leader, is_leader: false, reign }
         };
         let elected = known.leader.as_ref().is_some_and(|leader| leader.raft_id == raft_id);
         if !elected || confirmed_term != Some(known.term) {
@@ -42,22 +42,31 @@ pub(crate) async fn watch(
         if !elected {
             elected_at = Instant::now();
         }
-        // A view of one's own term's start, confirmed by a quorum, is what makes a leader fit to decide.
+        let silence = quorum_silence(raft_id, &raft).unwrap_or_else(|| elected_at.elapsed());
+        let shows_itself = !elected || shows_itself(silence, &timing);
+        raft.runtime_config().heartbeat(shows_itself);
+        // No follower stands for election sooner after what it answered last.
+        if silence + timing.heartbeat >= timing.election_min {
+            confirmed_term = None;
+        }
+        let is_leader = confirmed_term.is_some();
+        // A view of all that was ever proposed here, confirmed by a quorum, is what makes a leader fit to decide: also when it
+        // had lost touch with the quorum, and what it decided then is in its log but not in its view.
         let confirm = async {
-            if !elected || confirmed_term.is_some() {
+            // The question is a heartbeat, too.
+            if !elected || !shows_itself || confirmed_term.is_some() {
                 return std::future::pending().await;
             }
             loop {
                 if raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok() {
-                    return;
+                    let last = raft.data_metrics().borrow_watched().last_log.map(|id| id.index);
+                    if raft.wait(None).applied_index_at_least(last, "all that was proposed here").await.is_ok() {
+                        return;
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let silence = quorum_silence(raft_id, &raft).unwrap_or_else(|| elected_at.elapsed());
-        raft.runtime_config().heartbeat(!elected || shows_itself(silence, &timing));
-        // No follower stands for election sooner after what it answered last.
-        let is_leader = confirmed_term.is_some() && silence + timing.heartbeat < timing.election_min;
         let shown = Leadership { is_leader, ..known.clone() };
         sender.send_if_modified(|current| {
             let changed = *current != shown;
@@ -71,7 +80,7 @@ pub(crate) async fn watch(
             biased;
             () = cancel.cancelled() => break,
             changed = metrics.changed() => if changed.is_err() { break },
-            () = confirm => confirmed_term = Some(known.term),
+            () = confirm => (confirmed_term, reign) = (Some(known.term), reign + 1),
             _ = tick.tick(), if elected => {}
         }
     }

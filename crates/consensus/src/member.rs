@@ -35,7 +35,9 @@ pub struct Member {
 pub struct Leadership {
     pub term: u64,
     pub leader: Option<Peer>,
-    /// This manager leads `term`, a quorum confirmed it, and every entry of earlier terms is applied to its view: it may
-    /// decide. Turns false as soon as leadership is lost or no quorum has answered within the lease.
+    /// This manager leads `term`, a quorum confirmed it, and every entry in its log is applied to its view: it may decide.
+    /// Turns false as soon as leadership is lost or no quorum has answered within the lease.
     pub is_leader: bool,
+    /// Counts how often it became fit to decide: within a term it may be so, not be so, and be so again.
+    pub reign: u64,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::linear::{Access, Operation, is_linearizable};
 use common::net::{FAIR, Net, Weather};
-use common::{create, create_with, eventually, has, id_of, leader_of, leads, simulate, simulated};
+use common::{create, create_with, eventually, has, id_of, leader_of, leads, names, simulate, simulated};
 use skep_consensus::{Config, Consensus, Crash, Error, MemberRole, Notice, Peer, ProposeError, SimDisk};
 use skep_model::{Labels, Timestamp};
 use skep_store::{Batch, Change, View};
@@ -320,6 +320,30 @@ fn a_leader_that_is_heard_but_hears_nothing_is_replaced() {
         assert!(cut.elapsed() < Duration::from_secs(4), "{:?}", cut.elapsed());
         net.heal();
         has(&managers[0], "goes on").await;
+    });
+}
+
+/// What it decided while no quorum answered is in its log: it must not decide again without it.
+#[test]
+fn a_leader_that_leads_on_knows_what_it_proposed_before() {
+    simulate(async {
+        let net = Net::new(1);
+        let managers = three(&net).await;
+        let one = &managers[0];
+        leads(one).await;
+        let before = one.leadership().borrow().clone();
+        // Nobody can be elected meanwhile.
+        let ways = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)];
+        ways.iter().for_each(|(from, to)| net.cut(*from, *to));
+        let deciding = one.clone();
+        let decision = tokio::spawn(async move { deciding.propose_as_leader(before.term, create("decided")).await });
+        let mut leadership = one.leadership();
+        leadership.wait_for(|now| !now.is_leader).await.unwrap();
+        assert!(matches!(decision.await.unwrap(), Err(ProposeError::TermOver { .. })), "its time is over");
+        net.heal();
+        let now = leadership.wait_for(|now| now.is_leader).await.unwrap().clone();
+        assert!(now.term == before.term && now.reign > before.reign, "{before:?}, then {now:?}");
+        assert!(names(one).contains("decided"));
     });
 }
 

@@ -197,7 +197,7 @@ impl Loop {
                 tracing::error!(bytes, limit, "a decision does not fit the log");
                 Outcome::Refused
             }
-            Err(ProposeError::Timeout | ProposeError::Interrupted { .. }) => Outcome::Refused,
+            Err(ProposeError::Interrupted { .. }) => Outcome::Refused,
             Err(error) => {
                 tracing::debug!(%error, "leading ends");
                 Outcome::Over

@@ -436,22 +436,23 @@ async fn lead(
     cancel: CancellationToken,
 ) {
     let mut leadership = consensus.leadership();
-    let mut leading: Option<(u64, Leader)> = None;
+    let mut leading: Option<((u64, u64), Leader)> = None;
     loop {
         let now = leadership.borrow_and_update().clone();
-        let term = now.is_leader.then_some(now.term);
-        if leading.as_ref().map(|(term, _)| *term) != term {
+        let reign = now.is_leader.then_some((now.term, now.reign));
+        if leading.as_ref().map(|(reign, _)| *reign) != reign {
             dispatcher.send_replace(None);
-            if let Some((term, leader)) = leading.take() {
+            if let Some(((term, _), leader)) = leading.take() {
                 tracing::info!(term, "leadership ended");
                 leader.stop().await;
             }
-            if let Some(term) = term {
+            if let Some(reign) = reign {
+                let term = reign.0;
                 tracing::info!(term, "leading");
                 let (timing, gossip) = (config.timing, config.gossip.clone());
                 let leader = Leader::start(consensus.clone(), roster.clone(), term, timing, gossip);
                 dispatcher.send_replace(Some(leader.dispatcher.clone()));
-                leading = Some((term, leader));
+                leading = Some((reign, leader));
             }
         }
         tokio::select! {

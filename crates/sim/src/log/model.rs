@@ -148,12 +148,16 @@ impl ModelLog {
     fn keep_leading(&mut self, host: HostId, net: &Net, out: &mut Vec<LogEvent>) {
         let current = self.leader == Some(host);
         let quorum = current && self.has_quorum(host, net);
+        let own =
+            |due: &Due| matches!(due, Due::Commit(p) if p.host == host && Some(p.term) == self.members[host.0].leads);
+        let is_waiting = self.due.values().any(own);
         let now = self.now;
         let member = &mut self.members[host.0];
         let Some(term) = member.leads else { return };
         if quorum {
             member.heard = now;
-            if !member.told {
+            // What it had proposed before it lost touch is in its log.
+            if !member.told && !is_waiting {
                 self.apply(host, out);
                 self.members[host.0].told = true;
                 out.push(LogEvent::Leads { host, term, leads: true });

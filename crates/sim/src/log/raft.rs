@@ -155,12 +155,12 @@ async fn live(link: Link, host: HostId, config: Config) {
             changed = leadership.changed() => {
                 drain(&link, host, &mut events);
                 let now = leadership.borrow_and_update().clone();
-                let leads = now.is_leader.then_some(now.term);
+                let leads = now.is_leader.then_some((now.term, now.reign));
                 if led != leads {
-                    if let Some(term) = led {
+                    if let Some((term, _)) = led {
                         link.tell(LogEvent::Leads { host, term, leads: false });
                     }
-                    if let Some(term) = leads {
+                    if let Some((term, _)) = leads {
                         link.tell(LogEvent::Leads { host, term, leads: true });
                     }
                     led = leads;
