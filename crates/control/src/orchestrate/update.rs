@@ -32,9 +32,9 @@ enum Progress {
 impl Desk<'_> {
     pub(super) fn update(&mut self, service: &Service) {
         let slots = slots(self.plan.view(), &service.id);
-        let slots: Vec<&Slot> =
-            slots.values().filter(|slot| slot.live().next().is_some() && !self.is_paused(slot)).collect();
-        self.retire_old(service, &slots);
+        let live: Vec<&Slot> = slots.values().filter(|slot| slot.live().next().is_some()).collect();
+        self.retire_old(service, &live);
+        let slots: Vec<&Slot> = live.into_iter().filter(|slot| !self.is_paused(slot)).collect();
         let now = self.plan.now();
         let dirty: Vec<&Slot> =
             slots.iter().filter(|s| progress(self.plan.view(), service, s, now) == Progress::Dirty).copied().collect();
@@ -99,18 +99,24 @@ impl Desk<'_> {
         self.plan.push(Change::SetUpdateStatus { service_id: service.id.clone(), status: Some(status) });
     }
 
-    /// Where a new task runs, the others of its slot have done their duty.
+    /// Where a new task runs, the others of its slot have done their duty. Where none does yet, those before the newest that
+    /// runs have: an update that started it first was followed by another before it could stop them.
     fn retire_old(&mut self, service: &Service, slots: &[&Slot]) {
         for slot in slots {
             // What runs on a node that is drained does its duty until another can.
             let stays = |t: &Task| t.node_id.as_ref().is_some_and(|id| may_keep(self.plan.view().node(id)));
-            let runs = |t: &&Arc<Task>| {
-                t.spec_version == service.spec_version && t.status.state == TaskState::Running && stays(t)
+            let live: Vec<&Arc<Task>> = slot.live().collect();
+            let runs = |t: &Task| t.status.state == TaskState::Running && stays(t);
+            let is_new = |t: &Task| t.spec_version == service.spec_version;
+            let others = if let Some(kept) = live.iter().rposition(|t| is_new(t) && runs(t)) {
+                [&live[..kept], &live[kept + 1..]].concat()
+            } else if let Some(kept) = live.iter().rposition(|t| runs(t)) {
+                live[..kept].to_vec()
+            } else {
+                continue;
             };
-            if let Some(kept) = slot.live().filter(runs).last() {
-                let others: Vec<_> = slot.live().filter(|t| t.id != kept.id).map(|t| t.id.clone()).collect();
-                others.iter().for_each(|id| self.desire(id, TaskState::Shutdown));
-            }
+            let others: Vec<_> = others.into_iter().map(|t| t.id.clone()).collect();
+            others.iter().for_each(|id| self.desire(id, TaskState::Shutdown));
         }
     }
 
@@ -154,18 +160,21 @@ impl Desk<'_> {
         if failures.len() as f32 / concerned.count().max(1) as f32 <= config.max_failure_ratio {
             return;
         }
+        // Never a rollback of a rollback. And one rollback only: there is nothing to go back to after it.
+        let back = config.failure_action == FailureAction::Rollback && !rolling_back && service.previous_spec.is_some();
+        if back {
+            let status = UpdateStatus {
+                state: UpdateState::RollbackStarted,
+                message: format!("update rolled back due to {what}"),
+                ..update.clone()
+            };
+            let service_id = service.id.clone();
+            if self.plan.push(Change::RollbackService { service_id, status, automatic: true }) {
+                return;
+            }
+        }
         match config.failure_action {
             FailureAction::Continue => {}
-            // Never a rollback of a rollback. And one rollback only: there is nothing to go back to after it.
-            FailureAction::Rollback if !rolling_back && service.previous_spec.is_some() => {
-                let status = UpdateStatus {
-                    state: UpdateState::RollbackStarted,
-                    message: format!("update rolled back due to {what}"),
-                    ..update.clone()
-                };
-                let service_id = service.id.clone();
-                self.plan.push(Change::RollbackService { service_id, status, automatic: true });
-            }
             FailureAction::Pause | FailureAction::Rollback => {
                 let state = if rolling_back { UpdateState::RollbackPaused } else { UpdateState::Paused };
                 // swarmkit's words tell apart what was asked for, not what was under way.
@@ -173,7 +182,9 @@ impl Desk<'_> {
                     FailureAction::Rollback if rolling_back => "rollback",
                     FailureAction::Rollback | FailureAction::Pause | FailureAction::Continue => "update",
                 };
-                let message = format!("{word} paused due to {what}");
+                // A network, a secret or a port was given up meanwhile.
+                let gone = if back { "; what the previous spec needs is not there any more" } else { "" };
+                let message = format!("{word} paused due to {what}{gone}");
                 self.set_status(service, UpdateStatus { state, message, completed_at: None, ..update.clone() });
             }
         }

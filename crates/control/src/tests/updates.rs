@@ -262,3 +262,62 @@ fn an_update_ends_though_its_tasks_fail_all_the_time() {
     world.pass(secs(12));
     assert_eq!((said(&world, &web).0, running(&world, &web, "ok")), (UpdateState::Completed, 0));
 }
+
+/// Update to `image`, stopped where a new task runs and the leader has not heard of it yet.
+fn until_two_run(world: &mut World, web: &ServiceId, image: &str) {
+    self::image(world, web, image);
+    while world.running(web).iter().all(|t| t.spec.container.image != image) {
+        world.lead();
+        world.work();
+    }
+}
+
+#[test]
+fn what_was_started_first_takes_over_whatever_comes_between() {
+    let config = UpdateConfig { order: UpdateOrder::StartFirst, ..UpdateConfig::default() };
+    type Deed = fn(&mut World, &ServiceId);
+    let deeds: [(&str, Deed); 2] = [
+        ("another update, which fails and is paused", |world, web| image(world, web, "bad")),
+        ("another update, of no image", |world, web| image(world, web, "gone")),
+    ];
+    for (what, deed) in deeds {
+        let (mut world, web) = web(2, config);
+        until_two_run(&mut world, &web, "new");
+        deed(&mut world, &web);
+        world.pass(secs(60));
+        let slots: BTreeSet<_> = world.running(&web).iter().map(|t| t.slot).collect();
+        assert_eq!((world.running(&web).len(), slots.len()), (2, 2), "{what}");
+        assert_eq!(running(&world, &web, "new"), 1, "{what}: the newer one stays");
+    }
+
+    // A global service's place takes no new task any more.
+    let mut world = World::new(1);
+    let agent = world.create("agent", |s| (s.mode, s.update) = (Mode::Global, Some(config)));
+    world.settle();
+    until_two_run(&mut world, &agent, "new");
+    world.availability("n1", Availability::Pause);
+    world.pass(secs(60));
+    assert_eq!((world.running(&agent).len(), running(&world, &agent, "new")), (1, 1));
+}
+
+#[test]
+fn an_update_that_cannot_be_rolled_back_is_paused_and_says_why() {
+    let config = UpdateConfig { parallelism: 0, failure_action: FailureAction::Rollback, ..UpdateConfig::default() };
+    let (mut world, web) = web(2, config);
+    world.apply(vec![overlay("net1", "back", "10.9.0.0/24")]);
+    world.update(&web, |s| join(s, "net1"));
+    world.pass(secs(60));
+    world.update(&web, |s| (s.task.container.image, s.task.networks) = ("bad".into(), Vec::new()));
+    while world
+        .try_apply(Batch::new(world.now, vec![Change::RemoveNetwork { network_id: "net1".parse().unwrap() }]))
+        .is_err()
+    {
+        world.lead();
+        world.work();
+    }
+    world.pass(secs(60));
+    let (state, _) = said(&world, &web);
+    let message = status(&world, &web).message;
+    assert_eq!(state, UpdateState::Paused, "{message}");
+    assert!(message.ends_with("; what the previous spec needs is not there any more"), "{message}");
+}
