@@ -48,9 +48,13 @@ impl Desk<'_> {
             SlotKey::Node(id) => may_keep(self.plan.view().node(id)),
         };
         let view = self.plan.view();
+        // A new task that is displaced before the one it was started beside has gone is not replaced by that.
+        let is_new = |t: &Task| t.spec_version == service.spec_version;
+        let outdated = |t: &Task| is_new(old) && !old.status.state.is_terminal() && !is_new(t);
         let taken = view
             .tasks_of_slot(&service.id, &slot.key)
-            .any(|t| t.id != old.id && t.is_live() && t.node_id.as_ref().is_none_or(|id| may_keep(view.node(id))));
+            .filter(|t| t.id != old.id && t.is_live() && !outdated(t))
+            .any(|t| t.node_id.as_ref().is_none_or(|id| may_keep(view.node(id))));
         // Of a job, the one that was given up with its node may have been complete, and be heard of only now.
         let complete = service.spec.mode.is_job()
             && slot

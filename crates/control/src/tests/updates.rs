@@ -290,6 +290,16 @@ fn what_was_started_first_takes_over_whatever_comes_between() {
         assert_eq!(running(&world, &web, "new"), 1, "{what}: the newer one stays");
     }
 
+    // The new one has to go elsewhere at once.
+    let (mut world, web) = web(2, config);
+    world.join("n3");
+    until_two_run(&mut world, &web, "new");
+    let node = world.running(&web).into_iter().find(|t| t.spec.container.image == "new").unwrap().node_id.unwrap();
+    world.availability(&node.to_string(), Availability::Drain);
+    world.pass(secs(60));
+    let slots: BTreeSet<_> = world.running(&web).iter().map(|t| t.slot).collect();
+    assert_eq!((world.running(&web).len(), slots.len(), running(&world, &web, "new")), (2, 2, 2));
+
     // A global service's place takes no new task any more.
     let mut world = World::new(1);
     let agent = world.create("agent", |s| (s.mode, s.update) = (Mode::Global, Some(config)));
