@@ -16,7 +16,7 @@ use crate::time::duration;
 type Result<T> = std::result::Result<T, ConvertError>;
 
 /// The only drivers whose logs this engine writes.
-const LOG_DRIVERS: [&str; 3] = ["json-file", "local", "none"];
+const LOG_DRIVERS: [&str; 5] = ["json-file", "local", "syslog", "journald", "none"];
 
 impl TryFrom<ServiceSpec> for model::ServiceSpec {
     type Error = ConvertError;
@@ -259,7 +259,10 @@ fn placement(placement: Placement) -> task_model::Placement {
 
 fn log_driver(driver: LogDriver) -> Result<task_model::LogDriver> {
     if !driver.name.is_empty() && !LOG_DRIVERS.contains(&driver.name.as_str()) {
-        return ConvertError::unserved(format!("log driver {:?} (json-file, local and none are)", driver.name));
+        return ConvertError::unserved(format!(
+            "log driver {:?} (json-file, local, syslog, journald and none are)",
+            driver.name
+        ));
     }
     Ok(task_model::LogDriver { name: driver.name, options: driver.options })
 }

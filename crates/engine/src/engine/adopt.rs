@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use skep_model::ContainerId;
+use skep_model::container::LogConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +32,9 @@ impl Engine {
     /// Loads what is on disk, finds or starts the supervisor, adopts the containers that live, settles those that do not,
     /// and applies restart policies.
     pub async fn open(config: EngineConfig, sandboxes: Arc<dyn SandboxDriver>) -> Result<Self> {
+        let defaults = LogConfig { driver: config.log_driver.clone(), config: config.log_options.clone() };
+        crate::logs::check(&defaults)
+            .map_err(|error| EngineError::Invalid(format!("failed to set log opts: {error}")))?;
         for directory in [config.data_root.join("containers"), config.exec_root.join("bundles")] {
             std::fs::create_dir_all(&directory).map_err(EngineError::file("failed to create", directory))?;
         }
@@ -141,7 +145,8 @@ impl Engine {
                 r.state = super::run::running(r, known.pid, started_at);
             }
         })?;
-        *locked(&container.log) = super::start::open_log(&record)?;
+        let log = self.open_log(&record, false).await?;
+        *locked(&container.log) = log;
         container.live(|life| life.alive = true);
         self.attach_run(container, known.stdio);
         match known.exit {

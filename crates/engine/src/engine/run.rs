@@ -10,8 +10,8 @@ use tokio::io::Interest;
 
 use super::{Engine, blocking};
 use crate::container::*;
-use crate::error::Result;
-use crate::logs::Spool;
+use crate::error::{EngineError, Result};
+use crate::logs::{LogWriter, Remote, Spool};
 use crate::supervisor::client::{Connection, Launched, ProcessStdio};
 use crate::supervisor::protocol::Exit;
 use crate::sys::clock;
@@ -101,6 +101,25 @@ impl Engine {
         *locked(&container.run) = run;
     }
 
+    /// With `dial`, whom the log goes to must be there now; else he is looked for with the first line.
+    pub(super) async fn open_log(&self, record: &ContainerRecord, dial: bool) -> Result<Option<LogWriter>> {
+        let Some(settings) = crate::logs::settings(record)? else { return Ok(None) };
+        let remote = match settings.remote {
+            None => None,
+            Some(target) => {
+                let failed = |why| EngineError::Internal(format!("failed to initialize logging driver: {why}"));
+                let wire = if dial { Some(target.dial().await.map_err(failed)?) } else { None };
+                Some(Remote::start(target, wire, &self.inner.tasks, self.inner.closing.clone()))
+            }
+        };
+        let path = &record.log_path;
+        let log = match settings.rotation {
+            Some(rotation) => LogWriter::open(path, rotation).map_err(EngineError::file("failed to open", path))?,
+            None => LogWriter::without_file(path),
+        };
+        Ok(Some(log.with_attributes(settings.attributes).with_remote(remote)))
+    }
+
     fn open_spool(&self, container: &Container, stream: StdStream) -> Option<Spool> {
         let name = if stream == StdStream::Stderr { "stderr.spool" } else { "stdout.spool" };
         let path = self.bundle(&container.id).join(name);
@@ -121,11 +140,15 @@ impl Engine {
         let container = Arc::clone(container);
         let closing = self.inner.closing.clone();
         self.inner.tasks.spawn(async move {
+            let backlog = locked(&container.log).as_ref().and_then(LogWriter::backlog);
             let pump = async {
                 while let Some(copy) = take_output(&pipe, |fd| log_output(&container, stream, spool.as_mut(), fd)).await
                 {
                     if let Some(data) = copy {
                         container.hub.publish(stream, data).await;
+                    }
+                    if let Some(backlog) = &backlog {
+                        backlog.room().await;
                     }
                 }
                 if let Some(log) = &mut *locked(&container.log) {

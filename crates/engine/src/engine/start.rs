@@ -9,7 +9,6 @@ use skep_model::service::Protocol;
 use super::{Engine, blocking};
 use crate::container::*;
 use crate::error::{EngineError, Result};
-use crate::logs::{LogWriter, Settings};
 use crate::rootfs::{self, RootDir};
 use crate::spec::mounts::SpecMount;
 use crate::spec::user::ResolvedUser;
@@ -113,7 +112,8 @@ impl Engine {
             namespaces: self.namespaces(record, &sandbox)?,
             sandbox,
         };
-        let (launch, log) = blocking(move || job.prepare()).await?;
+        let launch = blocking(move || job.prepare()).await?;
+        let log = self.open_log(record, true).await?;
         *locked(&container.log) = log;
         let launched = connection.launch(launch).await;
         // The container has its own copy: a mount table that grows with every container slows down all of them.
@@ -321,7 +321,7 @@ struct Preparation {
 }
 
 impl Preparation {
-    fn prepare(mut self) -> Result<(Launch, Option<LogWriter>)> {
+    fn prepare(mut self) -> Result<Launch> {
         let record = Arc::clone(&self.record);
         let host = &record.host_config;
         let root =
@@ -376,8 +376,7 @@ impl Preparation {
         let state_root = crate::supervisor::state_root(&self.engine.inner.config.exec_root);
         // Of a run that a crash interrupted; libcontainer refuses a directory that exists.
         let _ = std::fs::remove_dir_all(state_root.join(record.id.as_str()));
-        let log = open_log(&record)?;
-        let launch = Launch {
+        Ok(Launch {
             id: record.id.to_string(),
             bundle: bundle.to_string_lossy().into_owned(),
             state_root: state_root.to_string_lossy().into_owned(),
@@ -388,8 +387,7 @@ impl Preparation {
             device_cgroup: self.engine.cgroup(&record.id).v2_directory().to_string_lossy().into_owned(),
             security,
             ..Launch::default()
-        };
-        Ok((launch, log))
+        })
     }
 
     fn security(&self, capabilities: u64) -> Result<Security> {
@@ -463,13 +461,6 @@ fn write_secret(path: &Path, file: &TaskFile) -> std::io::Result<()> {
     std::fs::write(path, &file.data.0)?;
     std::os::unix::fs::chown(path, Some(file.uid), Some(file.gid))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(file.mode & 0o7777))
-}
-
-pub(super) fn open_log(record: &ContainerRecord) -> Result<Option<LogWriter>> {
-    let Some(Settings { rotation, attributes }) = crate::logs::settings(record)? else { return Ok(None) };
-    let log =
-        LogWriter::open(&record.log_path, rotation).map_err(EngineError::file("failed to open", &record.log_path))?;
-    Ok(Some(log.with_attributes(attributes)))
 }
 
 pub(super) fn resolve_user(root: &RootDir, user: &str, groups: &[String]) -> Result<ResolvedUser> {

@@ -1,16 +1,21 @@
 //! Container logs in Docker's `json-file` format: written by the daemon, read back by `docker logs`.
 //!
 //! One JSON object a line: `{"log":"…\n","stream":"stdout","attrs":{…},"time":"RFC 3339"}`. Lines longer than 16 KiB are several
-//! records, only the last with a newline. The driver `local` is the same file; `none` keeps nothing.
+//! records, only the last with a newline. The driver `local` is the same file; `none` keeps nothing; of
+//! what `syslog` and `journald` send away (`remote`) the same file is kept, to be read.
 
+mod journald;
 mod options;
 mod reader;
+mod remote;
 mod spool;
+mod syslog;
 mod tag;
 mod writer;
 
-pub(crate) use options::{Settings, check, readable, settings};
+pub(crate) use options::{check, readable, settings};
 pub(crate) use reader::{read, wanted};
+pub(crate) use remote::Remote;
 pub(crate) use spool::Spool;
 pub(crate) use writer::LogWriter;
 

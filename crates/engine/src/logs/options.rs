@@ -1,13 +1,16 @@
 //! What `--log-opt` may say, and what comes of it.
 //!
 //! As moby 20.10 does it, in its words: names, and what all drivers share, are checked when a container is created; values
-//! when it starts. Every option is carried out or refused; `mode=non-blocking` says what a log to a file is anyhow, which
-//! the daemon writes at its own pace.
+//! when it starts. Every option is carried out or refused; `mode=non-blocking` says of a file what it is anyhow: written at
+//! the daemon's own pace.
 
 use std::collections::BTreeMap;
 
 use skep_model::container::LogConfig;
 
+use super::journald::Journald;
+use super::remote::{Address, Format, Target};
+use super::syslog::{self, Syslog};
 use super::{Rotation, tag};
 use crate::container::ContainerRecord;
 use crate::error::{EngineError, Result};
@@ -16,6 +19,8 @@ use crate::error::{EngineError, Result};
 enum Driver {
     JsonFile,
     Local,
+    Syslog,
+    Journald,
     None,
 }
 
@@ -25,12 +30,19 @@ const SHARED: [&str; 6] =
 const FILE: [&str; 3] = ["max-size", "max-file", "compress"];
 /// What becomes attributes of every line.
 const ATTRIBUTES: [&str; 5] = ["labels", "labels-regex", "env", "env-regex", "tag"];
+const SYSLOG: [&str; 3] = ["syslog-address", "syslog-facility", "syslog-format"];
+/// Docker has them.
+const SYSLOG_TLS: [&str; 4] = ["syslog-tls-ca-cert", "syslog-tls-cert", "syslog-tls-key", "syslog-tls-skip-verify"];
+/// moby `defaultRingMaxSize`.
+const BUFFER_BYTES: usize = 1_000_000;
 
 impl Driver {
     fn named(name: &str) -> Result<Self> {
         match name {
             "" | "json-file" => Ok(Self::JsonFile),
             "local" => Ok(Self::Local),
+            "syslog" => Ok(Self::Syslog),
+            "journald" => Ok(Self::Journald),
             "none" => Ok(Self::None),
             other => Err(EngineError::Invalid(format!(
                 "error looking up logging plugin {other}: plugin {other:?} not found"
@@ -38,10 +50,22 @@ impl Driver {
         }
     }
 
+    fn name(self) -> &'static str {
+        match self {
+            Self::JsonFile => "json-file",
+            Self::Local => "local",
+            Self::Syslog => "syslog",
+            Self::Journald => "journald",
+            Self::None => "none",
+        }
+    }
+
     fn takes(self, option: &str) -> bool {
         match self {
             Self::JsonFile => FILE.contains(&option) || ATTRIBUTES.contains(&option),
             Self::Local => FILE.contains(&option),
+            Self::Syslog => SYSLOG.contains(&option) || ATTRIBUTES.contains(&option),
+            Self::Journald => ATTRIBUTES.contains(&option),
             Self::None => true,
         }
     }
@@ -71,11 +95,23 @@ pub(crate) fn check(config: &LogConfig) -> Result<()> {
         }
     }
     let driver = Driver::named(&config.driver)?;
+    if driver == Driver::Syslog
+        && (options.keys().any(|key| SYSLOG_TLS.contains(&key.as_str()))
+            || options.get("syslog-address").is_some_and(|address| address.starts_with("tcp+tls://")))
+    {
+        let text = "syslog over TLS is not supported yet: use tcp, udp, unix or unixgram";
+        return Err(EngineError::NotImplemented(text.to_owned()));
+    }
     if let Some(unknown) = options.keys().find(|key| !SHARED.contains(&key.as_str()) && !driver.takes(key)) {
         return invalid(match driver {
             Driver::Local => format!("unknown log opt '{unknown}' for log driver local"),
-            _ => format!("unknown log opt '{unknown}' for json-file log driver"),
+            _ => format!("unknown log opt '{unknown}' for {} log driver", driver.name()),
         });
+    }
+    if driver == Driver::Syslog
+        && let Err(text) = syslog(options)
+    {
+        return invalid(text);
     }
     match options.get("cache-disabled") {
         Some(text) if !text.is_empty() && parse_bool(text).is_err() => {
@@ -87,13 +123,21 @@ pub(crate) fn check(config: &LogConfig) -> Result<()> {
 
 /// Whether `docker logs` has something to read.
 pub(crate) fn readable(config: &LogConfig) -> bool {
-    config.driver != "none"
+    config.driver != "none" && keeps(config)
+}
+
+/// A log that goes elsewhere is kept here as well (Docker's "dual logging"), unless that is not wanted.
+fn keeps(config: &LogConfig) -> bool {
+    let elsewhere = matches!(config.driver.as_str(), "syslog" | "journald");
+    !elsewhere || config.config.get("cache-disabled").is_none_or(|text| parse_bool(text) != Ok(true))
 }
 
 /// How a container's log is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
-    pub(crate) rotation: Rotation,
+    /// Of the file; `None` is none.
+    pub(crate) rotation: Option<Rotation>,
+    pub(crate) remote: Option<Target>,
     /// Beside every line.
     pub(crate) attributes: BTreeMap<String, String>,
 }
@@ -107,19 +151,47 @@ pub(crate) fn settings(record: &ContainerRecord) -> Result<Option<Settings>> {
     let config = &record.host_config.log_config;
     let read = || -> std::result::Result<Option<Settings>, String> {
         let options = &config.config;
-        let rotation = match Driver::named(&config.driver).map_err(|e| e.to_string())? {
+        let driver = Driver::named(&config.driver).map_err(|e| e.to_string())?;
+        let rotation = match driver {
             Driver::None => return Ok(None),
-            Driver::JsonFile => json_file(options)?,
-            Driver::Local => local(options, "")?,
+            Driver::JsonFile => Some(json_file(options)?),
+            Driver::Local => Some(local(options, "")?),
+            Driver::Syslog | Driver::Journald if !keeps(config) => None,
+            Driver::Syslog | Driver::Journald => Some(local(options, "cache-")?),
         };
         let mut attributes = attributes(record, options)?;
-        let tag = tag::expand(options.get("tag").map_or("", String::as_str), record)?;
-        if !tag.is_empty() {
-            attributes.insert("tag".to_owned(), tag);
-        }
-        Ok(Some(Settings { rotation, attributes }))
+        let template = options.get("tag").map_or("", String::as_str);
+        let tag = tag::expand(template, record)?;
+        // A tag that nobody asked for is the remote's alone.
+        let remote_tag = if template.is_empty() { record.id.short() } else { &tag };
+        let (address, format) = match driver {
+            Driver::Syslog => {
+                let (address, facility, style) = syslog(options)?;
+                let hostname = nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default();
+                (address, Format::Syslog(Syslog { facility, style, tag: remote_tag.to_owned(), hostname }))
+            }
+            Driver::Journald => (Address::Journal, Format::Journald(Journald::new(record, remote_tag, &attributes))),
+            Driver::JsonFile | Driver::Local | Driver::None => {
+                if !tag.is_empty() {
+                    attributes.insert("tag".to_owned(), tag);
+                }
+                return Ok(Some(Settings { rotation, attributes, remote: None }));
+            }
+        };
+        let limit_bytes = match options.get("max-buffer-size") {
+            Some(size) => usize::try_from(parse_size(size, 1024.0)?).unwrap_or(usize::MAX),
+            None => BUFFER_BYTES,
+        };
+        let drops = options.get("mode").is_some_and(|mode| mode == "non-blocking");
+        Ok(Some(Settings { rotation, attributes, remote: Some(Target { address, format, limit_bytes, drops }) }))
     };
     read().map_err(|why| EngineError::Internal(format!("failed to initialize logging driver: {why}")))
+}
+
+fn syslog(options: &BTreeMap<String, String>) -> std::result::Result<(Address, u8, syslog::Style), String> {
+    let option = |name: &str| options.get(name).map_or("", String::as_str);
+    let address = syslog::address(option("syslog-address"))?;
+    Ok((address, syslog::facility(option("syslog-facility"))?, syslog::style(option("syslog-format"))?))
 }
 
 fn json_file(options: &BTreeMap<String, String>) -> std::result::Result<Rotation, String> {

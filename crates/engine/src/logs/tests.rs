@@ -148,7 +148,9 @@ fn full_files_are_packed_and_read_back() {
         writer.write(StdStream::Stdout, b"more\n", Timestamp(41)).unwrap();
         writer.rotate_if_full().unwrap();
     }
+    drop(writer);
     assert!(texts(&folder.log(), &all()).ends_with(&["more\n".to_owned()]));
+    let mut writer = LogWriter::open(&folder.log(), rotation).unwrap();
     writer.write(StdStream::Stdout, b"last\n", Timestamp(42)).unwrap();
     drop(writer);
     let mut names: Vec<_> =

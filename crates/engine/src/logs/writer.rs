@@ -8,21 +8,25 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use skep_model::Timestamp;
 
+use super::remote::{Backlog, Remote};
 use super::{Line, MAX_LINE, Rotation};
 use crate::container::StdStream;
 
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     path: PathBuf,
-    file: File,
+    /// None if the lines are only sent away.
+    file: Option<File>,
+    remote: Option<Remote>,
     size: u64,
     rotation: Rotation,
     attributes: BTreeMap<String, String>,
     /// The last full file on its way to being smaller.
-    packing: Option<std::thread::JoinHandle<()>>,
+    packing: Packing,
     stdout: Pending,
     stderr: Pending,
     /// Reused for every record.
@@ -36,17 +40,33 @@ impl LogWriter {
     pub(crate) fn open(path: &Path, rotation: Rotation) -> std::io::Result<Self> {
         let file = append(path)?;
         let size = file.metadata()?.len();
-        Ok(Self {
+        Ok(Self { file: Some(file), size, rotation, ..Self::without_file(path) })
+    }
+
+    pub(crate) fn without_file(path: &Path) -> Self {
+        Self {
             path: path.to_owned(),
-            file,
-            size,
-            rotation,
+            file: None,
+            remote: None,
+            size: 0,
+            rotation: Rotation { max_bytes: None, max_files: 1, compress: false },
             attributes: BTreeMap::new(),
-            packing: None,
+            packing: Packing(None),
             stdout: Pending::new(),
             stderr: Pending::new(),
             scratch: Vec::new(),
-        })
+        }
+    }
+
+    /// To where every line goes as well.
+    pub(crate) fn with_remote(mut self, remote: Option<Remote>) -> Self {
+        self.remote = remote;
+        self
+    }
+
+    /// What output waits for before there is more of it.
+    pub(crate) fn backlog(&self) -> Option<Arc<Backlog>> {
+        self.remote.as_ref().and_then(Remote::backlog)
     }
 
     /// Beside every line.
@@ -69,7 +89,12 @@ impl LogWriter {
     pub(crate) fn write(&mut self, stream: StdStream, data: &[u8], now: Timestamp) -> std::io::Result<()> {
         let mut batch = std::mem::take(&mut self.scratch);
         let pending = if stream == StdStream::Stderr { &mut self.stderr } else { &mut self.stdout };
-        split(pending, data, |line| record(&mut batch, stream, line, &self.attributes, now));
+        split(pending, data, |line| {
+            record(&mut batch, stream, line, &self.attributes, now);
+            if let Some(remote) = &self.remote {
+                remote.say(stream, line, now);
+            }
+        });
         let result = if batch.is_empty() { Ok(()) } else { self.append(&batch) };
         batch.clear();
         batch.shrink_to(4 * MAX_LINE);
@@ -80,7 +105,9 @@ impl LogWriter {
     /// Takes back what was written after the file had `size` bytes.
     pub(crate) fn rewind(&mut self, size: u64) -> std::io::Result<()> {
         if size < self.size {
-            self.file.set_len(size)?;
+            if let Some(file) = &self.file {
+                file.set_len(size)?;
+            }
             self.size = size;
         }
         Ok(())
@@ -94,6 +121,9 @@ impl LogWriter {
         }
         let mut batch = Vec::new();
         record(&mut batch, stream, &pending, &self.attributes, now);
+        if let Some(remote) = &self.remote {
+            remote.say(stream, &pending, now);
+        }
         self.append(&batch)
     }
 
@@ -103,7 +133,8 @@ impl LogWriter {
 
     fn append(&mut self, batch: &[u8]) -> std::io::Result<()> {
         self.rotate_if_full()?;
-        self.file.write_all(batch)?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.write_all(batch)?;
         self.size += batch.len() as u64;
         Ok(())
     }
@@ -114,7 +145,7 @@ impl LogWriter {
     }
 
     fn rotate(&mut self) -> std::io::Result<()> {
-        self.await_packing();
+        self.packing.end();
         let path = &self.path;
         for n in (1..self.rotation.max_files.saturating_sub(1)).rev() {
             for (from, to) in
@@ -132,11 +163,11 @@ impl LogWriter {
         } else {
             std::fs::remove_file(path)?;
         }
-        self.file = append(path)?;
+        self.file = Some(append(path)?);
         self.size = 0;
         if self.rotation.compress {
             let path = path.clone();
-            self.packing = Some(std::thread::spawn(move || {
+            self.packing.0 = Some(std::thread::spawn(move || {
                 if let Err(error) = pack(&path) {
                     tracing::warn!(%error, log = %path.display(), "a full log stays uncompressed");
                 }
@@ -144,18 +175,23 @@ impl LogWriter {
         }
         Ok(())
     }
+}
 
-    fn await_packing(&mut self) {
-        if let Some(packing) = self.packing.take() {
-            let _ = packing.join();
+#[derive(Debug)]
+struct Packing(Option<std::thread::JoinHandle<()>>);
+
+impl Packing {
+    fn end(&mut self) {
+        if let Some(thread) = self.0.take() {
+            let _ = thread.join();
         }
     }
 }
 
-impl Drop for LogWriter {
+impl Drop for Packing {
     /// The next writer renames what is being packed.
     fn drop(&mut self) {
-        self.await_packing();
+        self.end();
     }
 }
 

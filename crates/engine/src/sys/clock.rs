@@ -17,3 +17,13 @@ pub(crate) fn since_boot() -> Duration {
     debug_assert_eq!(read, 0, "every Linux has this clock");
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
+
+/// How far this host's local time is ahead of UTC.
+pub(crate) fn local_offset_secs(at: Timestamp) -> i32 {
+    let secs: libc::time_t = at.0.div_euclid(1_000_000_000);
+    // SAFETY: all fields are numbers or a pointer, of which zero is a value.
+    let mut parts: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both point to what lives until the call returns.
+    let read = unsafe { libc::localtime_r(&raw const secs, &raw mut parts) };
+    if read.is_null() { 0 } else { i32::try_from(parts.tm_gmtoff).unwrap_or(0) }
+}

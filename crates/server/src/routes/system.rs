@@ -123,7 +123,7 @@ async fn info(State(state): State<ServerState>) -> Result<Json<Info>> {
             volume: vec!["local".into()],
             network: ["bridge", "host", "null", "overlay"].map(str::to_owned).to_vec(),
             authorization: None,
-            log: ["json-file", "local", "none"].map(str::to_owned).to_vec(),
+            log: ["journald", "json-file", "local", "syslog"].map(str::to_owned).to_vec(),
         },
         memory_limit: true,
         swap_limit: host.swap_limit,
