@@ -386,13 +386,28 @@ impl Drop for Registry {
 
 impl Registry {
     pub fn start(lab: &Lab) -> Self {
+        Self::run(lab, |_| String::new())
+    }
+
+    /// One that is for the user `bee` with the password `honey`.
+    pub fn start_private(lab: &Lab) -> Self {
+        Self::run(lab, |folder| {
+            let users = folder.join("htpasswd");
+            std::fs::write(&users, "bee:$2y$05$abcdefghijklmnopqrstuua72UqXIK32CtpAE.WxMIzK71a407mZm\n")
+                .expect("a file");
+            format!("auth: {{htpasswd: {{realm: hive, path: {}}}}}\n", users.display())
+        })
+    }
+
+    fn run(lab: &Lab, more: impl FnOnce(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let storage = folder.path().join("storage");
         let config = folder.path().join("config.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \":5000\"}}\n",
-            storage.display()
-        );
+        let text = more(folder.path())
+            + &format!(
+                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \":5000\"}}\n",
+                storage.display()
+            );
         std::fs::write(&config, text).expect("a file");
         // In the host's network namespace only, so that the process is this test's own child and ends with it.
         let namespace = format!("/run/netns/skep-{}-node1", lab.name());

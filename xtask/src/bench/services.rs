@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
+use super::api::Api;
 use super::lab::Lab;
 use super::{Figures, Options};
 
@@ -118,6 +119,8 @@ pub(super) fn measure(
         api.call("DELETE", &format!("/configs/{id}"), None)?;
     }
 
+    secrets(&mut api, &mut put)?;
+
     let id = api.create(&spec("fail", 9, &[]))?;
     api.await_running(&id, 9, |_| true)?;
     let before: Vec<Value> = api.tasks(&id)?.iter().map(|t| t["ID"].clone()).collect();
@@ -127,6 +130,33 @@ pub(super) fn measure(
         |t: &&Value| t["Status"]["State"] == "running" && t["DesiredState"] == "running" && !before.contains(&t["ID"]);
     api.until(|api| Ok(api.tasks(&id)?.iter().filter(fresh).count() >= 3))?;
     put("host_killed_3_of_9_s".into(), begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// A hundred secrets to fifty tasks, beside fifty tasks of none.
+fn secrets(api: &mut Api, put: &mut impl FnMut(String, f64)) -> anyhow::Result<()> {
+    let mut references = Vec::new();
+    for i in 0..100 {
+        let name = format!("s{i}");
+        let answer = api.call("POST", "/secrets/create", Some(&json!({ "Name": name, "Data": "c2VjcmV0" })))?;
+        let file = json!({ "Name": name, "UID": "0", "GID": "0", "Mode": 0o444 });
+        references.push(json!({ "SecretID": answer["ID"], "SecretName": name, "File": file }));
+    }
+    let mut took = Vec::new();
+    for (name, secrets) in [("plain", &[][..]), ("secret", &references[..])] {
+        let mut spec = spec(name, 50, &[]);
+        spec["TaskTemplate"]["ContainerSpec"]["Secrets"] = json!(secrets);
+        let begun = Instant::now();
+        let id = api.create(&spec)?;
+        api.await_running(&id, 50, |_| true)?;
+        took.push(begun.elapsed().as_secs_f64());
+        api.remove(&id)?;
+    }
+    put("create_50_with_100_secrets_s".into(), took[1]);
+    put("create_50_with_100_secrets_to_without_ratio".into(), took[1] / took[0]);
+    for reference in references {
+        api.call("DELETE", &format!("/secrets/{}", reference["SecretID"].as_str().unwrap_or_default()), None)?;
+    }
     Ok(())
 }
 

@@ -135,11 +135,13 @@ impl Parsed {
         if name.parse::<std::net::IpAddr>().is_ok() {
             return Ok(());
         }
-        let mut addresses = (name, 0)
+        let addresses = (name, 0)
             .to_socket_addrs()
             .map_err(|error| format!("error resolving passed in network volume address: {name}: {error}"))?;
-        let address =
-            addresses.next().ok_or_else(|| format!("error resolving passed in network volume address: {name}"))?;
+        // As Go's `ResolveIPAddr("ip", …)`.
+        let address = addresses
+            .min_by_key(std::net::SocketAddr::is_ipv6)
+            .ok_or_else(|| format!("error resolving passed in network volume address: {name}"))?;
         *option = format!("addr={}", address.ip());
         Ok(())
     }
@@ -184,5 +186,22 @@ mod tests {
         assert_eq!(parsed.flags, MountFlags::BIND | MountFlags::NOSUID);
         assert_eq!(parsed.data(), "size=1m,mode=700");
         assert_eq!(parsed.propagation, MountPropagationFlags::SHARED | MountPropagationFlags::REC);
+    }
+
+    #[test]
+    fn what_nfs_reads_is_passed_on_with_its_server_as_an_address() {
+        let data = |text: &str| {
+            let mut parsed = Parsed::read(text);
+            parsed.resolve_address().map(|()| parsed.data())
+        };
+        assert_eq!(
+            data("addr=localhost,rw,nfsvers=4.1,soft,nolock"),
+            Ok("addr=127.0.0.1,nfsvers=4.1,soft,nolock".into())
+        );
+        assert_eq!(data("addr=10.0.0.9,ro,clientaddr=localhost"), Ok("addr=10.0.0.9,clientaddr=localhost".into()));
+        assert_eq!(data("vers=3"), Ok("vers=3".into()));
+        assert!(
+            data("addr=no.such.host.invalid").unwrap_err().contains("network volume address: no.such.host.invalid")
+        );
     }
 }

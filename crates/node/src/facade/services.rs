@@ -1,6 +1,7 @@
 //! `docker service …`.
 
 use skep_model::explain::Explanation;
+use skep_model::secret::SecretBytes;
 use skep_model::service::{Mode, Service, ServiceSpec, UpdateState, UpdateStatus};
 use skep_model::{ServiceId, validate};
 use skep_store::{Batch, Change, ObjectKey, View};
@@ -15,6 +16,24 @@ pub enum RegistryAuthFrom {
     #[default]
     Spec,
     PreviousSpec,
+}
+
+impl RegistryAuthFrom {
+    /// The credentials that an update of this service goes on with.
+    ///
+    /// # Errors
+    ///
+    /// There is no previous spec to take them from.
+    pub fn credentials(self, service: &Service) -> Result<Option<SecretBytes>> {
+        let spec = match self {
+            Self::Spec => Some(&service.spec),
+            Self::PreviousSpec => service.previous_spec.as_deref(),
+        };
+        match spec {
+            Some(spec) => Ok(spec.task.container.pull_auth.clone()),
+            None => Err(NodeError::Internal("service does not have a previous spec".into())),
+        }
+    }
 }
 
 /// `POST /services/{id}/update`.
@@ -102,11 +121,7 @@ impl Node {
                 }
                 resolve(&view, &mut spec)?;
                 if spec.task.container.pull_auth.is_none() {
-                    let from = match auth_from {
-                        RegistryAuthFrom::Spec => Some(&service.spec),
-                        RegistryAuthFrom::PreviousSpec => service.previous_spec.as_deref(),
-                    };
-                    spec.task.container.pull_auth = from.and_then(|s| s.task.container.pull_auth.clone());
+                    spec.task.container.pull_auth = auth_from.credentials(service)?;
                 }
                 Change::SetServiceSpec { service_id: service_id.clone(), spec }
             }

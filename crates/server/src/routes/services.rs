@@ -7,6 +7,7 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use skep_api::ApiVersion;
 use skep_api::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceStatus, ServiceUpdateResponse};
+use skep_engine::image::RegistryAuth;
 use skep_model::explain::Explanation;
 use skep_model::reference::Reference;
 use skep_model::secret::SecretBytes;
@@ -19,7 +20,7 @@ use skep_store::View;
 use super::swarm::object_version;
 use super::tasks::{LogsOf, task_logs_response};
 use crate::error::{ApiError, Result};
-use crate::extract::{GoJson, Params, registry_auth, registry_auth_text};
+use crate::extract::{GoJson, Params, registry_auth_text};
 use crate::state::ServerState;
 
 pub(crate) fn routes() -> Router<ServerState> {
@@ -102,18 +103,16 @@ const REGISTRY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 const CLIENTS_PIN_SINCE: ApiVersion = ApiVersion::new(1, 30);
 
 /// Pins the image for clients that do not. Gives moby's warning if the registry does not answer.
-async fn pin(
-    state: &ServerState,
-    version: ApiVersion,
-    headers: &HeaderMap,
-    spec: &mut model::ServiceSpec,
-) -> Vec<String> {
-    let image = &mut spec.task.container.image;
+async fn pin(state: &ServerState, version: ApiVersion, spec: &mut model::ServiceSpec) -> Vec<String> {
+    let container = &mut spec.task.container;
+    let image = &mut container.image;
     let Ok(reference) = image.parse::<Reference>() else { return Vec::new() };
     if version >= CLIENTS_PIN_SINCE || reference.digest.is_some() {
         return Vec::new();
     }
-    let auth = registry_auth(headers).ok().flatten();
+    // As moby: credentials that cannot be read are none.
+    let text = container.pull_auth.as_ref().map(|auth| String::from_utf8_lossy(&auth.0)).unwrap_or_default();
+    let auth = RegistryAuth::from_header(&text).ok().flatten().filter(|auth| !auth.is_empty());
     let name = reference.to_string();
     let asked = state.images().distribution_inspect(&name, auth);
     match tokio::time::timeout(REGISTRY_TIMEOUT, asked).await {
@@ -138,7 +137,7 @@ async fn create(
     // Not being a manager is the first thing to say, whatever the spec.
     state.node().view()?;
     let mut spec = accepted(body, &headers)?;
-    let warnings = pin(&state, version, &headers, &mut spec).await;
+    let warnings = pin(&state, version, &mut spec).await;
     let id = state.node().service_create(spec).await?;
     Ok((StatusCode::CREATED, Json(ServiceCreateResponse { id: id.to_string(), warnings })))
 }
@@ -162,7 +161,10 @@ async fn update(
     let update = match query.text("rollback") {
         "" => {
             let mut spec = accepted(body, &headers)?;
-            warnings = pin(&state, api, &headers, &mut spec).await;
+            if spec.task.container.pull_auth.is_none() {
+                spec.task.container.pull_auth = from.credentials(&state.node().service_inspect(&id)?)?;
+            }
+            warnings = pin(&state, api, &mut spec).await;
             ServiceUpdate::Spec(Box::new(spec), from)
         }
         "previous" => ServiceUpdate::Rollback,

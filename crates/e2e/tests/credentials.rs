@@ -1,0 +1,59 @@
+//! A registry that asks who is there.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use skep_e2e::api::{Answer, call};
+use skep_e2e::{LATER, Lab, Registry, busybox_tar, eventually};
+
+#[test]
+fn a_private_registry_is_used_with_the_users_credentials() {
+    let lab = Lab::up(&["--managers", "1", "--workers", "1", "--", "--insecure-registry", "node1:5000"]);
+    let _registry = Registry::start_private(&lab);
+    let image = "node1:5000/example/sleep:1";
+    let command = ["import", "--change", "CMD [\"sleep\", \"1000\"]", "-", image];
+    lab.docker_with_input(1, &command, &busybox_tar()).ok();
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("--config {}", folder.path().display());
+    // conformance: works | docker login, refusals | wrong credentials
+    let login = |password: &str| lab.docker(1, &format!("{config} login -u bee -p {password} node1:5000"));
+    login("wax").fails("login attempt to http://node1:5000/v2/ failed with status: 401 Unauthorized");
+    // conformance: works | docker push, pull, run without the credentials the registry asks for | refused
+    lab.docker(1, &format!("push {image}")).fails("no basic auth credentials");
+    // conformance: works | docker login, push, pull, run with credentials | basic auth; the token flow in the store's own tests
+    assert!(login("honey").ok().contains("Login Succeeded"));
+    let pushed = lab.docker(1, &format!("{config} push {image}")).ok();
+    let digest = pushed.split("digest: ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a digest").to_owned();
+    lab.docker(2, &format!("pull {image}")).fails("no basic auth credentials");
+    lab.docker(2, &format!("run --rm {image} true")).fails("no basic auth credentials");
+    lab.docker(2, &format!("{config} pull {image}")).ok();
+    lab.docker(2, &format!("rmi {image}")).ok();
+    lab.docker(2, &format!("{config} run --rm {image} true")).ok();
+    lab.docker(2, &format!("rmi {image}")).ok();
+    // conformance: works | docker service create of a private image without --with-registry-auth | rejected where the image is not
+    let there = "--detach --constraint node.role==worker --restart-condition none";
+    lab.docker(1, &format!("{config} service create {there} --name alone {image}")).ok();
+    eventually(LATER, "the task says why", || {
+        let told = lab.docker(1, "service ps --no-trunc --format {{.CurrentState}}|{{.Error}} alone").stdout;
+        told.contains("Rejected") && told.contains(&format!("No such image: {image}"))
+    });
+    // conformance: works | docker service create --with-registry-auth | to every node that pulls
+    lab.docker(1, &format!("{config} service create {there} --with-registry-auth --name held {image}")).ok();
+    lab.await_running("held", 1);
+    let ask = |path: &str, body: &Value| match call(lab.socket(1), "POST", path, body, Duration::from_secs(20)) {
+        Answer::Given(status, body) => (status, body),
+        Answer::Unsent | Answer::Lost => panic!("{path} was not answered"),
+    };
+    let inspect = |what: &str| lab.docker_words(1, &["service", "inspect", "-f", what, "held"]).ok();
+    let update = |query: &str| {
+        let spec = json!({"Name": "held", "TaskTemplate": {"ContainerSpec": {"Image": image}}});
+        ask(&format!("/v1.29/services/held/update?version={}{query}", inspect("{{.Version.Index}}")), &spec)
+    };
+    // conformance: works | a service update that takes credentials from a spec that was never | an error
+    let (status, body) = update("&registryAuthFrom=previous-spec");
+    assert_eq!((status, &body["message"]), (500, &json!("service does not have a previous spec")));
+    // conformance: works | a service update by a client older than API 1.30 without credentials | pins the digest with the service's own
+    let (status, body) = update("");
+    assert_eq!((status, body["Warnings"].as_array().map_or(0, Vec::len)), (200, 0), "{body}");
+    assert_eq!(inspect("{{.Spec.TaskTemplate.ContainerSpec.Image}}"), format!("{image}@{digest}"));
+}
