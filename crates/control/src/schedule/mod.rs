@@ -47,6 +47,7 @@ pub(crate) fn assign(plan: &mut Plan) {
         templates.entry((task.service_id.clone(), task.spec_version)).or_default().push(task);
     }
     let mut ledger = Ledger::new(plan.view());
+    let mut placed: BTreeMap<TaskId, Change> = BTreeMap::new();
     for ((service, spec_version), tasks) in templates {
         let mut group = ledger.group(plan.view(), &service, spec_version, plan.now());
         let (fixed, free): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|t| t.node_id.is_some());
@@ -54,9 +55,11 @@ pub(crate) fn assign(plan: &mut Plan) {
             place_fixed(plan, &mut ledger, &mut group, &task);
         }
         if let Some(first) = free.first() {
-            place_free(plan, &mut ledger, &mut group, &first.clone(), &free);
+            placed.extend(place_free(plan, &mut ledger, &mut group, &first.clone(), &free));
         }
     }
+    // In the order the store has them: neighbours in a batch share what is copied for it.
+    plan.push_all(placed.into_values().collect());
 }
 
 /// A global service's task has its node already; it only has to fit.
@@ -77,12 +80,18 @@ fn place_fixed(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, task: &T
 }
 
 /// Tasks of one template, `first` among them.
-fn place_free(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, first: &Task, tasks: &[Arc<Task>]) {
+fn place_free(
+    plan: &mut Plan,
+    ledger: &mut Ledger,
+    group: &mut Group,
+    first: &Task,
+    tasks: &[Arc<Task>],
+) -> Vec<(TaskId, Change)> {
     let demand = match Demand::of(&first.spec, &first.ports) {
         Ok(demand) => demand,
         Err(explanation) => {
             tasks.iter().for_each(|task| remark(plan, &task.id, &explanation));
-            return;
+            return Vec::new();
         }
     };
     let mut candidates = Candidates::new(ledger, group, &demand);
@@ -92,7 +101,7 @@ fn place_free(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, first: &T
         match candidates.next(ledger, group, &demand) {
             Some((node, generic)) => {
                 let node_id = ledger.loads()[node].node.id.clone();
-                placed.push(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
+                placed.push((task.id.clone(), Change::AssignTask { task_id: task.id.clone(), node_id, generic }));
             }
             None => {
                 let text = explanation.get_or_insert_with(|| explain::all(ledger, group, &demand));
@@ -100,7 +109,7 @@ fn place_free(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, first: &T
             }
         }
     }
-    plan.push_all(placed);
+    placed
 }
 
 fn remark(plan: &mut Plan, id: &TaskId, explanation: &str) {
