@@ -4,6 +4,9 @@
 //! assignments anew from a View and sends the difference; a node that lost count gets the whole set. Who is given up is
 //! decided by `control::dispatch::Liveness`; here its witnesses are heard, on a clock that stops while this process is stalled.
 
+mod errands;
+mod session;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,9 +16,7 @@ use skep_control::dispatch::{
     Affected, Assigner, Balancers, KNOCK_AFTER, KNOCK_PERIOD, Knock, LiveClock, Liveness, PULSE, Patience, RECONNECT,
 };
 use skep_control::membership;
-use skep_model::assignment::AssignmentSet;
-use skep_model::cluster::GossipKey;
-use skep_model::node::{NodeState, Role};
+use skep_model::node::NodeState;
 use skep_model::{NodeId, SessionId, TaskId, Timestamp};
 use skep_store::{Change, Object, View};
 use tokio::sync::{mpsc, oneshot};
@@ -30,25 +31,17 @@ use crate::clock::now;
 use crate::config::Timing;
 use crate::facade::{LogRequest, RemoteManager};
 use crate::gossip::{self, Gossip};
-use crate::transport::message::{Down, Facts, Hello, LogPart, LogSubscription, Trust, Up, Welcome};
-use crate::transport::pack;
+use crate::transport::message::{Down, Facts, Hello, Trust, Up, Welcome};
 use crate::transport::proto::Envelope;
+pub(crate) use errands::Ends;
+use errands::Errands;
+pub(super) use errands::LogSink;
+use session::Session;
 
-/// Messages to one node under way; a node that does not read gets a complete set once it does.
-const DOWN_IN_FLIGHT: usize = 256;
 /// Knocks under way at once; if that many nodes fall silent together it is not theirs that broke.
 const KNOCKS: usize = 256;
 
 pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
-/// Where the lines of a log subscription go.
-pub(super) type LogSink = mpsc::Sender<LogPart>;
-
-/// This end of a connection to a node: what goes to it, and where what it says goes.
-pub(crate) struct Ends {
-    pub(crate) to_node: mpsc::Receiver<Envelope>,
-    pub(crate) from_node: mpsc::Sender<Envelope>,
-}
-
 enum Command {
     Open {
         identity: Identity,
@@ -164,24 +157,6 @@ pub(super) struct DispatcherTask {
     own: mpsc::WeakSender<Command>,
 }
 
-struct Session {
-    id: SessionId,
-    address: Option<IpAddr>,
-    down: mpsc::Sender<Result<Envelope, Status>>,
-    sent: AssignmentSet,
-    facts: Facts,
-    sequence: u64,
-    /// Nothing sent yet, or the node lost count.
-    needs_all: bool,
-    managers: Vec<RemoteManager>,
-    /// The role it has, or was last told to take.
-    role: Role,
-    /// Number of the gossip key it was told.
-    gossip_key: Option<u32>,
-    /// What it trusts and has, or was last told to.
-    trust: Trust,
-}
-
 struct State {
     consensus: Consensus,
     inbox: mpsc::Sender<Input>,
@@ -200,10 +175,7 @@ struct State {
     balancers: Balancers,
     /// A host said what its balancers do.
     acknowledged: bool,
-    subscriptions: BTreeMap<u64, (NodeId, LogSink)>,
-    /// Connections that nodes were asked for.
-    asked: BTreeMap<u64, (NodeId, Ends)>,
-    next_subscription: u64,
+    errands: Errands,
 }
 
 fn patience(timing: &Timing) -> Patience {
@@ -241,9 +213,7 @@ impl DispatcherTask {
             closed: BTreeMap::new(),
             balancers: Balancers::default(),
             acknowledged: false,
-            subscriptions: BTreeMap::new(),
-            asked: BTreeMap::new(),
-            next_subscription: 0,
+            errands: Errands::default(),
         };
         let unknown = membership::unknown(&state.consensus.view(), now());
         if state.inbox.send(Input::Changes(unknown)).await.is_err() {
@@ -265,9 +235,7 @@ impl DispatcherTask {
                 },
                 _ = tick.tick() => {
                     state.check_pulses().await;
-                    let sessions = &state.sessions;
-                    state.asked.retain(|_, (node, ends)| !ends.from_node.is_closed() && sessions.contains_key(node));
-                    state.subscriptions.retain(|_, (node, sink)| !sink.is_closed() && sessions.contains_key(node));
+                    state.errands.retain(&state.sessions);
                 }
             }
             // What else is ready is taken first: one look at the state serves all of it.
@@ -368,25 +336,16 @@ impl State {
                 self.down(&node_id, "node left the swarm").await;
             }
             Command::Subscribe { tasks, request, sink } => {
-                self.subscribe(tasks, &request, &sink);
+                self.errands.subscribe(&self.consensus.view(), &self.sessions, &tasks, &request, &sink);
             }
             Command::Reach { node_id, ends, reply } => {
-                let id = self.next_subscription;
-                self.next_subscription += 1;
-                let session = self.sessions.get(&node_id);
-                let told = session.is_some_and(|s| s.down.try_send(Ok(pack(&Down::Reach(id)))).is_ok());
-                if told {
-                    self.asked.insert(id, (node_id, ends));
-                }
-                let _ = reply.send(told);
+                let _ = reply.send(self.errands.reach(&self.sessions, node_id, ends));
             }
             Command::Reached { id, node_id, reply } => {
-                let its_own = self.asked.get(&id).is_some_and(|(asked, _)| *asked == node_id);
-                let _ = reply.send(its_own.then(|| self.asked.remove(&id)).flatten().map(|(_, ends)| ends));
+                let _ = reply.send(self.errands.connection(id, &node_id));
             }
             Command::Publish { id, node_id, reply } => {
-                let its_own = self.subscriptions.get(&id).is_some_and(|(asked, _)| *asked == node_id);
-                let _ = reply.send(its_own.then(|| self.subscriptions.remove(&id)).flatten().map(|(_, sink)| sink));
+                let _ = reply.send(self.errands.sink(id, &node_id));
             }
         }
     }
@@ -409,31 +368,15 @@ impl State {
         if !changes.is_empty() {
             let _ = self.inbox.send(Input::Changes(changes)).await;
         }
-        let (down, stream) = mpsc::channel(DOWN_IN_FLIGHT);
         let id = SessionId::from_bits(rand::random());
-        let managers = managers_of(&view);
         let welcome = Welcome {
             session_id: id.clone(),
             heartbeat_ms: u64::try_from(self.timing.heartbeat_period.as_millis()).unwrap_or(100),
-            managers: managers.clone(),
+            managers: managers_of(&view),
         };
-        let _ = down.try_send(Ok(pack(&Down::Welcome(welcome))));
-        let session = Session {
-            id: id.clone(),
-            address,
-            down,
-            sent: AssignmentSet::default(),
-            facts: Facts::default(),
-            sequence: 0,
-            needs_all: true,
-            managers,
-            role: identity.role,
-            gossip_key: None,
-            trust: Trust {
-                root_pem: hello.description.tls_trust_root_pem,
-                issuer_key: hello.description.tls_issuer_key,
-            },
-        };
+        let trust =
+            Trust { root_pem: hello.description.tls_trust_root_pem, issuer_key: hello.description.tls_issuer_key };
+        let (session, stream) = Session::open(welcome, address, identity.role, trust);
         tracing::info!(node.id = %node_id, session.id = %id, "session opened");
         let live = self.live();
         self.liveness.heard(&node_id, live);
@@ -449,7 +392,7 @@ impl State {
         self.liveness.heard(&node_id, live);
         match message {
             Up::Heartbeat { sent_ms } => {
-                let _ = session.down.try_send(Ok(pack(&Down::Heartbeat { sent_ms })));
+                session.send(&Down::Heartbeat { sent_ms });
                 let address = session.address;
                 self.revive(&node_id, address).await;
             }
@@ -564,85 +507,5 @@ impl State {
                 self.balancers.told(node_id, session.sequence, &session.sent);
             }
         }
-    }
-
-    fn subscribe(&mut self, tasks: Vec<TaskId>, request: &LogRequest, sink: &LogSink) {
-        let view = self.consensus.view();
-        let mut by_node: BTreeMap<NodeId, Vec<TaskId>> = BTreeMap::new();
-        for task in tasks.iter().filter_map(|id| view.task(id)) {
-            if let Some(node_id) = &task.node_id {
-                by_node.entry(node_id.clone()).or_default().push(task.id.clone());
-            }
-        }
-        for (node_id, tasks) in by_node {
-            let id = self.next_subscription;
-            self.next_subscription += 1;
-            let subscription_tasks = tasks.clone();
-            let subscription = LogSubscription { id, tasks, request: request.clone() };
-            let told = self
-                .sessions
-                .get(&node_id)
-                .is_some_and(|s| s.down.try_send(Ok(pack(&Down::Subscribe(subscription)))).is_ok());
-            if told {
-                self.subscriptions.insert(id, (node_id.clone(), sink.clone()));
-            } else {
-                for task_id in subscription_tasks {
-                    let error = Some(format!("node {node_id} is not available"));
-                    let _ = sink.try_send(LogPart::Ended { task_id, error });
-                }
-            }
-        }
-    }
-}
-
-impl Session {
-    fn introduce(&mut self, managers: &[RemoteManager], wanted: Role, trust: Option<&Trust>) {
-        if self.managers != managers && self.send(&Down::Managers(managers.to_vec())) {
-            self.managers = managers.to_vec();
-        }
-        if wanted != self.role && self.send(&Down::Role(wanted)) {
-            self.role = wanted;
-        }
-        if let Some(trust) = trust
-            && self.trust != *trust
-            && self.send(&Down::Trust(trust.clone()))
-        {
-            self.trust = trust.clone();
-        }
-    }
-
-    fn key(&mut self, key: Option<&GossipKey>) {
-        if let Some(key) = key.filter(|k| self.gossip_key != Some(k.number))
-            && self.send(&Down::Gossip(key.clone()))
-        {
-            self.gossip_key = Some(key.number);
-        }
-    }
-
-    /// Whether anything went out.
-    fn tell(&mut self, set: AssignmentSet, facts: &Facts) -> bool {
-        let results_in = self.sequence + 1;
-        let message = if self.needs_all {
-            Down::Complete { results_in, facts: facts.clone(), set: Box::new(set.clone()) }
-        } else {
-            let change = self.sent.diff(&set);
-            if change.is_empty() && self.facts == *facts {
-                return false;
-            }
-            Down::Incremental { applies_to: self.sequence, results_in, facts: facts.clone(), change: Box::new(change) }
-        };
-        if self.send(&message) {
-            self.sequence = results_in;
-            self.sent = set;
-            self.facts = facts.clone();
-            self.needs_all = false;
-        } else {
-            self.needs_all = true;
-        }
-        !self.needs_all
-    }
-
-    fn send(&self, message: &Down) -> bool {
-        self.down.try_send(Ok(pack(message))).is_ok()
     }
 }
