@@ -188,6 +188,26 @@ fn flags_of_networks_names_and_ports() {
         service.inspect("/NetworkSettings/Networks/red").is_null()
             && service.inspect("/NetworkSettings/Networks/blue").is_object()
     );
+    // conformance: works | docker service create --network host, bridge
+    let on_host = Service::create(&lab, "onhost", "--network host --stop-grace-period 10ms busybox sleep 1000");
+    let namespace = "readlink /proc/self/ns/net";
+    assert_eq!(on_host.says(namespace), lab.on(1, &["readlink", "/proc/self/ns/net"]).ok());
+    lab.docker(1, "service rm onhost").ok();
+    let on_bridge = Service::create(&lab, "onbridge", "--network bridge --stop-grace-period 10ms busybox sleep 1000");
+    assert!(on_bridge.inspect("/NetworkSettings/Networks/bridge").is_object());
+    lab.docker(1, "service rm onbridge").ok();
+    // conformance: works | docker service create --network, of another network of one host, is refused
+    lab.docker(1, "network create own").ok();
+    lab.docker(1, "service create --detach --network own busybox").fails("network own not found");
+    let spec = json!({"Name": "own", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}, "Networks": [{"Target": "own"}]}});
+    let Answer::Given(status, body) = call(lab.socket(1), "POST", "/v1.41/services/create", &spec, SOON) else {
+        panic!("no answer")
+    };
+    let said = body["message"].as_str().unwrap_or_default();
+    assert!(
+        status == 403 && said.starts_with("The network own cannot be used with services. Only networks "),
+        "{said}"
+    );
     // conformance: works | docker service update --publish-add, --publish-rm, --endpoint-mode
     service
         .update("--publish-add published=8070,target=70 --publish-add published=8071,target=71,protocol=udp,mode=host");

@@ -42,6 +42,7 @@ use session::Session;
 const KNOCKS: usize = 256;
 
 pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
+
 enum Command {
     Open {
         identity: Identity,

@@ -14,6 +14,7 @@ use skep_api::network::{
 use skep_engine::EventKind;
 use skep_model::network::Network;
 use skep_model::sandbox::LocalNetwork;
+use skep_model::service::ServiceSpec;
 
 use crate::error::{ApiError, Result};
 use crate::extract::{GoJson, Params};
@@ -59,6 +60,32 @@ pub(crate) fn id_of(state: &ServerState, reference: &str) -> Option<String> {
         Found::Local(network) => Some(network.id.to_string()),
         Found::Swarm(network) => Some(network.id.to_string()),
     }
+}
+
+/// Networks that every host has for itself, and services can be on (swarmkit `PredefinedNetworks`).
+const SERVICES_LOCAL: [&str; 2] = ["host", "bridge"];
+
+/// A service may be on such a network of its hosts, which a client names by the id they have on this host.
+/// Every other network of one host is refused (moby `populateNetworkID`).
+pub(super) fn name_local(state: &ServerState, spec: &mut ServiceSpec) -> Result<()> {
+    for attachment in spec.task.networks.iter_mut().chain(&mut spec.networks) {
+        if state.node().network_inspect(&attachment.target).is_ok() {
+            continue;
+        }
+        let Ok(local) = state.node().net().network(&attachment.target) else { continue };
+        match local.spec.name.as_str() {
+            name if SERVICES_LOCAL.contains(&name) => attachment.target = local.spec.name,
+            "none" => return Err(ApiError::not_found("network none not found")),
+            name => {
+                let text = format!(
+                    "The network {name} cannot be used with services. Only networks scoped to the swarm can be used, such as \
+                     those created with the overlay driver."
+                );
+                return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Containers that are no tasks have no place on the swarm's networks yet.
@@ -201,11 +228,15 @@ async fn inspect(
     Path(id): Path<String>,
     query: Params,
 ) -> Result<Json<NetworkResource>> {
-    let resource = match find(&state, &id)? {
+    let mut resource = match find(&state, &id)? {
         Found::Local(network) => local_resource(&state, &network),
         Found::Swarm(network) => swarm_resource(&state, &network, query.flag("verbose")),
     };
     let scope = query.text("scope");
+    // Services can be on these; the client asks for the swarm's before it creates one.
+    if scope == "swarm" && SERVICES_LOCAL.contains(&resource.name.as_str()) && state.node().view().is_ok() {
+        resource.scope = "swarm".into();
+    }
     if !scope.is_empty() && scope != resource.scope {
         return Err(ApiError::not_found(format!("network {id} not found")));
     }

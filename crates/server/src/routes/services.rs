@@ -17,6 +17,7 @@ use skep_model::task::TaskState;
 use skep_node::{RegistryAuthFrom, ServiceUpdate};
 use skep_store::View;
 
+use super::networks;
 use super::swarm::object_version;
 use super::tasks::{LogsOf, task_logs_response};
 use crate::error::{ApiError, Result};
@@ -137,6 +138,7 @@ async fn create(
     // Not being a manager is the first thing to say, whatever the spec.
     state.node().view()?;
     let mut spec = accepted(body, &headers)?;
+    networks::name_local(&state, &mut spec)?;
     let warnings = pin(&state, version, &mut spec).await;
     let id = state.node().service_create(spec).await?;
     Ok((StatusCode::CREATED, Json(ServiceCreateResponse { id: id.to_string(), warnings })))
@@ -161,6 +163,7 @@ async fn update(
     let update = match query.text("rollback") {
         "" => {
             let mut spec = accepted(body, &headers)?;
+            networks::name_local(&state, &mut spec)?;
             if spec.task.container.pull_auth.is_none() {
                 spec.task.container.pull_auth = from.credentials(&state.node().service_inspect(&id)?)?;
             }
