@@ -1,7 +1,7 @@
 //! Managers whose keys are locked with the swarm's unlock key.
 
 use skep_model::cluster::ClusterSpec;
-use skep_model::node::{NodeSpec, Role};
+use skep_model::node::{NodeSpec, Reachability, Role};
 
 use super::cluster::{Host, cluster, eventually, running, service};
 use crate::{InitRequest, Kind, LocalState, Node, RootRequest, RotateTokens};
@@ -119,6 +119,9 @@ async fn every_manager_follows_the_lock_also_one_that_was_away() {
 
     let manager = &hosts[2].node;
     eventually("there is a leader", 10, || manager.managers().leader.is_some()).await;
+    // Else node2 is the one the leader cannot spare.
+    let reached = || leader.managers().reachability(&leader.node_inspect("node3").unwrap()) == Reachability::Reachable;
+    eventually("node3 is reached", 5, reached).await;
     set_role(Role::Worker).await;
     eventually("node2 is a worker without a lock", 15, || {
         !hosts[1].node.info().control_available && !hosts[1].certificates().join("swarm-lock.json").exists()

@@ -30,8 +30,9 @@ pub(super) struct Errands {
 
 impl Errands {
     fn number(&mut self) -> u64 {
+        let number = self.next;
         self.next += 1;
-        self.next
+        number
     }
 
     /// Forgets what nobody waits for any more, and what was asked of a node that is gone.
