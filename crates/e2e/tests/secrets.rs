@@ -106,6 +106,7 @@ fn secrets_and_configs_reach_the_container_and_nothing_else() {
     assert_eq!(app.says("stat -c '%u %g %a' /run/secrets/db /run/secrets/plain"), "1000 10 400\n0 0 444");
     assert_eq!(app.says("stat -f -c %T /run/secrets/db"), "tmpfs");
     assert!(app.says("echo x 2>&1 >/run/secrets/db || true").contains("Read-only file system"));
+    assert_eq!(app.says("echo mine > /run/secrets/own && cat /run/secrets/own"), "mine", "beside them there is room");
     // conformance: works | docker service create --config | source, target, uid, gid, mode
     assert_eq!(app.says("cat /etc/app.conf /dflt"), "setting=1default");
     assert_eq!(app.says("stat -c '%u %g %a' /etc/app.conf /dflt"), "1000 0 440\n0 0 444");

@@ -151,6 +151,14 @@ impl RootDir {
         }
     }
 
+    /// Whether there is nothing at `path`, or an empty directory.
+    pub(crate) fn is_vacant(&self, path: &Path) -> bool {
+        match self.open_inside(path, OFlags::RDONLY | OFlags::DIRECTORY).and_then(rustix::fs::Dir::new) {
+            Ok(entries) => entries.flatten().all(|e| matches!(e.file_name().to_bytes(), b"." | b"..")),
+            Err(error) => error == rustix::io::Errno::NOENT,
+        }
+    }
+
     /// Makes a directory with its parents, following links inside the root.
     pub(crate) fn create_dir_all(&self, path: &Path) -> std::io::Result<()> {
         let mut done = PathBuf::from("/");

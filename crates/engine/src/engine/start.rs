@@ -309,6 +309,9 @@ fn parse_port(text: &str) -> Result<(u16, Protocol)> {
     Ok((number.parse().map_err(|_| invalid())?, protocol))
 }
 
+/// Where secrets are unless their user says otherwise.
+const SECRETS: &str = "/run/secrets";
+
 /// The part of a start that only reads and writes files, on a blocking thread.
 struct Preparation {
     engine: Engine,
@@ -331,7 +334,7 @@ impl Preparation {
         root.create_dir_all(Path::new(working_dir))
             .map_err(EngineError::file("failed to create the working directory", working_dir))?;
         self.network_files()?;
-        self.secret_files()?;
+        self.secret_files(&root)?;
         for (destination, options) in &host.tmpfs {
             self.mounts.push(SpecMount::tmpfs(destination, options));
         }
@@ -441,9 +444,17 @@ impl Preparation {
         Ok(())
     }
 
-    fn secret_files(&mut self) -> Result<()> {
+    fn secret_files(&mut self, root: &RootDir) -> Result<()> {
         if self.files.is_empty() {
             return Ok(());
+        }
+        // The places of the files: on the container's own layer each would take an inode and its time.
+        let usual = Path::new(SECRETS);
+        let host = &self.record.host_config;
+        let mut mounted = self.mounts.iter().map(|m| m.destination.as_path()).chain(host.tmpfs.keys().map(Path::new));
+        let is_free = !host.readonly_rootfs && !mounted.any(|m| m.starts_with(usual)) && root.is_vacant(usual);
+        if is_free && self.files.iter().any(|f| Path::new(&f.target).parent() == Some(usual)) {
+            self.mounts.push(SpecMount::tmpfs(usual, "mode=755"));
         }
         let folder = self.engine.bundle(&self.record.id).join("secrets");
         rootfs::mount_secrets_tmpfs(&folder).map_err(EngineError::file("failed to mount", &folder))?;
