@@ -6,11 +6,20 @@
 
 use std::time::Duration;
 
+use skep_model::assignment::AssignmentSet;
 use skep_model::task::Task;
 
 /// Both on the clock that counts from the host's boot. `None` if nothing limits it.
 pub fn may_run_until(task: &Task, answered_sent_at: Duration) -> Option<Duration> {
     Some(answered_sent_at + task.stop_after()?)
+}
+
+/// What of the orders that a daemon finds on its disk it goes by before a manager has given it new ones. A task that must not
+/// run twice may have ended, here or by being given up, and another taken its place: it is not begun. Its container goes on for
+/// as long as its lease allows.
+pub fn until_told_again(mut saved: AssignmentSet) -> AssignmentSet {
+    saved.tasks.retain(|_, task| task.stop_after().is_none());
+    saved
 }
 
 #[cfg(test)]
@@ -24,5 +33,7 @@ mod tests {
         assert_eq!(may_run_until(&task, Duration::from_secs(100)), None);
         task.service_labels.insert("skep.stop-after".into(), "5s".into());
         assert_eq!(may_run_until(&task, Duration::from_secs(100)), Some(Duration::from_secs(105)));
+        let saved = AssignmentSet { tasks: [(task.id.clone(), task)].into(), ..AssignmentSet::default() };
+        assert!(until_told_again(saved).tasks.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use skep_agent::fence::may_run_until;
+use skep_agent::fence::{may_run_until, until_told_again};
 use skep_agent::task::{Effect, TaskEvent};
 use skep_agent::worker::{Effects, Worker};
 use skep_model::TaskId;
@@ -72,7 +72,10 @@ impl World {
         let there = &mut self.hosts[host.0];
         let (Some(daemon), Some(set)) = (&mut there.daemon, &there.saved) else { return };
         let mut effects = Effects::new();
-        daemon.agent.worker.assign(set, now, &mut effects);
+        match fresh {
+            true => daemon.agent.worker.assign(set, now, &mut effects),
+            false => daemon.agent.worker.assign(&until_told_again(set.clone()), now, &mut effects),
+        }
         let mut strays = Vec::new();
         if fresh && !std::mem::replace(&mut daemon.agent.strays_removed, true) {
             strays = there.engine.containers.keys().filter(|id| !set.tasks.contains_key(*id)).cloned().collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_agent::fence::may_run_until;
+use skep_agent::fence::{may_run_until, until_told_again};
 use skep_agent::spec::NodeFacts;
 use skep_agent::task::{Effect, LISTEN_TIMEOUT, Started, TaskEvent, ports_awaited};
 use skep_agent::worker::{Effects, Worker};
@@ -101,7 +101,10 @@ impl WorkerLoop {
             configs: orders.set.configs.clone(),
             network_names: orders.set.networks.iter().map(|(id, n)| (id.clone(), n.spec.name.clone())).collect(),
         });
-        self.worker.assign(&orders.set, now(), effects);
+        match orders.fresh {
+            true => self.worker.assign(&orders.set, now(), effects),
+            false => self.worker.assign(&until_told_again((*orders.set).clone()), now(), effects),
+        }
         if orders.fresh && !std::mem::replace(&mut self.strays_removed, true) {
             let known: Vec<TaskId> = orders.set.tasks.keys().cloned().collect();
             self.running.spawn(remove_strays(self.executor.clone(), known));

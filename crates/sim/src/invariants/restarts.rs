@@ -29,7 +29,10 @@ impl Invariant for Restarts {
             if old.is_none() {
                 let begins = if seen.0 == task.spec_version { seen.1 } else { 0 };
                 let before = task.replaces.as_ref().and_then(|id| entry.state.tasks.get(id));
-                let again = task.start_after.is_some() && before.is_some_and(|b| b.spec_version == task.spec_version);
+                // One that must not run twice comes after whatever may still run, which need not be what it is made for.
+                let again = task.start_after.is_some()
+                    && task.stop_after().is_none()
+                    && before.is_some_and(|b| b.spec_version == task.spec_version);
                 *seen = (task.spec_version, begins + u64::from(again));
             }
             if now.0 == seen.0 && now.1 < seen.1 {
