@@ -200,7 +200,6 @@ impl Engine {
                 [inner.config.exec_root.join("bundles"), crate::supervisor::state_root(&inner.config.exec_root)];
             for entry in folders.iter().flat_map(std::fs::read_dir).flatten().flatten() {
                 if !alive(&entry.file_name().to_string_lossy()) {
-                    crate::rootfs::unmount(&entry.path().join("secrets"));
                     super::start::BUNDLE_MOUNTS
                         .iter()
                         .for_each(|name| crate::rootfs::unmount(&entry.path().join(name)));

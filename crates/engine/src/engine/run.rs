@@ -268,7 +268,6 @@ impl Engine {
         let cgroup = self.cgroup(&record.id);
         let local = blocking(move || {
             let root = crate::rootfs::detach(&merged);
-            crate::rootfs::unmount(&bundle.join("secrets"));
             super::start::BUNDLE_MOUNTS.iter().for_each(|name| crate::rootfs::unmount(&bundle.join(name)));
             let _ = std::fs::remove_dir_all(bundle);
             let _ = std::fs::remove_dir_all(state);

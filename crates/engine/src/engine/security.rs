@@ -67,6 +67,7 @@ pub(super) fn security(engine: &Engine, host: &HostConfig, capabilities: u64, pr
         seccomp: seccomp.to_string_lossy().into_owned(),
         no_new_privileges: options.no_new_privileges,
         propagation: Vec::new(),
+        sealed: Vec::new(),
         rlimits: limits::rlimits(&host.ulimits)?,
     })
 }

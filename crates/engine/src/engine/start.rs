@@ -1,5 +1,7 @@
 //! `docker start`: root, sandbox, volumes, spec, then the supervisor; everything undone if a step fails.
 
+mod secrets;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -111,6 +113,8 @@ impl Engine {
             files,
             namespaces: self.namespaces(record, &sandbox)?,
             sandbox,
+            seals: connection.seals,
+            sealed: Vec::new(),
         };
         let launch = blocking(move || job.prepare()).await?;
         let log = self.open_log(record, true).await?;
@@ -257,7 +261,8 @@ impl Engine {
 /// Below a container's bundle, while it starts.
 const CGROUP_VIEW: &str = "cgroup";
 const SUBPATHS: &str = "subpaths";
-pub(super) const BUNDLE_MOUNTS: [&str; 2] = [CGROUP_VIEW, SUBPATHS];
+const SECRETS: &str = "secrets";
+pub(super) const BUNDLE_MOUNTS: [&str; 3] = [CGROUP_VIEW, SUBPATHS, SECRETS];
 
 #[derive(Debug)]
 struct Namespaces {
@@ -309,9 +314,6 @@ fn parse_port(text: &str) -> Result<(u16, Protocol)> {
     Ok((number.parse().map_err(|_| invalid())?, protocol))
 }
 
-/// Where secrets are unless their user says otherwise.
-const SECRETS: &str = "/run/secrets";
-
 /// The part of a start that only reads and writes files, on a blocking thread.
 struct Preparation {
     engine: Engine,
@@ -321,6 +323,9 @@ struct Preparation {
     files: Vec<TaskFile>,
     namespaces: Namespaces,
     sandbox: Sandbox,
+    /// Whether the supervisor can seal.
+    seals: bool,
+    sealed: Vec<String>,
 }
 
 impl Preparation {
@@ -352,6 +357,7 @@ impl Preparation {
         let bundle = self.engine.bundle(&record.id);
         let cgroup_view = self.cgroup_view(&bundle)?;
         let mounts = std::mem::take(&mut self.mounts);
+        security.sealed = std::mem::take(&mut self.sealed);
         security.propagation = mounts.iter().filter_map(SpecMount::propagation).collect();
         let engine = self.engine.clone();
         let spec = spec::build(&SpecInput {
@@ -443,35 +449,6 @@ impl Preparation {
         }
         Ok(())
     }
-
-    fn secret_files(&mut self, root: &RootDir) -> Result<()> {
-        if self.files.is_empty() {
-            return Ok(());
-        }
-        // The places of the files: on the container's own layer each would take an inode and its time.
-        let usual = Path::new(SECRETS);
-        let host = &self.record.host_config;
-        let mut mounted = self.mounts.iter().map(|m| m.destination.as_path()).chain(host.tmpfs.keys().map(Path::new));
-        let is_free = !host.readonly_rootfs && !mounted.any(|m| m.starts_with(usual)) && root.is_vacant(usual);
-        if is_free && self.files.iter().any(|f| Path::new(&f.target).parent() == Some(usual)) {
-            self.mounts.push(SpecMount::tmpfs(usual, "mode=755"));
-        }
-        let folder = self.engine.bundle(&self.record.id).join("secrets");
-        rootfs::mount_secrets_tmpfs(&folder).map_err(EngineError::file("failed to mount", &folder))?;
-        for (index, file) in self.files.iter().enumerate() {
-            let path = folder.join(index.to_string());
-            write_secret(&path, file).map_err(EngineError::file("failed to write", &path))?;
-            self.mounts.push(SpecMount::bind(&file.target, path, "rprivate", true));
-        }
-        Ok(())
-    }
-}
-
-fn write_secret(path: &Path, file: &TaskFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, &file.data.0)?;
-    std::os::unix::fs::chown(path, Some(file.uid), Some(file.gid))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(file.mode & 0o7777))
 }
 
 pub(super) fn resolve_user(root: &RootDir, user: &str, groups: &[String]) -> Result<ResolvedUser> {

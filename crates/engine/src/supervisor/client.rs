@@ -88,6 +88,8 @@ struct Shared {
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     pub(crate) supervisor_pid: i32,
+    /// Whether the supervisor, which may be of an older version, heeds `Security::sealed`.
+    pub(crate) seals: bool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -112,9 +114,12 @@ impl Connection {
         });
         let (known_tx, mut known_rx) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read_packets(Arc::clone(&shared), known_tx));
-        let mut connection = Self { shared, supervisor_pid: 0 };
+        let mut connection = Self { shared, supervisor_pid: 0, seals: false };
         match connection.request(Op::Hello).await? {
-            (Answer::Hello { pid, .. }, _) => connection.supervisor_pid = pid,
+            (Answer::Hello { pid, seals, .. }, _) => {
+                connection.supervisor_pid = pid;
+                connection.seals = seals;
+            }
             _ => return Err(lost()),
         }
         let mut known = Vec::new();

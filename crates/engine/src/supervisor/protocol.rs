@@ -78,6 +78,9 @@ pub struct Security {
     pub no_new_privileges: bool,
     /// Mounts in the container, and how what is mounted there later spreads: libcontainer leaves binds as they come.
     pub propagation: Vec<(String, String)>,
+    /// Directories in the container whose files, as they are now, become read-only. Only for a supervisor whose
+    /// [`Answer::Hello`] says that it seals.
+    pub sealed: Vec<String>,
     pub rlimits: Vec<Rlimit>,
 }
 
@@ -96,6 +99,9 @@ pub enum Answer {
         protocol: u32,
         version: String,
         pid: i32,
+        /// Heeds [`Security::sealed`].
+        #[serde(default)]
+        seals: bool,
     },
     /// With descriptors as [`Stdio`] says.
     Started {

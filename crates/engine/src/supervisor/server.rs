@@ -310,7 +310,7 @@ impl Server {
         }
         let pid = nix::unistd::getpid().as_raw();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        self.answer(seq, Answer::Hello { protocol: PROTOCOL, version, pid }, Vec::new());
+        self.answer(seq, Answer::Hello { protocol: PROTOCOL, version, pid, seals: true }, Vec::new());
     }
 
     fn launch(&mut self, seq: u64, launch: Launch) -> std::io::Result<()> {

@@ -8,5 +8,6 @@ mod crash;
 mod devices;
 mod host;
 mod lifecycle;
+mod secrets;
 mod speed;
 mod traps;

@@ -101,3 +101,9 @@ fn what_takes_longer_to_start_than_a_new_daemon_waits_is_killed() {
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&child.wait().unwrap()), Some(libc::SIGKILL));
     assert!(hears(&daemon).is_empty() && server.processes.is_empty());
 }
+
+#[test]
+fn a_supervisor_of_an_older_build_does_not_seal() {
+    let said = r#"{"answer":"hello","protocol":1,"version":"0.1.0","pid":7}"#;
+    assert!(matches!(serde_json::from_str(said).unwrap(), Answer::Hello { seals: false, .. }));
+}
