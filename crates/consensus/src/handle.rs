@@ -82,7 +82,11 @@ impl Consensus {
         tasks.spawn(patience::watch(config.timing.clone(), raft.clone(), heard.clone(), cancel.clone()));
         tasks.close();
         let incoming = wire::Incoming::new(heard);
-        Ok(Self { inner: Arc::new(Inner { config, raft, published, leadership, incoming, log, tasks, cancel }) })
+        let inner = Inner { config, raft, published, leadership, incoming, log, tasks, cancel };
+        let consensus = Self { inner: Arc::new(inner) };
+        // Answers once it has begun: from then on the members are those of the log.
+        consensus.has_state().await?;
+        Ok(consensus)
     }
 
     /// Whether this manager has ever been part of a cluster (it has a vote or a log).

@@ -8,7 +8,7 @@ mod restore;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skep_engine::Engine;
 use skep_model::cluster::{Cluster, DEFAULT_POOL, DEFAULT_SUBNET_SIZE};
@@ -377,14 +377,14 @@ impl Inner {
         let remotes = request.remote_addrs.iter().map(|text| address::remote(text)).collect::<Result<Vec<String>>>()?;
         self.set(Membership::Joining);
         let enter = self.enter(&request, &token, listen_at, data_path, &remotes);
-        match tokio::time::timeout(JOIN_DEADLINE, Box::pin(enter)).await {
-            Ok(Ok(member)) => {
-                self.set(Membership::Inside(member));
-                Ok(())
-            }
-            Ok(Err(error)) => Err(self.undo(error)),
-            Err(_) => Err(self.undo(NodeError::JoinTimeout)),
-        }
+        let begun = Instant::now();
+        let member = match tokio::time::timeout(JOIN_DEADLINE, Box::pin(enter)).await {
+            Ok(Ok(member)) => member,
+            Ok(Err(error)) => return Err(self.undo(error)),
+            Err(_) => return Err(self.undo(NodeError::Unreachable("no manager issued a certificate in time".into()))),
+        };
+        self.set(Membership::Inside(member.clone()));
+        member.wait_joined(JOIN_DEADLINE.saturating_sub(begun.elapsed())).await
     }
 
     async fn enter(
@@ -404,7 +404,7 @@ impl Inner {
             availability: request.availability,
             hostname: self.config.hostname.clone(),
         };
-        let (remote, reply) = ask_any(remotes, &token.root_digest, &issue).await?;
+        let reply = ask_any(remotes, &token.root_digest, &issue).await?;
         certificates.take(&reply, &key)?;
         let tls = LiveTls::new(TlsMaterial::new(&reply.root_pem, &reply.cert_pem, &key.pem())?);
         let advertise = match reply.role {
@@ -415,35 +415,29 @@ impl Inner {
             Role::Worker if request.advertise_addr.is_empty() => listen_at,
             Role::Worker => address::advertise(&request.advertise_addr, None, listen_at)?,
         };
-        let mut state = SavedState {
+        let state = SavedState {
             node_id: reply.node_id.clone(),
             listen: listen_at,
             advertise,
             advertise_given: !request.advertise_addr.is_empty(),
             data_path,
-            raft_id: None,
+            raft_id: (reply.role == Role::Manager).then(new_raft_id),
             alone_from: None,
             managers: remotes
                 .iter()
                 .map(|addr| RemoteManager { node_id: reply.node_id.clone(), addr: addr.clone() })
                 .collect(),
         };
-        let mut manager = None;
-        if reply.role == Role::Manager {
-            let raft_id = new_raft_id();
-            state.raft_id = Some(raft_id);
-            let listener = listen(listen_at).await?;
-            let started = Manager::start(self.manager_config(&state, raft_id, &tls, &certificates)?, listener).await?;
-            if let Err(error) = started.join_consensus(&[remote]).await {
-                started.stop().await;
-                return Err(error);
-            }
-            manager = Some(started);
-        }
+        // Remembered before it may count in consensus: a swarm of two would have no quorum without it.
         state_files.save(&state)?;
-        let member = self.member_of(state, tls, manager).await;
-        member.wait_connected(Duration::from_secs(10)).await;
-        Ok(member)
+        let manager = match state.raft_id {
+            Some(raft_id) => {
+                let listener = listen(listen_at).await?;
+                Some(Manager::start(self.manager_config(&state, raft_id, &tls, &certificates)?, listener).await?)
+            }
+            None => None,
+        };
+        Ok(self.member_of(state, tls, manager).await)
     }
 
     pub(crate) async fn leave(self: &Arc<Self>, force: bool) -> Result<()> {
@@ -562,11 +556,11 @@ fn new_cluster(request: &InitRequest) -> Result<Cluster> {
 }
 
 /// A certificate from the first manager that gives one.
-async fn ask_any(remotes: &[String], digest: &str, issue: &IssueRequest) -> Result<(String, IssueReply)> {
+async fn ask_any(remotes: &[String], digest: &str, issue: &IssueRequest) -> Result<IssueReply> {
     let mut last = NodeError::JoinTimeout;
     for remote in remotes {
         match ask(remote, digest, issue).await {
-            Ok(reply) => return Ok((remote.clone(), reply)),
+            Ok(reply) => return Ok(reply),
             Err(error) => last = error,
         }
     }

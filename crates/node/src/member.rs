@@ -29,6 +29,8 @@ use crate::transport::message::{IssueReply, IssueRequest, Trust};
 use crate::transport::{Connection, LiveTls, TlsMaterial, pack, unpack};
 
 const RENEW_RETRY: Duration = Duration::from_secs(5);
+/// How often is looked whether a join is through.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A role or root that could not be taken up is tried again soon, since users wait for it, and then less often.
 const ROLE_RETRY: Duration = Duration::from_millis(200);
 /// A member that leaves says goodbye for no longer than this: the managers may all be gone.
@@ -40,7 +42,9 @@ pub(crate) struct Member {
     state_files: StateFiles,
     certificates: CertificateFiles,
     tls: LiveTls,
+    /// Started, though the others may not have taken it in yet.
     manager: RwLock<Option<Arc<Manager>>>,
+    /// As the leader told them last.
     managers: watch::Sender<Vec<RemoteManager>>,
     connected: watch::Receiver<bool>,
     removed: watch::Receiver<bool>,
@@ -154,8 +158,20 @@ impl Member {
         self.tls.current().identity.node_id.clone()
     }
 
+    /// Once consensus counts on it.
     pub(crate) fn manager(&self) -> Option<Arc<Manager>> {
+        self.started_manager().filter(|manager| manager.votes())
+    }
+
+    fn started_manager(&self) -> Option<Arc<Manager>> {
         self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the others have this manager for one, and look for it where it is. What its own log says of that may be long
+    /// out of date: a manager that is taken out while it is cut off never hears of it.
+    fn is_announced(&self, manager: &Manager) -> bool {
+        let own = RemoteManager { node_id: manager.node_id().clone(), addr: manager.advertise().to_string() };
+        manager.votes() && self.managers.borrow().contains(&own)
     }
 
     fn set_manager(&self, manager: Option<Arc<Manager>>) {
@@ -169,6 +185,17 @@ impl Member {
     pub(crate) async fn wait_connected(&self, limit: Duration) {
         let mut connected = self.connected.clone();
         let _ = tokio::time::timeout(limit, connected.wait_for(|now| *now)).await;
+    }
+
+    /// Until the swarm counts on this node in its role, or it is given up to join in the background.
+    pub(crate) async fn wait_joined(&self, limit: Duration) -> Result<()> {
+        let joined = async {
+            let _ = self.connected.clone().wait_for(|now| *now).await;
+            while self.role() == Role::Manager && !self.started_manager().is_some_and(|m| self.is_announced(&m)) {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(limit, joined).await.map_err(|_| NodeError::JoinTimeout)
     }
 
     pub(crate) fn local_state(&self) -> LocalState {
@@ -219,7 +246,7 @@ impl Member {
                 // A manager that has not heard of the new role yet gives a certificate of the old one: asked again.
                 let renewed = self.renew().await;
                 ("renew the certificate for another role", renewed.map(|()| role == Some(self.role())))
-            } else if (self.role() == Role::Manager) != self.manager().is_some() {
+            } else if (self.role() == Role::Manager) != self.started_manager().is_some() {
                 ("take up the role", Box::pin(self.follow_role()).await.map(|()| true))
             } else if trust.has_changed().unwrap_or(false) {
                 let due = trust.borrow_and_update().clone();
@@ -228,9 +255,10 @@ impl Member {
                     trust.mark_changed();
                 }
                 ("trust what the swarm trusts", followed)
-            } else if let Some(manager) = self.manager().filter(|manager| !manager.is_announced()) {
+            } else if let Some(manager) = self.started_manager().filter(|manager| !self.is_announced(manager)) {
                 let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
-                ("tell the other managers where this one is", manager.join_consensus(&remotes).await.map(|()| true))
+                // Before it is asked again the leader's new list of managers may come.
+                ("be taken in as a manager", manager.join_consensus(&remotes).await.map(|()| false))
             } else {
                 tokio::select! {
                     changed = managers.changed() => {
@@ -360,7 +388,7 @@ impl Member {
 
     /// Makes the manager the certificate says there should be, or ends the one it says there should not.
     async fn follow_role(&self) -> Result<()> {
-        match (self.tls.current().identity.role, self.manager()) {
+        match (self.tls.current().identity.role, self.started_manager()) {
             (Role::Manager, None) => Box::pin(self.become_manager()).await,
             (Role::Worker, Some(manager)) => {
                 self.set_manager(None);
@@ -380,14 +408,17 @@ impl Member {
     }
 
     async fn become_manager(&self) -> Result<()> {
-        // Whatever raft id it had goes with its log: the two may only be used together.
-        let mut state = self.with_state(|state| {
-            state.raft_id = None;
-            state.clone()
-        });
-        self.state_files.save(&state)?;
-        self.state_files.forget_raft()?;
-        let raft_id = crate::lifecycle::new_raft_id();
+        let mut state = self.with_state(|state| state.clone());
+        // A try that was cut short may have made it a voter already: that one is to be finished, not followed by another.
+        // Without its log a raft id may not vote again, and the log is of no use under another.
+        let raft_id = match state.raft_id.filter(|_| self.state_files.has_raft()) {
+            Some(raft_id) => raft_id,
+            None => {
+                self.state_files.forget_raft()?;
+                crate::lifecycle::new_raft_id()
+            }
+        };
+        state.raft_id = Some(raft_id);
         if state.advertise.ip().is_unspecified() {
             let own = self.orders.borrow().as_ref().and_then(|o| o.set.nodes.get(&state.node_id).map(|n| n.vtep));
             state.advertise = match own {
@@ -395,6 +426,8 @@ impl Member {
                 None => crate::address::advertise("", self.config.default_advertise.as_deref(), state.listen)?,
             };
         }
+        self.state_files.save(&state)?;
+        self.with_state(|own| *own = state.clone());
         let listener = crate::lifecycle::listen(state.listen).await?;
         let config = ManagerConfig {
             node_id: state.node_id.clone(),
@@ -410,14 +443,6 @@ impl Member {
             gossip: self.gossip.clone(),
         };
         let manager = Manager::start(config, listener).await?;
-        let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
-        if let Err(error) = manager.join_consensus(&remotes).await {
-            manager.stop().await;
-            return Err(error);
-        }
-        state.raft_id = Some(raft_id);
-        self.state_files.save(&state)?;
-        self.with_state(|own| *own = state);
         self.set_manager(Some(manager));
         Ok(())
     }
@@ -426,7 +451,7 @@ impl Member {
     pub(crate) async fn leave(&self) {
         // A session would call the node ready again.
         self.cancel.cancel();
-        if let Some(manager) = self.manager() {
+        if let Some(manager) = self.started_manager() {
             manager.hand_over().await;
         }
         let managers = self.managers.borrow().clone();
@@ -446,7 +471,7 @@ impl Member {
             request.set_timeout(Duration::from_secs(seconds));
             request
         };
-        let mut manages = self.manager().is_some();
+        let mut manages = self.started_manager().is_some();
         loop {
             for remote in managers {
                 let Ok(connection) = Connection::lazy(&remote.addr, &self.tls) else { continue };
@@ -469,7 +494,7 @@ impl Member {
     #[cfg(test)]
     pub(crate) fn abandon(&self) {
         self.cancel.cancel();
-        if let Some(manager) = self.manager() {
+        if let Some(manager) = self.started_manager() {
             manager.abandon();
         }
     }
@@ -478,7 +503,7 @@ impl Member {
     pub(crate) async fn stop(&self) {
         self.cancel.cancel();
         let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
-        if let Some(manager) = self.manager() {
+        if let Some(manager) = self.started_manager() {
             self.set_manager(None);
             manager.stop().await;
         }

@@ -312,7 +312,7 @@ impl World {
             let until = self.hosts[host.0].frozen_until;
             return self.at(until, Event::Ask { number, host, hops });
         }
-        if self.hosts[host.0].daemon.as_ref().is_none_or(|d| d.log_stopped) || !self.hosts[host.0].is_manager {
+        if self.hosts[host.0].daemon.as_ref().is_none_or(|d| d.log_stopped) || !self.log.votes(host) {
             return if hops == 0 { self.gave_up(number, "nobody answers") } else { self.soon_again(number) };
         }
         let (view, at) = (self.log.view(host), self.hosts[host.0].clock(self.now));

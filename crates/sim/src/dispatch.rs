@@ -133,7 +133,7 @@ impl World {
         let (description, address) = (self.hosts[agent.0].description(), self.hosts[agent.0].address());
         let (live, managers) = (self.live(host), managers_of(&view));
         let Some(leader) = self.leader(host) else {
-            if self.hosts[host.0].is_manager {
+            if self.hosts[host.0].has_log {
                 self.send_down(id, Down::Elsewhere(leader_elsewhere));
             }
             self.manager_closes(id);

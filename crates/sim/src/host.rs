@@ -20,7 +20,7 @@ pub(crate) struct Host {
     /// What its certificate says.
     pub(crate) role: Role,
     /// It has a log, and will open it when it starts.
-    pub(crate) is_manager: bool,
+    pub(crate) has_log: bool,
     /// Where it looks for the leader.
     pub(crate) known_managers: Vec<HostId>,
     pub(crate) has_power: bool,
@@ -46,18 +46,18 @@ pub(crate) struct Daemon {
     pub(crate) leader: Option<Leader>,
     /// Its consensus ended on a disk that failed.
     pub(crate) log_stopped: bool,
-    /// It waits to be taken into consensus.
-    pub(crate) joining: bool,
+    /// It asked to be let in a moment ago.
+    pub(crate) asks_to_join: bool,
 }
 
 impl Host {
     pub(crate) fn new(id: HostId, node_id: NodeId, managers: usize, rate_ppm: u32) -> Self {
-        let is_manager = id.0 < managers;
+        let has_log = id.0 < managers;
         Self {
             id,
             node_id,
-            role: if is_manager { Role::Manager } else { Role::Worker },
-            is_manager,
+            role: if has_log { Role::Manager } else { Role::Worker },
+            has_log,
             known_managers: (0..managers).map(HostId).collect(),
             has_power: true,
             life: 0,

@@ -16,7 +16,7 @@ use crate::world::{Asker, Event, World, host_of, node_id};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// A manager that is not let in asks again.
-const JOIN_AGAIN: Duration = Duration::from_millis(500);
+pub(crate) const JOIN_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a change of the members, or the write after it, is for.
 #[derive(Clone, Debug)]
@@ -156,13 +156,7 @@ impl World {
     pub(crate) fn roster_wrote(&mut self, host: HostId, ticket: Ticket, outcome: &Result<u64, Failure>) {
         let Some(leader) = self.leader(host) else { return };
         let Some(Step::Write(Some(joiner))) = leader.roster.steps.remove(&ticket) else { return };
-        // The way back to who asked.
-        if outcome.is_ok()
-            && self.net.is_open(host, joiner)
-            && let Some(daemon) = &mut self.hosts[joiner.0].daemon
-        {
-            daemon.joining = false;
-            self.hosts[joiner.0].is_manager = true;
+        if outcome.is_ok() {
             self.tell(Detail::Story, format!("{joiner} is a manager"));
         }
     }
@@ -203,15 +197,14 @@ impl World {
         let there = &mut self.hosts[host.0];
         let Some(daemon) = &mut there.daemon else { return };
         match there.role {
-            Role::Manager if !there.is_manager && !daemon.joining => {
-                daemon.joining = true;
+            Role::Manager if !there.has_log => {
+                there.has_log = true;
                 daemon.log_stopped = false;
                 self.log.begin(host);
                 self.ask_to_join(host);
             }
-            Role::Worker if there.is_manager || daemon.joining => {
-                there.is_manager = false;
-                daemon.joining = false;
+            Role::Worker if there.has_log => {
+                there.has_log = false;
                 let led = daemon.leader.as_ref().map(|l| l.term);
                 self.log.end(host);
                 if let Some(term) = led {
@@ -223,10 +216,15 @@ impl World {
         }
     }
 
+    /// A manager that the leader does not count among them asks to be let in.
     pub(crate) fn ask_to_join(&mut self, host: HostId) {
-        if self.hosts[host.0].daemon.as_ref().is_none_or(|d| !d.joining) {
+        let there = &mut self.hosts[host.0];
+        let announced = there.known_managers.contains(&host) && self.log.votes(host);
+        let Some(daemon) = there.daemon.as_mut().filter(|d| !d.asks_to_join) else { return };
+        if !there.has_log || announced {
             return;
         }
+        daemon.asks_to_join = true;
         let known = self.hosts[host.0].known_managers.clone();
         let there = |h: &&HostId| self.net.reaches(host, **h) && self.hosts[h.0].daemon.is_some();
         let leading =
@@ -236,6 +234,19 @@ impl World {
         }
         let life = self.hosts[host.0].life;
         self.after(JOIN_AGAIN, Event::AskToJoin { host, life });
+    }
+
+    pub(crate) fn ask_to_join_again(&mut self, host: HostId) {
+        if let Some(daemon) = &mut self.hosts[host.0].daemon {
+            daemon.asks_to_join = false;
+        }
+        self.ask_to_join(host);
+    }
+
+    /// The leader says who the managers are.
+    pub(crate) fn told_managers(&mut self, host: HostId, managers: Vec<HostId>) {
+        self.hosts[host.0].known_managers = managers;
+        self.ask_to_join(host);
     }
 }
 

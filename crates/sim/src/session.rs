@@ -156,7 +156,7 @@ impl World {
         if line.asking.contains_key(&id) {
             return match message {
                 Down::Welcome(managers) => {
-                    self.hosts[host.0].known_managers = managers;
+                    self.told_managers(host, managers);
                     self.opened(host, id);
                 }
                 Down::Elsewhere(leader) => self.unopened(host, id, Unopened::Elsewhere(leader)),
@@ -167,7 +167,7 @@ impl World {
         line.hearing.heard(now);
         match message {
             Down::Heartbeat { sent } => self.answered_heartbeat(host, sent),
-            Down::Managers(managers) => self.hosts[host.0].known_managers = managers,
+            Down::Managers(managers) => self.told_managers(host, managers),
             Down::Role(role) => self.told_role(host, role),
             Down::Complete { results_in, set } => {
                 open.have = Some(results_in);

@@ -21,7 +21,7 @@ use crate::log::model::ModelLog;
 use crate::log::raft::RaftLog;
 use crate::log::{Crash, Failure, Log, LogEvent, Ticket};
 use crate::net::Net;
-use crate::roles::manager_info;
+use crate::roles::{JOIN_AGAIN, manager_info};
 use crate::trace::{Detail, Trace};
 use crate::wire::{Stream, Way};
 
@@ -173,7 +173,7 @@ impl World {
     }
 
     pub(crate) fn all_managers(&self) -> Vec<HostId> {
-        self.all_hosts().into_iter().filter(|h| self.hosts[h.0].is_manager).collect()
+        self.all_hosts().into_iter().filter(|h| self.hosts[h.0].has_log).collect()
     }
 
     /// Lets time pass, until then or until something must never happen and did.
@@ -253,7 +253,7 @@ impl World {
             Event::Pulse { host, reign } => self.pulse(host, reign),
             Event::Round { host, reign } => self.round(host, reign),
             Event::Certificate { host, life, role } if self.lives(host, life) => self.has_certificate(host, role),
-            Event::AskToJoin { host, life } if self.lives(host, life) => self.ask_to_join(host),
+            Event::AskToJoin { host, life } if self.lives(host, life) => self.ask_to_join_again(host),
             Event::LeaseEnds { host, task } => self.lease_ends(host, &task),
             Event::Ask { number, host, hops } => self.ask(number, host, hops),
             Event::TryAgain { number, attempt } => self.try_again(number, attempt),
@@ -336,9 +336,10 @@ impl World {
         }
         there.has_power = true;
         there.life += 1;
-        there.daemon = Some(Daemon { agent: Agent::new(self.now), leader: None, log_stopped: false, joining: false });
+        there.daemon =
+            Some(Daemon { agent: Agent::new(self.now), leader: None, log_stopped: false, asks_to_join: false });
         if there.life > 1 {
-            if there.is_manager {
+            if there.has_log {
                 self.log.start(host);
             }
             self.tell(Detail::Story, format!("{host} starts"));
@@ -346,6 +347,9 @@ impl World {
         self.take_orders(host, false);
         self.seek(host);
         self.follow_role(host);
+        // Once its log is open.
+        let life = self.hosts[host.0].life;
+        self.after(JOIN_AGAIN, Event::AskToJoin { host, life });
     }
 
     pub(crate) fn crash(&mut self, host: HostId, how: Crash) {

@@ -33,4 +33,5 @@ golden! {
     power_cut_of_everything
     one_that_never_runs_twice
     a_worker_takes_over
+    a_manager_taken_out_while_cut_off
 }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_bytes::ByteBuf;
-use skep_consensus::{Consensus, Leadership, Notice, Peer, ProposeError};
+use skep_consensus::{Consensus, Leadership, Member, MemberRole, Notice, Peer, ProposeError};
 use skep_model::NodeId;
 use skep_model::node::{ManagerInfo, Node, Reachability};
 use skep_store::{Batch, Refused, View};
@@ -370,10 +370,14 @@ impl Manager {
         text
     }
 
-    /// Whether the others look for this manager where it is.
-    pub(crate) fn is_announced(&self) -> bool {
-        let own = self.consensus.members().into_iter().find(|m| m.peer.raft_id == self.consensus.raft_id());
-        own.is_none_or(|m| m.peer.address == self.config.advertise.to_string())
+    /// Whether it knows itself to count in consensus.
+    pub(crate) fn votes(&self) -> bool {
+        let own = |member: &Member| member.peer.raft_id == self.config.raft_id && member.role == MemberRole::Voter;
+        self.consensus.members().iter().any(own)
+    }
+
+    pub(crate) fn advertise(&self) -> SocketAddr {
+        self.config.advertise
     }
 
     /// Asks the leader to take this manager into consensus, at any of the given managers; asked again, it moves its address.
@@ -396,10 +400,8 @@ impl Manager {
             request.set_timeout(Duration::from_secs(15));
             match connection.control().join_raft(request).await {
                 Ok(_) => return Ok(()),
-                // Demoted again, or removed, before it got here.
-                Err(status) if status.code() == tonic::Code::PermissionDenied => {
-                    return Err(NodeError::Forbidden(status.message().to_owned()));
-                }
+                // Demoted again, or removed, before it got here: it will be told.
+                Err(status) if status.code() == tonic::Code::PermissionDenied => return Ok(()),
                 Err(status) => {
                     if let Some(leader) = status.metadata().get(crate::agent_loop::LEADER_HEADER) {
                         queue.extend(leader.to_str().ok().map(str::to_owned));

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use skep_consensus::MemberRole;
 use skep_model::node::{NodeSpec, NodeState, Reachability, Role};
 use skep_store::{Batch, Change};
 
@@ -237,7 +238,7 @@ async fn a_manager_that_lost_its_log_comes_back_under_another_raft_id() {
     hosts[2].start().await;
     eventually("it manages again", 15, || hosts[2].node.info().control_available).await;
     assert_eq!(hosts[2].node.info().node_id, Some(id.clone()));
-    assert_ne!(raft_id(&hosts[0]).unwrap(), before);
+    eventually("it has another raft id", 5, || raft_id(&hosts[0]).is_some_and(|id| id != before)).await;
     eventually("three vote", 5, || votes(&hosts[0]) == 3).await;
     assert_eq!(hosts[2].node.service_inspect("web").unwrap().spec.name, "web");
 }
@@ -253,6 +254,63 @@ async fn a_manager_that_crashed_while_it_joined_counts_for_nothing() {
     let late = Host::new("node2").await;
     late.join_as_manager(&hosts[0]).await;
     assert_eq!(votes(&hosts[0]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_cut_short_is_finished_by_the_daemon_that_comes_after() {
+    let mut hosts = cluster(1).await;
+    let id = hosts[1].node.info().node_id.unwrap();
+    set_role(&hosts[0].node, id.as_str(), Role::Manager).await.unwrap();
+    // It votes, and is not yet known to be a manager: from here on there is no quorum without it. That lasts a moment.
+    let consensus = hosts[0].node.inner.manager().unwrap().consensus().clone();
+    let voting = || consensus.members().iter().filter(|m| m.role == MemberRole::Voter).count();
+    let promoted = async {
+        while voting() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), promoted).await.unwrap();
+    hosts[1].node.inner.abandon();
+    hosts[1].restart_after_crash().await;
+    eventually("both manage", 15, || {
+        let listed = |of: &Host| hosts[0].node.node_inspect(of.node.info().node_id.unwrap().as_str());
+        hosts.iter().all(|h| h.node.info().control_available && listed(h).is_ok_and(|n| n.manager.is_some()))
+    })
+    .await;
+    hosts[1].node.service_create(service("web", 1)).await.unwrap();
+    assert_eq!(votes(&hosts[0]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_cut_short_is_finished_by_the_daemon_that_comes_after() {
+    let hosts = managers(1).await;
+    let mut late = Host::new("node2").await;
+    let token = hosts[0].node.swarm_inspect().unwrap().join_tokens.manager;
+    let request = late.join_request(&hosts[0], &token);
+    let counted = eventually("consensus has two members", 10, || votes(&hosts[0]) == 2);
+    tokio::select! {
+        joined = late.node.swarm_join(request) => joined.unwrap(),
+        () = counted => {}
+    }
+    late.node.inner.abandon();
+    late.restart_after_crash().await;
+    eventually("it manages", 15, || late.node.info().control_available).await;
+    late.node.service_create(service("web", 1)).await.unwrap();
+    assert_eq!(votes(&hosts[0]), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_taken_out_while_it_was_away_and_wanted_again_comes_back() {
+    let mut hosts = managers(3).await;
+    all_reached(&hosts).await;
+    let id = hosts[2].node.info().node_id.unwrap();
+    hosts[2].node.shutdown().await;
+    set_role(&hosts[0].node, id.as_str(), Role::Worker).await.unwrap();
+    eventually("it counts no more", 15, || votes(&hosts[0]) == 2).await;
+    set_role(&hosts[0].node, id.as_str(), Role::Manager).await.unwrap();
+    hosts[2].start().await;
+    eventually("three vote", 15, || votes(&hosts[0]) == 3).await;
+    hosts[2].node.service_create(service("web", 1)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

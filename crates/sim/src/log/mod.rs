@@ -112,6 +112,10 @@ pub(crate) trait Log {
     fn change(&mut self, host: HostId, change: Move) -> Ticket;
     /// Raft ids of who takes part, as this manager knows it, and whether it votes.
     fn members(&self, host: HostId) -> Vec<(u64, bool)>;
+    /// Whether this manager knows itself to count.
+    fn votes(&self, host: HostId) -> bool {
+        self.members(host).contains(&(self.raft_id(host), true))
+    }
     /// Of the log this host has, or had last.
     fn raft_id(&self, host: HostId) -> u64;
     /// With an empty log and a new raft id.
