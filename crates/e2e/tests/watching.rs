@@ -167,6 +167,11 @@ fn containers_of_tasks_are_reached_from_any_manager() {
     assert!(said.contains("sized"), "{said}");
     let follower = Following::start(lab.docker_command(2, &["logs", "-f", "--tail", "0", "far.1"]));
     follower.await_text("hello ");
+    // What cannot be told to a manager directly goes over the leader.
+    let second = lab.docker(2, "info --format {{.Swarm.NodeAddr}}").ok();
+    lab.on(3, &["ip", "route", "add", "blackhole", &second]).ok();
+    assert_eq!(lab.docker_with_input(2, &["exec", "-i", "far.1", "cat"], b"round about").ok(), "round about");
+    lab.on(3, &["ip", "route", "del", "blackhole", &second]).ok();
     // A worker asks nobody, and what nobody knows is said as ever.
     talk(&lab, "near", "1", &["--constraint", "node.hostname==node1"]);
     lab.await_running("near", 1);
@@ -179,6 +184,49 @@ fn containers_of_tasks_are_reached_from_any_manager() {
     });
     let said = lab.docker_words(1, &["exec", &container, "true"]).fails("node node3 (");
     assert!(said.contains("is down"), "{said}");
+}
+
+#[test]
+fn a_conversation_with_a_container_elsewhere_survives_the_leader_that_arranged_it() {
+    let lab = Lab::swarm(3, 1);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.give_busybox();
+    talk(&lab, "far", "1", &["--constraint", "node.hostname==node4"]);
+    lab.await_running("far", 1);
+    let logs = Following::start(lab.docker_command(2, &["logs", "-f", "far.1"]));
+    // A word goes there and comes back ten times a second.
+    let mut talking = std::process::Command::new("sh");
+    let line = format!(
+        "i=0; while [ $i -lt 150 ]; do echo $i; i=$((i+1)); sleep 0.1; done | \
+         docker -H unix://{} exec -i far.1 sh -c 'while read n; do echo got $n; done; exit 7'",
+        lab.socket(2)
+    );
+    talking.args(["-c", &line]);
+    let mut talking = Following::start(talking);
+    talking.await_text("got 5");
+    logs.await_text("hello 3 ");
+    lab.lab(&["kill", "node1"]).ok();
+    eventually(LATER, "another leads, and the worker has found it", || {
+        let members = lab.docker(2, "node ls --format {{.Hostname}}={{.ManagerStatus}}={{.Status}}").stdout;
+        members.lines().any(|l| l.contains("=Leader=")) && members.contains("node1=Unreachable=Down")
+    });
+    // A new one is arranged by the new leader, and by the asked one itself if it leads now.
+    for manager in [2, 3] {
+        assert_eq!(lab.docker_with_input(manager, &["exec", "-i", "far.1", "cat"], b"again").ok(), "again");
+    }
+    // conformance: works | docker exec, of a task on another node, across a change of leaders | every byte once
+    eventually(LATER, "the last word", || talking.seen().contains("got 149"));
+    assert_eq!(talking.await_end(), 7);
+    let expected: String = (0..150).map(|i| format!("got {i}\n")).collect();
+    assert_eq!(talking.seen(), expected);
+    // conformance: works | docker logs -f, of a task on another node, across a change of leaders
+    let seen = logs.seen();
+    let numbers: Vec<usize> = seen.lines().filter_map(|l| l.split(' ').nth(1)?.parse().ok()).collect();
+    assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
+    let before = numbers.len();
+    eventually(SOON, "more lines", || logs.seen().lines().count() > before + 5);
 }
 
 /// `/events` as it is, with these queries, until `until` (from now, in seconds).

@@ -40,12 +40,6 @@ impl LogFeeds {
         self.by_id.insert(id, self.feeds.spawn(feed));
     }
 
-    /// Not a log, but asked for and ended in the same way.
-    pub(super) fn reach(&mut self, id: u64) {
-        while self.feeds.try_join_next().is_some() {}
-        self.feeds.spawn(super::reached::answer(self.executor.clone(), self.connection.clone(), id));
-    }
-
     pub(super) fn stop(&mut self, id: u64) {
         if let Some(feed) = self.by_id.remove(&id) {
             feed.abort();

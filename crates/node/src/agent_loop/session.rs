@@ -22,6 +22,7 @@ use super::board::StatusBoard;
 use super::executor::Executor;
 use super::log_feed;
 use super::plane::InForce;
+use super::reached::Switchboard;
 use crate::config::Timing;
 use crate::facade::RemoteManager;
 use crate::gossip::Gossip;
@@ -102,11 +103,13 @@ impl Session {
         let mut last: Option<(String, bool)> = None;
         let began = Instant::now();
         let mut hearing = line::Hearing::new(Duration::ZERO);
+        let (executor, tls) = (self.executor.clone(), self.tls.clone());
+        let switchboard = Switchboard { executor, tls, cancel: cancel.clone() };
         loop {
             let opened = tokio::select! { () = cancel.cancelled() => return, opened = self.find(last) => opened };
             let address = opened.address.clone();
             hearing.begin(address.clone(), began.elapsed());
-            let once = self.once(opened, &mut hearing, began);
+            let once = self.once(opened, &mut hearing, began, &switchboard);
             let ended = tokio::select! { () = cancel.cancelled() => return, ended = once => ended };
             self.connected.send_replace(false);
             let broken = match ended {
@@ -179,7 +182,13 @@ impl Session {
     }
 
     /// Until the session breaks, and why it did.
-    async fn once(&self, opened: Opened, hearing: &mut line::Hearing<String>, began: Instant) -> Ended {
+    async fn once(
+        &self,
+        opened: Opened,
+        hearing: &mut line::Hearing<String>,
+        began: Instant,
+        switchboard: &Switchboard,
+    ) -> Ended {
         let Opened { connection, mut renewed, up, mut down, .. } = opened;
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
@@ -199,6 +208,7 @@ impl Session {
                         None => return Ended::Broken("the manager closed it".into()),
                     };
                     match message {
+                        Ok(Down::Reach(id)) => switchboard.answer(connection.clone(), id),
                         Ok(message) => if !self.take(message, &mut have, &mut logs) {
                             let _ = up.send(pack(&Up::Resync)).await;
                         },
@@ -292,7 +302,8 @@ impl Session {
             Down::Trust(trust) => {
                 self.wanted_trust.send_replace(Some(trust));
             }
-            Down::Reach(id) => logs.reach(id),
+            // Answered where the connection is.
+            Down::Reach(_) => {}
             Down::Subscribe(subscription) => logs.start(subscription),
             Down::Unsubscribe(id) => logs.stop(id),
             Down::Gossip(key) => self.gossip.take_key(key),

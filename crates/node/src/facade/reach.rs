@@ -11,13 +11,14 @@ use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
 
 use super::Node;
 use crate::error::{NodeError, Result};
 use crate::manager::{Ends, Manager};
 use crate::transport::pack;
 use crate::transport::proto::Envelope;
-use crate::transport::splice::{IN_FLIGHT, splice};
+use crate::transport::splice::{DIRECT_HEADER, Direct, IN_FLIGHT, splice};
 
 /// A node that has not answered by then does not.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -92,23 +93,35 @@ fn find<'v>(view: &'v View, reference: &str, tasks: bool) -> Result<Option<&'v A
     }
 }
 
-/// Through the leader, who has the node's session. `None` if it has not.
+/// Asks over the leader, who has the node's session. `None` if it has not.
 async fn connect(manager: &Manager, node_id: &NodeId) -> Option<DuplexStream> {
     let (ours, theirs) = tokio::io::duplex(BUFFER);
     let (outgoing, to_node) = mpsc::channel::<Envelope>(IN_FLIGHT);
+    let (from_node, mut incoming) = mpsc::channel(IN_FLIGHT);
+    let ends = Ends { to_node, from_node, direct: None };
     if let Some(dispatcher) = manager.dispatcher() {
-        let (from_node, mut incoming) = mpsc::channel(IN_FLIGHT);
-        if !dispatcher.reach(node_id.clone(), Ends { to_node, from_node }).await {
+        if !dispatcher.reach(node_id.clone(), ends).await {
             return None;
         }
         incoming.recv().await?;
         tokio::spawn(splice(theirs, ReceiverStream::new(incoming), outgoing));
         return Some(ours);
     }
-    outgoing.send(pack(node_id)).await.ok()?;
-    let call = manager.leader_connection()?.control().reach(ReceiverStream::new(to_node)).await;
-    let mut incoming = call.ok()?.into_inner();
-    incoming.next().await?.ok()?;
-    tokio::spawn(splice(theirs, incoming.map_while(std::result::Result::ok), outgoing));
+    let expected = manager.calls().expect(node_id.clone(), ends);
+    let direct = Direct { address: manager.address().to_string(), ticket: expected.ticket };
+    let (by_leader, pieces) = mpsc::channel::<Envelope>(IN_FLIGHT);
+    by_leader.send(pack(node_id)).await.ok()?;
+    let mut request = Request::new(ReceiverStream::new(pieces));
+    request.metadata_mut().insert(DIRECT_HEADER, direct.to_string().parse().ok()?);
+    let call = manager.leader_connection()?.control().reach(request).await;
+    let mut from_leader = call.ok()?.into_inner();
+    // The node calls here, or the leader if it cannot; not both.
+    tokio::select! {
+        Some(_) = incoming.recv() => drop(tokio::spawn(splice(theirs, ReceiverStream::new(incoming), outgoing))),
+        Some(Ok(_)) = from_leader.next() => {
+            drop(tokio::spawn(splice(theirs, from_leader.map_while(std::result::Result::ok), by_leader)));
+        }
+        else => return None,
+    }
     Some(ours)
 }

@@ -35,7 +35,7 @@ use crate::transport::message::{Down, Facts, Hello, Trust, Up, Welcome};
 use crate::transport::proto::Envelope;
 pub(crate) use errands::Ends;
 use errands::Errands;
-pub(super) use errands::LogSink;
+pub(super) use errands::{LogSink, Reached};
 use session::Session;
 
 /// Knocks under way at once; if that many nodes fall silent together it is not theirs that broke.
@@ -75,7 +75,9 @@ enum Command {
     Reached {
         id: u64,
         node_id: NodeId,
-        reply: oneshot::Sender<Option<Ends>>,
+        /// The node would rather call who wants it.
+        directly: bool,
+        reply: oneshot::Sender<Option<Reached>>,
     },
     Knocked {
         node_id: NodeId,
@@ -138,9 +140,9 @@ impl Dispatcher {
     }
 
     /// What a node that was asked for a connection is connected with.
-    pub(super) async fn reached(&self, id: u64, node_id: NodeId) -> Option<Ends> {
+    pub(super) async fn reached(&self, id: u64, node_id: NodeId, directly: bool) -> Option<Reached> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Reached { id, node_id, reply }).await.ok()?;
+        self.commands.send(Command::Reached { id, node_id, directly, reply }).await.ok()?;
         answer.await.ok()?
     }
 
@@ -342,8 +344,8 @@ impl State {
             Command::Reach { node_id, ends, reply } => {
                 let _ = reply.send(self.errands.reach(&self.sessions, node_id, ends));
             }
-            Command::Reached { id, node_id, reply } => {
-                let _ = reply.send(self.errands.connection(id, &node_id));
+            Command::Reached { id, node_id, directly, reply } => {
+                let _ = reply.send(self.errands.connection(id, &node_id, directly));
             }
             Command::Publish { id, node_id, reply } => {
                 let _ = reply.send(self.errands.sink(id, &node_id));

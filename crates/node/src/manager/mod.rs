@@ -6,6 +6,7 @@
 //! ```
 
 mod access;
+mod calls;
 mod dispatcher;
 mod issue;
 mod leader;
@@ -45,6 +46,7 @@ use crate::facade::{EventAction, EventCursor, EventKind, EventLog, SwarmEvent};
 use crate::gossip::Gossip;
 use crate::transport::message::{JoinRaft, Propose, Proposed};
 use crate::transport::{Connection, LiveTls, pack, serve, unpack};
+use calls::Calls;
 use leader::Leader;
 use peers::PeerPool;
 
@@ -82,6 +84,7 @@ pub(crate) struct Manager {
     consensus: Consensus,
     peers: Arc<PeerPool>,
     roster: Arc<Roster>,
+    calls: Calls,
     /// Present while this manager leads.
     dispatcher: watch::Receiver<Option<Dispatcher>>,
     cancel: CancellationToken,
@@ -102,6 +105,7 @@ impl Manager {
             consensus: consensus.clone(),
             peers: peers.clone(),
             roster: roster.clone(),
+            calls: Calls::default(),
             dispatcher,
             cancel: cancel.clone(),
             tasks: tasks.clone(),
@@ -192,6 +196,15 @@ impl Manager {
     pub(crate) fn leader_connection(&self) -> Option<Connection> {
         let leader = self.leader().filter(|l| l.raft_id != self.consensus.raft_id())?;
         self.peers.connection(&leader.address).ok()
+    }
+
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Where nodes and managers call this one.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.config.advertise
     }
 
     pub(crate) fn audit(&self) -> &AuditLog {

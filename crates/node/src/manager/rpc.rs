@@ -17,7 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::dispatcher::Ends;
+use super::dispatcher::{Ends, Reached};
 use super::roles::RoleError;
 use super::{Manager, access};
 use crate::agent_loop::LEADER_HEADER;
@@ -32,7 +32,7 @@ use crate::transport::proto::ca_server::{Ca, CaServer};
 use crate::transport::proto::control_server::{Control, ControlServer};
 use crate::transport::proto::dispatcher_server::{Dispatcher, DispatcherServer};
 use crate::transport::proto::raft_server::{Raft, RaftServer};
-use crate::transport::splice::IN_FLIGHT;
+use crate::transport::splice::{DIRECT_HEADER, IN_FLIGHT};
 use crate::transport::{MAX_MESSAGE_BYTES, pack, peer_of, unpack};
 
 type EnvelopeStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
@@ -217,11 +217,12 @@ impl Control for Rpc {
         let identity = access::of_manager(&request, &manager)?;
         let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
         access::present(&identity, &manager)?;
+        let direct = request.metadata().get(DIRECT_HEADER).cloned();
         let mut pieces = request.into_inner();
         let first = pieces.next().await.transpose()?.ok_or_else(|| Status::invalid_argument("which node?"))?;
         let (to, to_node) = mpsc::channel(IN_FLIGHT);
         let (from_node, from) = mpsc::channel(IN_FLIGHT);
-        if !dispatcher.reach(unpack(&first)?, Ends { to_node, from_node }).await {
+        if !dispatcher.reach(unpack(&first)?, Ends { to_node, from_node, direct }).await {
             return Err(Status::not_found("the node has no session with the leader"));
         }
         manager.tasks.spawn(manager.cancel.clone().run_until_cancelled_owned(hand_on(pieces, to)));
@@ -249,6 +250,25 @@ async fn hand_on(mut from: Streaming<Envelope>, to: mpsc::Sender<Envelope>) {
             return;
         }
     }
+}
+
+/// What a node says first on a connection that it was asked for.
+async fn ticket(request: Request<Streaming<Envelope>>) -> Result<(u64, Streaming<Envelope>), Status> {
+    let mut pieces = request.into_inner();
+    let first = pieces.next().await.transpose()?.ok_or_else(|| Status::invalid_argument("which one?"))?;
+    Ok((unpack(&first)?, pieces))
+}
+
+fn nobody_asked() -> Status {
+    Status::not_found("nobody asked for this connection")
+}
+
+async fn connect(manager: &Manager, ends: Ends, pieces: Streaming<Envelope>) -> Response<EnvelopeStream> {
+    let Ends { to_node, from_node, .. } = ends;
+    if from_node.send(is_there()).await.is_ok() {
+        manager.tasks.spawn(manager.cancel.clone().run_until_cancelled_owned(hand_on(pieces, from_node)));
+    }
+    Response::new(Box::pin(ReceiverStream::new(to_node).map(Ok)))
 }
 
 /// What a node that was asked for a connection says first to who asked.
@@ -350,14 +370,30 @@ impl Dispatcher for Rpc {
         let identity = access::member(&request, &manager)?;
         let dispatcher = manager.dispatcher().ok_or_else(|| not_leader(manager.consensus()))?;
         access::present(&identity, &manager)?;
-        let mut pieces = request.into_inner();
-        let first = pieces.next().await.transpose()?.ok_or_else(|| Status::invalid_argument("which one?"))?;
-        let ends = dispatcher.reached(unpack(&first)?, identity.node_id).await;
-        let Ends { to_node, from_node } = ends.ok_or_else(|| Status::not_found("nobody asked for this connection"))?;
-        if from_node.send(is_there()).await.is_ok() {
-            manager.tasks.spawn(manager.cancel.clone().run_until_cancelled_owned(hand_on(pieces, from_node)));
+        let directly = request.metadata().contains_key(DIRECT_HEADER);
+        let (ticket, pieces) = ticket(request).await?;
+        match dispatcher.reached(ticket, identity.node_id, directly).await {
+            None => Err(nobody_asked()),
+            Some(Reached::Here(ends)) => Ok(connect(&manager, ends, pieces).await),
+            Some(Reached::Elsewhere(direct)) => {
+                let mut status = Status::failed_precondition("the manager that asked takes the call itself");
+                status.metadata_mut().insert(DIRECT_HEADER, direct);
+                Err(status)
+            }
         }
-        Ok(Response::new(Box::pin(ReceiverStream::new(to_node).map(Ok))))
+    }
+
+    type ReachedDirectlyStream = EnvelopeStream;
+
+    async fn reached_directly(
+        &self,
+        request: Request<Streaming<Envelope>>,
+    ) -> Result<Response<EnvelopeStream>, Status> {
+        let manager = self.manager()?;
+        let identity = access::member(&request, &manager)?;
+        let (ticket, pieces) = ticket(request).await?;
+        let ends = manager.calls().answered(ticket, &identity.node_id).ok_or_else(nobody_asked)?;
+        Ok(connect(&manager, ends, pieces).await)
     }
 
     async fn leave(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {

@@ -1,11 +1,37 @@
 //! A byte stream through the envelopes of a call. Half a connection can be closed: an empty envelope ends its direction.
 
+use std::fmt::{Display, Formatter};
+
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt};
 
 use super::proto::Envelope;
+
+/// Header with a [`Direct`]: at `Control.Reach` where the asker may be called, and so in the refusal of a `Dispatcher.Reached`
+/// that had this header, of whatever value, because its sender would do so.
+pub(crate) const DIRECT_HEADER: &str = "skep-direct";
+
+/// Whom a node may call itself instead of the leader, and what it says then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Direct {
+    pub(crate) address: String,
+    pub(crate) ticket: u64,
+}
+
+impl Display for Direct {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.address, self.ticket)
+    }
+}
+
+impl Direct {
+    pub(crate) fn of(header: &str) -> Option<Self> {
+        let (address, ticket) = header.split_once(' ')?;
+        Some(Self { address: address.to_owned(), ticket: ticket.parse().ok()? })
+    }
+}
 
 const PIECE: usize = 32 * 1024;
 /// Envelopes under way each way; a slow reader slows the writer, not memory.

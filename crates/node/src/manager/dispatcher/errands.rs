@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use skep_model::{NodeId, TaskId};
 use skep_store::View;
 use tokio::sync::mpsc;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::session::Session;
 use crate::facade::LogRequest;
@@ -19,6 +20,15 @@ pub(crate) type LogSink = mpsc::Sender<LogPart>;
 pub(crate) struct Ends {
     pub(crate) to_node: mpsc::Receiver<Envelope>,
     pub(crate) from_node: mpsc::Sender<Envelope>,
+    /// The node may call another manager instead: the header that tells it whom.
+    pub(crate) direct: Option<MetadataValue<Ascii>>,
+}
+
+/// What a node that comes with its number is told.
+pub(crate) enum Reached {
+    Here(Ends),
+    /// To call there; it may come back.
+    Elsewhere(MetadataValue<Ascii>),
 }
 
 #[derive(Default)]
@@ -85,9 +95,13 @@ impl Errands {
         told
     }
 
-    /// What the connection this node was asked for is connected with.
-    pub(super) fn connection(&mut self, id: u64, node_id: &NodeId) -> Option<Ends> {
-        taken(&mut self.connections, id, node_id)
+    /// What the connection this node was asked for is connected with; it may prefer to call who wants it.
+    pub(super) fn connection(&mut self, id: u64, node_id: &NodeId, directly: bool) -> Option<Reached> {
+        let errand = self.connections.get(&id).filter(|(asked, _)| directly && asked == node_id);
+        if let Some(direct) = errand.and_then(|(_, ends)| ends.direct.clone()) {
+            return Some(Reached::Elsewhere(direct));
+        }
+        taken(&mut self.connections, id, node_id).map(Reached::Here)
     }
 }
 
