@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use skep_model::assignment::{AssignmentSet, EndpointRecord, ServiceRecord};
 use skep_model::dns::Zone;
-use skep_model::network::{Network, OVERLAY_MTU, mac_of};
+use skep_model::network::{ENCRYPTED_OVERLAY_MTU, Network, OVERLAY_MTU, mac_of};
 use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan};
 use skep_model::service::PublishMode;
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
@@ -67,16 +67,20 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
             balancers.insert(*vip, rotated(backends, self_node, service));
         }
     }
+    let encrypted = network.spec.is_encrypted();
+    let usual_mtu = if encrypted { ENCRYPTED_OVERLAY_MTU } else { OVERLAY_MTU };
     OverlayPlan {
         name: network.spec.name.clone(),
         vni: allocation.map_or(0, |a| a.vni),
         subnet: allocation.map(|a| a.subnet),
         gateway: allocation.map(|a| a.gateway),
-        mtu: network.spec.driver_options.get(MTU_OPTION).and_then(|v| v.parse().ok()).unwrap_or(OVERLAY_MTU),
+        mtu: network.spec.driver_options.get(MTU_OPTION).and_then(|v| v.parse().ok()).unwrap_or(usual_mtu),
         internal: network.spec.internal,
         remote,
         balancers,
         zone: zone(set, network),
+        // Keys that are not here, as after a restart without a manager, are no reason to do without.
+        keys: encrypted.then(|| network.keys.clone().unwrap_or_default()),
     }
 }
 

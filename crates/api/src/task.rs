@@ -163,6 +163,7 @@ mod tests {
                 subnet: "10.0.0.0/24".parse().unwrap(),
                 gateway: "10.0.0.1".parse().unwrap(),
             }),
+            keys: None,
         };
         let task = model::Task {
             id: "t1".parse::<TaskId>().unwrap(),

@@ -29,6 +29,7 @@ fn ingress(ids: &mut dyn IdSource) -> Network {
             ..NetworkSpec::default()
         },
         allocation: None,
+        keys: None,
     }
 }
 

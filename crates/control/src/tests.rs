@@ -363,7 +363,13 @@ fn perform(
 pub(crate) fn overlay(id: &str, name: &str, subnet: &str) -> Change {
     let (driver, subnet) = ("overlay".into(), Some(subnet.parse().unwrap()));
     let spec = NetworkSpec { name: name.into(), driver, subnet, ..NetworkSpec::default() };
-    Change::CreateNetwork(Box::new(Network { id: id.parse().unwrap(), meta: Meta::default(), spec, allocation: None }))
+    Change::CreateNetwork(Box::new(Network {
+        id: id.parse().unwrap(),
+        meta: Meta::default(),
+        spec,
+        allocation: None,
+        keys: None,
+    }))
 }
 
 pub(crate) fn join(spec: &mut ServiceSpec, network: &str) {

@@ -16,7 +16,6 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker diff | 501
     // conformance: absent | docker search | 501
     // conformance: absent | docker service create --log-driver gelf, fluentd, … | 501
-    // conformance: absent | docker network create --opt encrypted | 501; never a clear network instead
     // conformance: absent | docker network create --driver macvlan | 501
     // conformance: absent | docker network create --ipv6 | 501
     // conformance: absent | docker run --gpus | 501
@@ -30,7 +29,6 @@ fn what_is_absent_says_so() {
         "diff box",
         "search anything",
         "service create --detach --name sys --log-driver gelf busybox",
-        "network create --driver overlay --opt encrypted enc",
         "network create --driver macvlan mac",
         "network create --driver overlay --ipv6 six",
         "run --rm --gpus all busybox true",

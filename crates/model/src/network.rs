@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::{Labels, Meta, NetworkId};
+use crate::secret::SecretBytes;
+use crate::{Labels, Meta, NetworkId, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Network {
@@ -15,6 +16,9 @@ pub struct Network {
     pub spec: NetworkSpec,
     /// VXLAN id, given by the allocator with the subnet: `None` until then.
     pub allocation: Option<NetworkAllocation>,
+    /// What its frames are sealed with between the hosts; present exactly if `spec` asks for encryption.
+    #[serde(default)]
+    pub keys: Option<NetworkKeys>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -42,6 +46,63 @@ pub struct NetworkAllocation {
     pub gateway: Ipv4Addr,
 }
 
+impl NetworkSpec {
+    /// Whether frames between its hosts are sealed. The option counts by being there, whatever its value, as in Docker.
+    pub fn is_encrypted(&self) -> bool {
+        self.driver_options.contains_key(ENCRYPTED_OPTION)
+    }
+}
+
+/// One of the keys of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkKey {
+    /// Counts up; named in every datagram.
+    pub generation: u32,
+    /// [`NETWORK_KEY_BYTES`] of them.
+    pub secret: SecretBytes,
+}
+
+/// The keys of an encrypted network: the one in use, the one before it and the one after it. A host accepts all three and
+/// sends with the one in use, so hosts that hear of a rotation at different times understand each other meanwhile.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkKeys {
+    /// Ascending by generation.
+    pub keys: Vec<NetworkKey>,
+    /// Generation of the one in use.
+    pub current: u32,
+    pub rotated_at: Timestamp,
+    /// So many rotations are to follow soon: a node was removed that knows keys still accepted.
+    pub hurried: u8,
+}
+
+impl NetworkKeys {
+    /// Of a new network: the key in use and the next one.
+    pub fn new(current: SecretBytes, next: SecretBytes, now: Timestamp) -> Self {
+        let key = |generation, secret| NetworkKey { generation, secret };
+        Self { keys: vec![key(1, current), key(2, next)], current: 1, rotated_at: now, hurried: 0 }
+    }
+
+    /// The next key comes into use, `secret` is the next one from now on, and the one before is kept.
+    pub fn rotate(&mut self, secret: SecretBytes, now: Timestamp) {
+        let before = self.current;
+        self.current = before.saturating_add(1);
+        self.keys.retain(|key| key.generation >= before);
+        self.keys.push(NetworkKey { generation: self.current.saturating_add(1), secret });
+        self.rotated_at = now;
+        self.hurried = self.hurried.saturating_sub(1);
+    }
+
+    /// As many rotations as it takes until none of the keys of now is accepted.
+    pub fn hurry(&mut self) {
+        self.hurried = 3;
+    }
+}
+
+/// AES-256.
+pub const NETWORK_KEY_BYTES: usize = 32;
+/// Driver option of an overlay: seal frames between hosts.
+pub const ENCRYPTED_OPTION: &str = "encrypted";
 /// First VXLAN id handed out (swarmkit `vxlanIDStart`); the last is 2^24-1.
 pub const VNI_START: u32 = 4096;
 /// The name of the network the mesh runs over.
@@ -50,6 +111,8 @@ pub const INGRESS_NETWORK_NAME: &str = "ingress";
 pub const GWBRIDGE_NETWORK_NAME: &str = "docker_gwbridge";
 /// MTU of an overlay over a 1500-byte underlay: VXLAN takes 50 bytes.
 pub const OVERLAY_MTU: u32 = 1450;
+/// The same of an encrypted overlay: sealing takes 110 bytes.
+pub const ENCRYPTED_OVERLAY_MTU: u32 = 1390;
 
 /// The MAC of an endpoint, derived from its address as Docker does (`02:42:` + IPv4), so that a moved address keeps its MAC
 /// and remote neighbour entries stay valid.

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use crate::NetworkId;
 use crate::dns::Zone;
+use crate::network::NetworkKeys;
 use crate::service::Protocol;
 
 /// All of the swarm's kernel state on one host.
@@ -24,7 +25,7 @@ pub struct HostPlan {
     pub ingress: Option<IngressPlan>,
 }
 
-/// One overlay network on this host: a bridge and a VXLAN link in a namespace of their own.
+/// One overlay network on this host: a bridge, and a VXLAN link or a sealed tunnel, in a namespace of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverlayPlan {
     pub name: String,
@@ -39,6 +40,8 @@ pub struct OverlayPlan {
     /// container on this network.
     pub balancers: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
     pub zone: Zone,
+    /// Of an encrypted network: what to seal with. Frames leave the host sealed or not at all; without a key, not at all.
+    pub keys: Option<NetworkKeys>,
 }
 
 /// The mesh on this host: published ports, and the leg of the host's namespace on the ingress network.

@@ -18,6 +18,7 @@ mod config;
 mod error;
 mod host;
 mod net;
+mod sys;
 
 mod bridge;
 mod dns;
@@ -29,6 +30,7 @@ pub mod conntrack;
 pub mod dataplane;
 pub mod ingress;
 pub mod overlay;
+mod tunnel;
 
 pub mod link;
 pub mod nft;

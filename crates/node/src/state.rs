@@ -86,11 +86,14 @@ impl StateFiles {
         fs::read(self.assignments_path()).ok().and_then(|bytes| rmp_serde::from_slice(&bytes).ok()).unwrap_or_default()
     }
 
-    /// Without secrets, configs and registry credentials: they never touch a worker's disk in the clear.
+    /// Without secrets, configs, networks' keys and registry credentials: they never touch a worker's disk in the clear.
     pub(crate) fn save_assignments(&self, facts: Option<&Facts>, set: &AssignmentSet) -> Result<()> {
         let mut set = set.clone();
         set.secrets.clear();
         set.configs.clear();
+        for network in set.networks.values_mut() {
+            network.keys = None;
+        }
         for task in set.tasks.values_mut() {
             task.spec.container.pull_auth = None;
         }
@@ -114,5 +117,35 @@ impl StateFiles {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(NodeError::file("remove", self.raft_dir())(error)),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_model::network::{Network, NetworkKeys, NetworkSpec};
+    use skep_model::secret::SecretBytes;
+    use skep_model::{Meta, NetworkId, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn keys_of_networks_are_neither_on_disk_nor_in_what_is_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = StateFiles::new(folder.path());
+        let secret = SecretBytes(b"a key that is on no worker's disk".to_vec());
+        let id: NetworkId = "enc".parse().unwrap();
+        let network = Network {
+            id: id.clone(),
+            meta: Meta::default(),
+            spec: NetworkSpec { name: "enc".into(), ..NetworkSpec::default() },
+            allocation: None,
+            keys: Some(NetworkKeys::new(secret.clone(), secret.clone(), Timestamp::ZERO)),
+        };
+        let set = AssignmentSet { networks: [(id.clone(), network)].into(), ..AssignmentSet::default() };
+        files.save_assignments(None, &set).unwrap();
+        let bytes = fs::read(files.assignments_path()).unwrap();
+        assert!(!bytes.windows(8).any(|part| part == &secret.0[..8]));
+        assert_eq!(files.load_assignments().set.networks[&id].keys, None);
+        assert!(!format!("{set:?}").contains(&format!("{:?}", &secret.0[..4])[1..14]));
     }
 }

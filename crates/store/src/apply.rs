@@ -212,6 +212,7 @@ impl Entry {
 
             Change::CreateNetwork(network) => self.create_network(network),
             Change::AllocateNetwork { network_id, allocation } => self.allocate_network(network_id, allocation),
+            Change::RotateNetworkKeys { network_id, from, next } => self.rotate_keys(network_id, *from, next),
             Change::RemoveNetwork { network_id } => self.remove_network(network_id),
 
             Change::CreateSecret(secret) => self.create_secret(secret),
@@ -284,6 +285,7 @@ impl Entry {
         if self.view.cluster.is_some() {
             self.with_cluster(|c| c.gossip_key = None)?;
         }
+        self.hurry_keys()?;
         self.revoke(id);
         Ok(())
     }

@@ -10,7 +10,7 @@ use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, LimitedTo
 use skep_model::generic::GenericResource;
 use skep_model::network::{Network, NetworkAllocation};
 use skep_model::node::{ManagerInfo, Node, NodeDescription, NodeSpec, NodeStatus, Role};
-use skep_model::secret::{Config, Secret};
+use skep_model::secret::{Config, Secret, SecretBytes};
 use skep_model::service::{Endpoint, Service, ServiceSpec, UpdateStatus};
 use skep_model::task::{NetworkAttachment, TaskState, TaskStatus};
 use skep_model::{ConfigId, JoinTokenId, Labels, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
@@ -233,6 +233,13 @@ pub enum Change {
     AllocateNetwork {
         network_id: NetworkId,
         allocation: NetworkAllocation,
+    },
+    /// Puts the next key of an encrypted network into use, and `next` in its place.
+    RotateNetworkKeys {
+        network_id: NetworkId,
+        /// Generation of the key in use, as who decided saw it: one rotation is not done twice.
+        from: u32,
+        next: SecretBytes,
     },
     RemoveNetwork {
         network_id: NetworkId,

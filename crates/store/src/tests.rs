@@ -50,6 +50,7 @@ fn network(id: &str, name: &str) -> Change {
             ..Default::default()
         },
         allocation: None,
+        keys: None,
     }))
 }
 

@@ -9,7 +9,8 @@ fn network(id: &str, name: &str, subnet: &str) -> (NetworkId, Network) {
     let subnet: Ipv4Net = subnet.parse().unwrap();
     let allocation = NetworkAllocation { vni: 4096, subnet, gateway: subnet.hosts().next().unwrap() };
     let spec = NetworkSpec { name: name.into(), ingress: name == "ingress", ..NetworkSpec::default() };
-    let network = Network { id: id.parse().unwrap(), meta: Meta::default(), spec, allocation: Some(allocation) };
+    let network =
+        Network { id: id.parse().unwrap(), meta: Meta::default(), spec, allocation: Some(allocation), keys: None };
     (network.id.clone(), network)
 }
 

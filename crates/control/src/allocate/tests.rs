@@ -12,7 +12,7 @@ fn network(world: &mut World, name: &str, edit: impl FnOnce(&mut NetworkSpec)) -
     let mut spec = NetworkSpec { name: name.into(), driver: "overlay".into(), ..NetworkSpec::default() };
     edit(&mut spec);
     let id: NetworkId = name.parse().unwrap();
-    let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None };
+    let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None, keys: None };
     world.apply(vec![Change::CreateNetwork(Box::new(network))]);
     world.settle();
     let allocation = world.view().network(&id).unwrap().allocation.clone()?;

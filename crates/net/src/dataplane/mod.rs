@@ -34,6 +34,7 @@ use crate::ingress::task::NodeMacs;
 use crate::ingress::{self, Mesh};
 use crate::link::Namespace;
 use crate::overlay::{self, Endpoint, Overlay, Underlay};
+use crate::tunnel::Tunnel;
 
 use container::{Connection, Container};
 
@@ -128,6 +129,7 @@ impl Dataplane {
             settled: false,
             failures: Vec::new(),
             overlays: BTreeMap::new(),
+            tunnel: None,
             containers: BTreeMap::new(),
             mesh: None,
         };
@@ -194,6 +196,8 @@ struct State {
     /// Those of the last plan, which were logged.
     failures: Vec<String>,
     overlays: BTreeMap<NetworkId, Overlay>,
+    /// While there is an encrypted overlay.
+    tunnel: Option<Tunnel>,
     containers: BTreeMap<ContainerId, Container>,
     mesh: Option<(NetworkId, Mesh)>,
 }
@@ -250,7 +254,7 @@ impl State {
         for (id, plan) in &self.plan.overlays {
             let (host, tag) = (&self.config.host, &self.config.tag);
             let result = match self.overlays.get_mut(id) {
-                Some(overlay) => overlay.ensure_vxlan(host, tag, plan.vni, underlay),
+                Some(overlay) => overlay.ensure_link(host, tag, plan, underlay),
                 None => Overlay::ensure(host, &self.path(id), tag, plan, underlay).map(|(overlay, changes)| {
                     self.overlays.insert(id.clone(), overlay);
                     changes
@@ -261,6 +265,33 @@ impl State {
                 report.add(overlay.put_remote(&plan.remote));
             }
         }
+        let carried = self.carry();
+        report.note(carried.map(|()| 0), || "carry encrypted networks".to_owned());
+    }
+
+    /// Tells the tunnel what the encrypted overlays are now.
+    fn carry(&mut self) -> io::Result<()> {
+        let underlay = Underlay { vtep: self.plan.vtep, port: self.plan.vxlan_port };
+        let planned = self.plan.overlays.iter();
+        let sealed =
+            planned.filter_map(|(id, plan)| Some((plan, plan.keys.as_ref()?, self.overlays.get(id)?.sealed()?)));
+        let sealed: Vec<_> = sealed.collect();
+        if sealed.is_empty() {
+            self.tunnel = None;
+            return Ok(());
+        }
+        let own = underlay.vtep.ok_or_else(|| io::Error::other("this host's address is not known yet"))?;
+        let port = underlay.sealed_port();
+        let tunnel = match self.tunnel.take() {
+            Some(tunnel) if tunnel.is_at(own, port) => tunnel,
+            before => {
+                drop(before);
+                Tunnel::open(&self.config.host, own, port)?
+            }
+        };
+        let tunnel = self.tunnel.insert(tunnel);
+        tunnel.retain(|vni| sealed.iter().any(|(plan, ..)| plan.vni == vni));
+        sealed.iter().try_for_each(|(plan, keys, (tap, remote))| tunnel.put(plan.vni, tap, remote, keys))
     }
 
     /// Before the first mesh: falls back to what every kernel can do.
@@ -362,6 +393,10 @@ impl State {
             if let Some(overlay) = self.overlays.get_mut(id) {
                 report.add(overlay.prune_remote(&plan.remote));
             }
+        }
+        if self.tunnel.is_some() {
+            let carried = self.carry();
+            report.note(carried.map(|()| 0), || "carry encrypted networks".to_owned());
         }
         let unwanted: Vec<NetworkId> =
             self.overlays.keys().filter(|id| !self.plan.overlays.contains_key(*id)).cloned().collect();

@@ -9,6 +9,8 @@
 //! and answers ARP itself: every remote endpoint is written into it from the plan, and no broadcast leaves the host. An
 //! endpoint's MAC follows from its address, so a task that moves leaves remote ARP caches right.
 //!
+//! An encrypted overlay has a TAP interface in the VXLAN link's place and never both; see [`crate::tunnel`].
+//!
 //! Decides how one overlay looks in the kernel. Must not know about services or published ports: the balancing rules are
 //! made in [`crate::balance`], the mesh in [`crate::ingress`]; [`crate::dataplane`] drives all three.
 
@@ -19,17 +21,20 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use skep_model::network::{OVERLAY_MTU, mac_of};
 use skep_model::plan::OverlayPlan;
 
 use crate::link::{Namespace, Vxlan};
+use crate::tunnel::Tap;
 
 pub use endpoint::Endpoint;
 
 const BRIDGE: &str = "br0";
 const VXLAN_PREFIX: &str = "vx-";
+const SEALED: &str = "sealed";
 /// IANA's, and Swarm's.
 const VXLAN_PORT: u16 = 4789;
 
@@ -39,6 +44,17 @@ pub struct Underlay {
     pub vtep: Option<Ipv4Addr>,
     /// 0 is the usual one.
     pub port: u16,
+}
+
+impl Underlay {
+    pub fn vxlan_port(self) -> u16 {
+        if self.port == 0 { VXLAN_PORT } else { self.port }
+    }
+
+    /// Where encrypted networks' datagrams go.
+    pub fn sealed_port(self) -> u16 {
+        self.vxlan_port().saturating_add(1)
+    }
 }
 
 /// An overlay that is in place.
@@ -51,7 +67,9 @@ pub struct Overlay {
     bridge: u32,
     vxlan_name: String,
     vxlan: u32,
-    /// What the VXLAN link has been told.
+    /// Of an encrypted overlay, which has no VXLAN link.
+    tap: Option<Arc<Tap>>,
+    /// What the VXLAN link has been told, or the tunnel is to be.
     remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
 }
 
@@ -100,15 +118,60 @@ impl Overlay {
             bridge,
             vxlan_name: String::new(),
             vxlan: 0,
+            tap: None,
             remote: BTreeMap::new(),
         };
-        changes += overlay.ensure_vxlan(host, tag, plan.vni, underlay)?;
+        changes += overlay.ensure_link(host, tag, plan, underlay)?;
         Ok((overlay, changes))
+    }
+
+    /// Makes what leads to other hosts, as far as it is not there.
+    pub fn ensure_link(
+        &mut self,
+        host: &Namespace,
+        tag: &str,
+        plan: &OverlayPlan,
+        underlay: Underlay,
+    ) -> io::Result<usize> {
+        match &plan.keys {
+            None => self.ensure_vxlan(host, tag, plan.vni, underlay),
+            Some(_) => self.ensure_tap(),
+        }
+    }
+
+    fn ensure_tap(&mut self) -> io::Result<usize> {
+        if self.tap.is_some() {
+            return Ok(0);
+        }
+        let links = self.namespace.links();
+        let mut changes = 0;
+        for link in links.list_prefix(VXLAN_PREFIX)? {
+            changes += 1;
+            links.delete(&link.name)?;
+        }
+        let found = links.find(SEALED)?;
+        let tap = Tap::open(&self.namespace, SEALED)?;
+        let index = links.index(SEALED)?;
+        if !found.is_some_and(|link| link.up && link.master == Some(self.bridge) && link.mtu == self.mtu) {
+            changes += 1;
+            links.set_mtu(index, self.mtu)?;
+            links.set_master(index, self.bridge)?;
+            links.set_up(index)?;
+        }
+        // With the question the kernel tells the bridge of the carrier that came with the device.
+        links.index(SEALED)?;
+        self.tap = Some(Arc::new(tap));
+        Ok(changes)
+    }
+
+    /// What an encrypted overlay's frames come from and go to, and on which hosts the endpoints are.
+    pub(crate) fn sealed(&self) -> Option<(&Arc<Tap>, &BTreeMap<Ipv4Addr, Ipv4Addr>)> {
+        self.tap.as_ref().map(|tap| (tap, &self.remote))
     }
 
     /// Makes the VXLAN link anew if VNI or underlay have changed. Its name says both, so that a link of an earlier daemon
     /// is known by its name.
-    pub fn ensure_vxlan(&mut self, host: &Namespace, tag: &str, vni: u32, underlay: Underlay) -> io::Result<usize> {
+    fn ensure_vxlan(&mut self, host: &Namespace, tag: &str, vni: u32, underlay: Underlay) -> io::Result<usize> {
         let name = vxlan_name(tag, vni, underlay, self.mtu);
         if name == self.vxlan_name {
             return Ok(0);
@@ -124,12 +187,11 @@ impl Overlay {
                 links.delete(&link.name)?;
             }
         }
-        let port = if underlay.port == 0 { VXLAN_PORT } else { underlay.port };
         if found.is_none() {
             let vxlan = Vxlan {
                 name: &name,
                 vni,
-                port,
+                port: underlay.vxlan_port(),
                 local: underlay.vtep,
                 mtu: self.mtu,
                 proxy: true,
@@ -157,11 +219,19 @@ impl Overlay {
 
     /// Puts the endpoints of other hosts that `wanted` has; returns how many entries were written.
     pub fn put_remote(&mut self, wanted: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> (usize, Vec<String>) {
+        if self.tap.is_some() {
+            self.remote.extend(wanted);
+            return (0, Vec::new());
+        }
         remote::put(self.namespace.links(), self.vxlan, &mut self.remote, wanted)
     }
 
     /// Takes away those that `wanted` has not.
     pub fn prune_remote(&mut self, wanted: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> (usize, Vec<String>) {
+        if self.tap.is_some() {
+            self.remote.retain(|address, _| wanted.contains_key(address));
+            return (0, Vec::new());
+        }
         remote::prune(self.namespace.links(), self.vxlan, &mut self.remote, wanted)
     }
 
@@ -181,7 +251,7 @@ impl Overlay {
 
     /// Takes everything away: the link first, so that its VNI is free even if somebody still holds the namespace.
     pub fn remove(self) -> io::Result<()> {
-        let link = self.namespace.links().delete(&self.vxlan_name);
+        let link = self.namespace.links().delete(if self.tap.is_some() { SEALED } else { &self.vxlan_name });
         let bridge = self.namespace.links().delete(BRIDGE);
         Namespace::delete(&self.path)?;
         link.and(bridge).map(|_| ())
@@ -195,6 +265,7 @@ pub fn remove_stale(path: &Path) -> io::Result<()> {
             if link.name.starts_with(VXLAN_PREFIX)
                 || link.name.starts_with(endpoint::PORT_PREFIX)
                 || link.name == BRIDGE
+                || link.name == SEALED
             {
                 namespace.links().delete(&link.name)?;
             }

@@ -25,6 +25,7 @@ pub(crate) use events::EventLog;
 pub use events::{EventAction, EventCursor, EventFeed, EventKind, EventsFrom, SwarmEvent};
 pub use info::{LocalState, Managers, RemoteManager, SwarmInfo};
 pub use logs::{LogRequest, LogStream, TaskLog};
+pub(crate) use networks::new_network_key;
 pub use reach::RemoteContainer;
 pub use services::{RegistryAuthFrom, ServiceUpdate};
 pub use swarm::RotateTokens;

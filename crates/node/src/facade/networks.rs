@@ -1,12 +1,19 @@
 //! Swarm-scoped networks: `docker network create -d overlay`.
 
-use skep_model::network::{Network, NetworkSpec};
+use skep_model::network::{NETWORK_KEY_BYTES, Network, NetworkKeys, NetworkSpec};
+use skep_model::secret::SecretBytes;
 use skep_model::{Meta, NetworkId, validate};
 use skep_store::{Batch, Change};
 
 use super::Node;
 use crate::clock::now;
 use crate::error::{NodeError, Result};
+
+/// What an encrypted network's frames are sealed with.
+pub(crate) fn new_network_key() -> SecretBytes {
+    let secret: [u8; NETWORK_KEY_BYTES] = rand::random();
+    SecretBytes(secret.to_vec())
+}
 
 impl Node {
     pub async fn network_create(&self, mut spec: NetworkSpec) -> Result<NetworkId> {
@@ -17,9 +24,6 @@ impl Node {
         }
         if spec.driver != "overlay" {
             return Err(NodeError::NotImplemented("a swarm network with a driver other than overlay"));
-        }
-        if spec.driver_options.contains_key("encrypted") {
-            return Err(NodeError::NotImplemented("an encrypted overlay network"));
         }
         if spec.ipv6 {
             return Err(NodeError::NotImplemented("IPv6 on an overlay network"));
@@ -35,7 +39,8 @@ impl Node {
             });
         }
         let id = NetworkId::from_bits(rand::random());
-        let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None };
+        let keys = spec.is_encrypted().then(|| NetworkKeys::new(new_network_key(), new_network_key(), now()));
+        let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None, keys };
         manager.propose(Batch::new(now(), vec![Change::CreateNetwork(Box::new(network))])).await?;
         Ok(id)
     }

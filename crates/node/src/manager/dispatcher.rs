@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use skep_consensus::{Consensus, EventStream, Notice};
 use skep_control::dispatch::{
     Affected, Assigner, Balancers, KNOCK_AFTER, KNOCK_PERIOD, Knock, LiveClock, Liveness, PULSE, Patience, RECONNECT,
+    due_keys,
 };
 use skep_control::membership;
 use skep_model::node::NodeState;
@@ -29,7 +30,7 @@ use super::leader::Input;
 use crate::ca::{Identity, issuer_of};
 use crate::clock::now;
 use crate::config::Timing;
-use crate::facade::{LogRequest, RemoteManager};
+use crate::facade::{LogRequest, RemoteManager, new_network_key};
 use crate::gossip::{self, Gossip};
 use crate::transport::message::{Down, Facts, Hello, Trust, Up, Welcome};
 use crate::transport::proto::Envelope;
@@ -461,6 +462,8 @@ impl State {
         });
         let key_is_gone = view.cluster().is_some_and(|c| c.gossip_key.is_none());
         changes.extend(key_is_gone.then(|| Change::SetGossipKey(gossip::new_key())));
+        let rotate = |(network_id, from)| Change::RotateNetworkKeys { network_id, from, next: new_network_key() };
+        changes.extend(due_keys(&view, now()).into_iter().map(rotate));
         if !changes.is_empty() {
             let _ = self.inbox.send(Input::Changes(changes)).await;
         }

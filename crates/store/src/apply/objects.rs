@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use skep_model::network::{Network, NetworkAllocation};
-use skep_model::secret::{Config, Secret};
+use skep_model::network::{NETWORK_KEY_BYTES, Network, NetworkAllocation, NetworkKeys};
+use skep_model::secret::{Config, Secret, SecretBytes};
 use skep_model::{ConfigId, Labels, NetworkId, SecretId};
 
 use super::{Done, Entry};
@@ -47,6 +47,31 @@ impl Entry {
         }
         let mut new = (*old).clone();
         new.allocation = Some(allocation.clone());
+        new.meta = self.touched(old.meta);
+        changed!(self, put_network, Network, Some(old), new)
+    }
+
+    pub(super) fn rotate_keys(&mut self, id: &NetworkId, from: u32, next: &SecretBytes) -> Done {
+        if next.0.len() != NETWORK_KEY_BYTES {
+            return Err(Refused::Invalid(format!("a key of a network has {NETWORK_KEY_BYTES} bytes")));
+        }
+        let (old, at) = (self.view.network(id).cloned(), self.at);
+        let due = |n: &Network| n.keys.as_ref().is_some_and(|keys| keys.current == from);
+        let Some(old) = old.filter(|n| due(n)) else {
+            return Err(Refused::Stale(format!("network {id} has another key in use")));
+        };
+        self.with_keys(old, |keys| keys.rotate(next.clone(), at))
+    }
+
+    /// A node that is gone knows what was sealed with.
+    pub(super) fn hurry_keys(&mut self) -> Done {
+        let encrypted: Vec<_> = self.view.networks().filter(|n| n.keys.is_some()).cloned().collect();
+        encrypted.into_iter().try_for_each(|network| self.with_keys(network, NetworkKeys::hurry))
+    }
+
+    fn with_keys(&mut self, old: Arc<Network>, edit: impl FnOnce(&mut NetworkKeys)) -> Done {
+        let mut new = (*old).clone();
+        new.keys.as_mut().map(edit);
         new.meta = self.touched(old.meta);
         changed!(self, put_network, Network, Some(old), new)
     }

@@ -1,5 +1,6 @@
 //! Whole hosts in namespaces: an underlay switch, hosts with data planes, containers, an outside client.
 
+mod encrypted;
 mod hammer;
 mod mesh;
 mod overlays;

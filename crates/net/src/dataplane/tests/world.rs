@@ -199,6 +199,11 @@ impl World {
         host.wait();
     }
 
+    /// What is between the hosts.
+    pub(super) fn switch(&self) -> &Namespace {
+        &self.switch
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.folder.0
     }
