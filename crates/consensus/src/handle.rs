@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
 use openraft::{BasicNode, ReadPolicy, SnapshotPolicy};
@@ -245,6 +246,17 @@ impl Consensus {
         }
         self.inner.log.close().await;
         self.inner.published.close();
+    }
+
+    /// Whether it takes part no more: its disk failed, or it was shut down.
+    pub fn has_ended(&self) -> bool {
+        self.inner.raft.metrics().borrow_watched().running_state.is_err()
+    }
+
+    /// Until then.
+    pub async fn ended(&self) {
+        let mut metrics = self.inner.raft.metrics();
+        while !self.has_ended() && metrics.changed().await.is_ok() {}
     }
 
     pub(crate) fn stopped(&self, fatal: &Fatal<Types>) -> Error {

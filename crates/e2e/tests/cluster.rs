@@ -170,9 +170,10 @@ fn a_manager_whose_disk_is_full_says_so_and_the_others_go_on() {
         let fill = lab.data_root(victim).join("fill");
         let fill = fill.to_str().expect("a path");
         lab.on(victim, &["dd", "if=/dev/zero", &format!("of={fill}"), "bs=4k"]).fails("No space left on device");
-        // Writes go on through the others, whoever led before.
+        // Writes go on through the others, whoever led before. More of them than the log has place for in its file.
+        let label = format!("filled={}", "x".repeat(60_000));
         for _ in 0..20 {
-            let words = ["node", "update", "--label-add", "filled=yes", "self"];
+            let words = ["node", "update", "--label-add", &label, "self"];
             eventually(LATER, "a write through another manager", || lab.docker_words(through, &words).code == 0);
         }
         // It says why: in its log, and to whoever writes through it and is not served by the others.
@@ -180,10 +181,11 @@ fn a_manager_whose_disk_is_full_says_so_and_the_others_go_on() {
         eventually(LATER, "the full manager says why", || {
             std::fs::read_to_string(&log).unwrap_or_default().to_lowercase().contains("no space left on device")
         });
-        // With room again, and its daemon started anew, it goes on.
+        let hostname = format!("node{victim}");
+        let shown = ["node", "inspect", "--format", "{{.ManagerStatus.Reachability}}", &hostname];
+        eventually(LATER, "the full manager is missed", || lab.docker_words(through, &shown).ok() == "unreachable");
+        // With room again it goes on.
         lab.on(victim, &["rm", fill]).ok();
-        let pid = lab.on(victim, &["cat", "/run/skep.pid"]).ok();
-        lab.on(victim, &["kill", "-9", &pid]).ok();
         replicas += 1;
         lab.scale(through, "web", replicas);
         eventually(LATER, "a write through the manager that was full", || {

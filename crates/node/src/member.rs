@@ -31,6 +31,8 @@ use crate::transport::{Connection, LiveTls, TlsMaterial, pack, unpack};
 const RENEW_RETRY: Duration = Duration::from_secs(5);
 /// How often is looked whether a join is through.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// No sooner does consensus that ended on this host begin again.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// A role or root that could not be taken up is tried again soon, since users wait for it, and then less often.
 const ROLE_RETRY: Duration = Duration::from_millis(200);
 /// A member that leaves says goodbye for no longer than this: the managers may all be gone.
@@ -255,6 +257,8 @@ impl Member {
                     trust.mark_changed();
                 }
                 ("trust what the swarm trusts", followed)
+            } else if let Some(manager) = self.started_manager().filter(|manager| manager.consensus().has_ended()) {
+                ("take part in consensus again", self.begin_again(&manager).await.map(|()| true))
             } else if let Some(manager) = self.started_manager().filter(|manager| !self.is_announced(manager)) {
                 let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
                 // Before it is asked again the leader's new list of managers may come.
@@ -279,6 +283,7 @@ impl Member {
                         if changed.is_err() { return }
                         trust.mark_changed();
                     }
+                    () = self.consensus_ended() => {}
                 }
                 continue;
             };
@@ -286,7 +291,7 @@ impl Member {
                 Ok(true) => pause = ROLE_RETRY,
                 Ok(false) => tokio::time::sleep(ROLE_RETRY).await,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot {step}");
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot {step}");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RENEW_RETRY);
                 }
@@ -405,6 +410,23 @@ impl Member {
             }
             (Role::Manager, Some(_)) | (Role::Worker, None) => Ok(()),
         }
+    }
+
+    /// Until this manager takes no part in consensus any more.
+    async fn consensus_ended(&self) {
+        match self.started_manager() {
+            Some(manager) => manager.consensus().ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Its disk failed, full more often than not: with the log it has, once the disk takes writes. Reads are served until then.
+    async fn begin_again(&self, manager: &Manager) -> Result<()> {
+        tokio::time::sleep(BEGIN_AGAIN).await;
+        self.state_files.try_disk()?;
+        manager.stop().await;
+        self.set_manager(None);
+        Ok(())
     }
 
     async fn become_manager(&self) -> Result<()> {

@@ -111,6 +111,16 @@ impl StateFiles {
         }
     }
 
+    /// Whether the disk takes writes: more than a log needs to begin again, so that it does not fail at once.
+    pub(crate) fn try_disk(&self) -> Result<()> {
+        let path = self.directory.join("room");
+        let tried = write_private(&path, &vec![0; 4 << 20]);
+        for left in [&path, &path.with_extension("tmp")] {
+            let _ = fs::remove_file(left);
+        }
+        tried
+    }
+
     /// A manager that was demoted keeps nothing of the log.
     pub(crate) fn forget_raft(&self) -> Result<()> {
         match fs::remove_dir_all(self.raft_dir()) {

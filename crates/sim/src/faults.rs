@@ -7,7 +7,7 @@ use crate::dice::Dice;
 use crate::log::{Crash, Disk};
 use crate::net::Weather;
 use crate::trace::Detail;
-use crate::world::{Event, World};
+use crate::world::{BEGIN_AGAIN, Event, World};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
@@ -116,8 +116,7 @@ impl World {
             Fault::Weather(weather) => self.net.weather = weather,
             Fault::Heal => self.net.heal(),
             Fault::Disk { host, disk } => {
-                self.log.disk(host, disk);
-                self.restart_stopped(host);
+                self.set_disk(host, disk);
             }
             Fault::Clock { host, skew_ms, drift_ppm } => {
                 (self.hosts[host.0].skew_ms, self.hosts[host.0].drift_ppm) = (skew_ms, drift_ppm);
@@ -126,11 +125,24 @@ impl World {
         }
     }
 
-    /// Mending a disk is not enough: a manager that failed on it must be started again (and fails again if it is still full).
-    fn restart_stopped(&mut self, host: HostId) {
-        if self.hosts[host.0].daemon.as_ref().is_some_and(|d| d.log_stopped) {
-            self.crash(host, Crash::Process);
-            self.after(Duration::from_millis(10), Event::Start { host });
+    fn set_disk(&mut self, host: HostId, disk: Disk) {
+        self.hosts[host.0].disk = disk;
+        self.log.disk(host, disk);
+    }
+
+    /// Its consensus ended on its disk: it begins again once that takes writes.
+    pub(crate) fn begin_again(&mut self, host: HostId) {
+        let there = &mut self.hosts[host.0];
+        let Some(daemon) = there.daemon.as_mut().filter(|d| d.log_stopped) else { return };
+        if there.disk == Disk::Full {
+            let life = there.life;
+            return self.after(BEGIN_AGAIN, Event::BeginAgain { host, life });
+        }
+        daemon.log_stopped = false;
+        if there.has_log {
+            self.log.crash(host, Crash::Process);
+            self.log.start(host);
+            self.tell(Detail::Story, format!("{host} takes part in consensus again"));
         }
     }
 
@@ -142,8 +154,7 @@ impl World {
         self.net.heal();
         for host in self.all_hosts() {
             self.hosts[host.0].drift_ppm = 0;
-            self.log.disk(host, Disk::Fine);
-            self.restart_stopped(host);
+            self.set_disk(host, Disk::Fine);
             self.boot(host);
         }
     }

@@ -10,6 +10,7 @@ use crate::HostId;
 use crate::agent::Agent;
 use crate::engine::Engine;
 use crate::leader::Leader;
+use crate::log::Disk;
 
 /// When every world begins, by a clock that is right.
 const EPOCH: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -24,6 +25,7 @@ pub(crate) struct Host {
     /// Where it looks for the leader.
     pub(crate) known_managers: Vec<HostId>,
     pub(crate) has_power: bool,
+    pub(crate) disk: Disk,
     /// Counts the daemon's lives; what an earlier life asked for answers nobody.
     pub(crate) life: u64,
     pub(crate) frozen_until: Duration,
@@ -60,6 +62,7 @@ impl Host {
             has_log,
             known_managers: (0..managers).map(HostId).collect(),
             has_power: true,
+            disk: Disk::Fine,
             life: 0,
             frozen_until: Duration::ZERO,
             lost_since: None,

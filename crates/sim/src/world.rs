@@ -38,6 +38,7 @@ pub(crate) enum Event {
     Round { host: HostId, reign: u64 },
     Certificate { host: HostId, life: u64, role: Role },
     AskToJoin { host: HostId, life: u64 },
+    BeginAgain { host: HostId, life: u64 },
     LeaseEnds { host: HostId, task: TaskId },
     Ask { number: u64, host: HostId, hops: u32 },
     TryAgain { number: u64, attempt: u32 },
@@ -222,6 +223,7 @@ impl World {
             | Event::Round { host, .. }
             | Event::Certificate { host, .. }
             | Event::AskToJoin { host, .. }
+            | Event::BeginAgain { host, .. }
             | Event::Pulse { host, .. } => *host,
             // The supervisor is another process.
             Event::LeaseEnds { .. }
@@ -254,6 +256,7 @@ impl World {
             Event::Round { host, reign } => self.round(host, reign),
             Event::Certificate { host, life, role } if self.lives(host, life) => self.has_certificate(host, role),
             Event::AskToJoin { host, life } if self.lives(host, life) => self.ask_to_join_again(host),
+            Event::BeginAgain { host, life } if self.lives(host, life) => self.begin_again(host),
             Event::LeaseEnds { host, task } => self.lease_ends(host, &task),
             Event::Ask { number, host, hops } => self.ask(number, host, hops),
             Event::TryAgain { number, attempt } => self.try_again(number, attempt),
@@ -263,7 +266,8 @@ impl World {
             | Event::Beat { .. }
             | Event::Worker { .. }
             | Event::Certificate { .. }
-            | Event::AskToJoin { .. } => {}
+            | Event::AskToJoin { .. }
+            | Event::BeginAgain { .. } => {}
         }
     }
 
@@ -306,6 +310,8 @@ impl World {
                 if let Some(term) = term {
                     self.leadership(host, term, false);
                 }
+                let life = self.hosts[host.0].life;
+                self.after(BEGIN_AGAIN, Event::BeginAgain { host, life });
             }
         }
     }
@@ -392,6 +398,9 @@ impl World {
         }
     }
 }
+
+/// After its consensus ended on its disk, a manager begins again this often (`member.rs`).
+pub(crate) const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Two clocks of the time since boot differ by less than this.
 const RATES_PPM: usize = 5_000;

@@ -117,7 +117,7 @@ impl LogStore {
     /// Why this manager does not write any more, for people.
     pub(crate) fn why_stopped(&self) -> String {
         match self.shared.why_failed() {
-            Some(why) => format!("{why}; fix the disk and restart the daemon"),
+            Some(why) => format!("{why}; it goes on once that is mended"),
             None => "it is shut down".to_owned(),
         }
     }
@@ -134,7 +134,7 @@ impl LogStore {
             Fatal::Stopped => Error::Stopped(self.why_stopped()),
             Fatal::StorageError(_) if self.shared.why_failed().is_some() => Error::Stopped(self.why_stopped()),
             Fatal::StorageError(error) => Error::Storage { path: self.shared.path.clone(), what: error.to_string() },
-            Fatal::Panicked => Error::Stopped("the raft core panicked; restart the daemon".to_owned()),
+            Fatal::Panicked => Error::Stopped("the raft core panicked".to_owned()),
         }
     }
 

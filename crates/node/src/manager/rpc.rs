@@ -166,7 +166,7 @@ impl Raft for Rpc {
     async fn ping(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
         access::raft_peer(&request, &manager)?;
-        let consensus = manager.consensus();
+        let consensus = taking_part(&manager)?;
         let leads = consensus.leadership().borrow().is_leader;
         Ok(Response::new(pack(&Pong { raft_id: consensus.raft_id(), leads })))
     }
@@ -174,7 +174,7 @@ impl Raft for Rpc {
     async fn call(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
         access::raft_peer(&request, &manager)?;
-        let body = manager.consensus().handle_rpc(request.into_inner().body).await;
+        let body = taking_part(&manager)?.handle_rpc(request.into_inner().body).await;
         Ok(Response::new(Envelope { body }))
     }
 }
@@ -241,6 +241,12 @@ impl Control for Rpc {
         dispatcher.subscribe(call.tasks, call.request, sink).await;
         Ok(Response::new(Box::pin(ReceiverStream::new(lines).map(|part| Ok(pack(&part))))))
     }
+}
+
+/// One whose disk failed is as good as gone to the others, though it runs.
+fn taking_part(manager: &Manager) -> Result<&Consensus, Status> {
+    let consensus = manager.consensus();
+    if consensus.has_ended() { Err(Status::unavailable("it takes no part in consensus")) } else { Ok(consensus) }
 }
 
 /// Hands on what comes until it ends, or nobody takes it.
