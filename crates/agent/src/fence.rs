@@ -24,6 +24,8 @@ pub fn until_told_again(mut saved: AssignmentSet) -> AssignmentSet {
 
 #[cfg(test)]
 mod tests {
+    use skep_model::TaskId;
+
     use super::*;
     use crate::spec::tests::task;
 
@@ -33,7 +35,15 @@ mod tests {
         assert_eq!(may_run_until(&task, Duration::from_secs(100)), None);
         task.service_labels.insert("skep.stop-after".into(), "5s".into());
         assert_eq!(may_run_until(&task, Duration::from_secs(100)), Some(Duration::from_secs(105)));
-        let saved = AssignmentSet { tasks: [(task.id.clone(), task)].into(), ..AssignmentSet::default() };
-        assert!(until_told_again(saved).tasks.is_empty());
+    }
+
+    #[test]
+    fn before_a_manager_says_so_only_what_may_run_twice_is_begun() {
+        let plain = task();
+        let mut fenced = Task { id: TaskId::from_bits(77), ..plain.clone() };
+        fenced.service_labels.insert("skep.stop-after".into(), "5s".into());
+        let tasks = [plain.clone(), fenced].map(|task| (task.id.clone(), task)).into();
+        let saved = AssignmentSet { tasks, ..AssignmentSet::default() };
+        assert_eq!(until_told_again(saved).tasks.into_keys().collect::<Vec<_>>(), [plain.id]);
     }
 }

@@ -7,7 +7,7 @@ use skep_model::container::{
     BindMountOptions, ContainerConfig, ContainerRestartPolicy, DriverConfig, Empty, HostConfig, LogConfig, MountPoint,
     PortBinding, StringOrList, TmpfsMountOptions, VolumeMountOptions,
 };
-use skep_model::network::{GWBRIDGE_NETWORK_NAME, mac_of};
+use skep_model::network::{GWBRIDGE_NETWORK_NAME, HOST_NETWORKS, mac_of};
 use skep_model::reference::Reference;
 use skep_model::sandbox::EndpointRequest;
 use skep_model::secret::{SecretBytes, TEMPLATING_GOLANG};
@@ -336,10 +336,10 @@ fn endpoints(
     out
 }
 
-/// A service may ask for a network of the host itself: `host`, `none`, `bridge`.
+/// A service may ask for a network of the host itself.
 fn local_network(task: &Task) -> Option<&str> {
     let mut targets = task.spec.networks.iter().map(|n| n.target.as_str());
-    targets.find(|t| matches!(*t, "host" | "none" | "bridge"))
+    targets.find(|t| HOST_NETWORKS.contains(t))
 }
 
 fn files(task: &Task, context: &Context<'_>) -> Result<Vec<FileMount>, String> {

@@ -109,6 +109,8 @@ pub const VNI_START: u32 = 4096;
 pub const INGRESS_NETWORK_NAME: &str = "ingress";
 /// The bridge that gives tasks a way out, as tools expect to find it.
 pub const GWBRIDGE_NETWORK_NAME: &str = "docker_gwbridge";
+/// Networks that every host has for itself and that services can be on (swarmkit `PredefinedNetworks`).
+pub const HOST_NETWORKS: [&str; 2] = ["host", "bridge"];
 /// MTU of an overlay over a 1500-byte underlay: VXLAN takes 50 bytes.
 pub const OVERLAY_MTU: u32 = 1450;
 /// The same of an encrypted overlay: sealing takes 110 bytes.

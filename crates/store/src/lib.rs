@@ -30,7 +30,6 @@ pub use codec::CodecError;
 pub use event::{Action, Event, Object, ObjectKind};
 pub use refused::{Kind, Refused};
 pub use restart::{FailureRecord, RestartRecord, SlotKey};
-pub use usage::LOCAL_NETWORKS;
 pub use view::{LookupError, View};
 
 /// The state machine. Cheap to clone; what it holds is read through [`Store::view`].

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use skep_model::network::HOST_NETWORKS;
 use skep_model::service::{PortConfig, Protocol, PublishMode, Service, ServiceSpec};
 use skep_model::task::TaskState;
 use skep_model::{ConfigId, NetworkId, SecretId, ServiceId};
 
 use crate::refused::Refused;
 use crate::view::View;
-
-/// Networks that every host has for itself.
-pub const LOCAL_NETWORKS: [&str; 3] = ["host", "none", "bridge"];
 
 /// Whether the spec names the network, by id or by name.
 fn names_network(spec: &ServiceSpec, id: &NetworkId, name: &str) -> bool {
@@ -65,7 +63,7 @@ impl View {
     /// spec was looked at.
     pub(crate) fn all_exist(&self, spec: &ServiceSpec) -> Result<(), Refused> {
         let container = &spec.task.container;
-        let is_lost = |target: &str| !LOCAL_NETWORKS.contains(&target) && self.find_network(target).is_err();
+        let is_lost = |target: &str| !HOST_NETWORKS.contains(&target) && self.find_network(target).is_err();
         if let Some(lost) = spec.networks().iter().find(|n| is_lost(&n.target)) {
             return Err(Refused::not_found("network", &lost.target));
         }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use skep_model::ServiceId;
-use skep_model::network::Network;
+use skep_model::network::{HOST_NETWORKS, Network};
 use skep_model::service::{Endpoint, EndpointSpec, ResolutionMode, Service, ServiceSpec, VirtualIp};
-use skep_store::{Change, LOCAL_NETWORKS, View};
+use skep_store::{Change, View};
 
 use super::{address, port};
 use crate::dirty::Dirty;
@@ -30,7 +30,7 @@ pub(crate) fn services(plan: &mut Plan, dirty: &Dirty) {
 pub(super) fn networks(view: &View, spec: &ServiceSpec) -> Result<Vec<Arc<Network>>, String> {
     let mut out: Vec<Arc<Network>> = Vec::new();
     for attachment in spec.networks() {
-        if LOCAL_NETWORKS.contains(&attachment.target.as_str()) {
+        if HOST_NETWORKS.contains(&attachment.target.as_str()) {
             continue;
         }
         let network = view.find_network(&attachment.target).map_err(|error| error.to_string())?;

@@ -108,14 +108,11 @@ impl Desk<'_> {
             let live: Vec<&Arc<Task>> = slot.live().collect();
             let runs = |t: &Task| t.status.state == TaskState::Running && stays(t);
             let is_new = |t: &Task| t.spec_version == service.spec_version;
-            let others = if let Some(kept) = live.iter().rposition(|t| is_new(t) && runs(t)) {
-                [&live[..kept], &live[kept + 1..]].concat()
-            } else if let Some(kept) = live.iter().rposition(|t| runs(t)) {
-                live[..kept].to_vec()
-            } else {
-                continue;
-            };
-            let others: Vec<_> = others.into_iter().map(|t| t.id.clone()).collect();
+            let new = live.iter().rposition(|t| is_new(t) && runs(t));
+            let Some(kept) = new.or_else(|| live.iter().rposition(|t| runs(t))) else { continue };
+            let until = if new.is_some() { live.len() } else { kept };
+            let others = live[..until].iter().filter(|t| t.id != live[kept].id);
+            let others: Vec<_> = others.map(|t| t.id.clone()).collect();
             others.iter().for_each(|id| self.desire(id, TaskState::Shutdown));
         }
     }

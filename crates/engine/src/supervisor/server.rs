@@ -116,7 +116,13 @@ impl Server {
         }
         detach(&directory);
         let signals = block_signals()?;
-        Ok(Some(Self {
+        let idle_since = Some(Instant::now());
+        Ok(Some(Self { idle_since, ..Self::new(directory, exits, listener, signals, lock) }))
+    }
+
+    /// With nothing to look after.
+    fn new(directory: PathBuf, exits: PathBuf, listener: OwnedFd, signals: SignalFd, lock: OwnedFd) -> Self {
+        Self {
             directory,
             exits,
             listener,
@@ -128,9 +134,9 @@ impl Server {
             jobs: Vec::new(),
             greeting: None,
             unclaimed: HashMap::new(),
-            idle_since: Some(Instant::now()),
+            idle_since: None,
             leases: BTreeMap::new(),
-        }))
+        }
     }
 
     fn serve(&mut self) -> std::io::Result<()> {

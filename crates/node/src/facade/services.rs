@@ -1,10 +1,11 @@
 //! `docker service …`.
 
 use skep_model::explain::Explanation;
+use skep_model::network::HOST_NETWORKS;
 use skep_model::secret::SecretBytes;
 use skep_model::service::{Mode, Service, ServiceSpec, UpdateState, UpdateStatus};
 use skep_model::{ServiceId, validate};
-use skep_store::{Batch, Change, LOCAL_NETWORKS, ObjectKey, View};
+use skep_store::{Batch, Change, ObjectKey, View};
 
 use super::Node;
 use crate::clock::now;
@@ -64,7 +65,7 @@ fn unimplemented(text: &str) -> NodeError {
 /// Names of networks, secrets and configs become ids; what does not exist is refused before anything is stored.
 fn resolve(view: &View, spec: &mut ServiceSpec) -> Result<()> {
     for attachment in spec.task.networks.iter_mut().chain(&mut spec.networks) {
-        if LOCAL_NETWORKS.contains(&attachment.target.as_str()) {
+        if HOST_NETWORKS.contains(&attachment.target.as_str()) {
             continue;
         }
         let network = view.find_network(&attachment.target)?;

@@ -461,8 +461,7 @@ async fn lead(
                 tracing::info!(term, "leadership ended");
                 leader.stop().await;
             }
-            if let Some(reign) = reign {
-                let term = reign.0;
+            if let Some(reign @ (term, _)) = reign {
                 tracing::info!(term, "leading");
                 let (timing, gossip) = (config.timing, config.gossip.clone());
                 let leader = Leader::start(consensus.clone(), roster.clone(), term, timing, gossip);

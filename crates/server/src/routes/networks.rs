@@ -12,7 +12,7 @@ use skep_api::network::{
     PeerInfo, PruneReport, ServiceInfo, ServiceTask, mac_text,
 };
 use skep_engine::EventKind;
-use skep_model::network::Network;
+use skep_model::network::{HOST_NETWORKS, Network};
 use skep_model::sandbox::LocalNetwork;
 use skep_model::service::ServiceSpec;
 
@@ -62,9 +62,6 @@ pub(crate) fn id_of(state: &ServerState, reference: &str) -> Option<String> {
     }
 }
 
-/// Networks that every host has for itself, and services can be on (swarmkit `PredefinedNetworks`).
-const SERVICES_LOCAL: [&str; 2] = ["host", "bridge"];
-
 /// A service may be on such a network of its hosts, which a client names by the id they have on this host.
 /// Every other network of one host is refused (moby `populateNetworkID`).
 pub(super) fn name_local(state: &ServerState, spec: &mut ServiceSpec) -> Result<()> {
@@ -74,7 +71,7 @@ pub(super) fn name_local(state: &ServerState, spec: &mut ServiceSpec) -> Result<
         }
         let Ok(local) = state.node().net().network(&attachment.target) else { continue };
         match local.spec.name.as_str() {
-            name if SERVICES_LOCAL.contains(&name) => attachment.target = local.spec.name,
+            name if HOST_NETWORKS.contains(&name) => attachment.target = local.spec.name,
             "none" => return Err(ApiError::not_found("network none not found")),
             name => {
                 let text = format!(
@@ -234,7 +231,7 @@ async fn inspect(
     };
     let scope = query.text("scope");
     // Services can be on these; the client asks for the swarm's before it creates one.
-    if scope == "swarm" && SERVICES_LOCAL.contains(&resource.name.as_str()) && state.node().view().is_ok() {
+    if scope == "swarm" && HOST_NETWORKS.contains(&resource.name.as_str()) && state.node().view().is_ok() {
         resource.scope = "swarm".into();
     }
     if !scope.is_empty() && scope != resource.scope {

@@ -5,21 +5,9 @@ use crate::supervisor::protocol::Request;
 
 /// One that listens nowhere, in a folder of its own.
 fn server(folder: &Path) -> Server {
-    Server {
-        directory: folder.to_owned(),
-        exits: folder.to_owned(),
-        listener: packet::listen(&folder.join("sock")).unwrap(),
-        signals: block_signals().unwrap(),
-        lock: std::fs::File::open("/dev/null").unwrap().into(),
-        daemon: None,
-        outgoing: VecDeque::new(),
-        processes: BTreeMap::new(),
-        jobs: Vec::new(),
-        greeting: None,
-        unclaimed: HashMap::new(),
-        idle_since: None,
-        leases: BTreeMap::new(),
-    }
+    let listener = packet::listen(&folder.join("sock")).unwrap();
+    let lock = std::fs::File::open("/dev/null").unwrap().into();
+    Server::new(folder.to_owned(), folder.to_owned(), listener, block_signals().unwrap(), lock)
 }
 
 /// A start that a daemon asked for as its request 1; what a helper would write to says when it is done.

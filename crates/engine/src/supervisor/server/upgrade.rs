@@ -1,6 +1,6 @@
 //! The upgrade in place: the state in a memory file, every descriptor kept, `execve`, and the state read back.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -122,21 +122,11 @@ impl Server {
             processes.insert((p.id, p.exec), process);
         }
         let _ = rustix::thread::set_name(c"skep-supervisor");
-        Ok(Self {
-            directory: crate::supervisor::directory(exec_root),
-            exits: crate::supervisor::exits_directory(exec_root),
-            listener: adopt(saved.listener)?,
-            signals: block_signals()?,
-            lock: adopt(saved.lock)?,
-            daemon: maybe(saved.daemon)?,
-            outgoing: VecDeque::new(),
-            processes,
-            jobs: Vec::new(),
-            greeting: None,
-            unclaimed: HashMap::new(),
-            idle_since: None,
-            leases: saved.leases,
-        })
+        let directory = crate::supervisor::directory(exec_root);
+        let exits = crate::supervisor::exits_directory(exec_root);
+        let (listener, lock, daemon) = (adopt(saved.listener)?, adopt(saved.lock)?, maybe(saved.daemon)?);
+        let begun = Self::new(directory, exits, listener, block_signals()?, lock);
+        Ok(Self { daemon, processes, leases: saved.leases, ..begun })
     }
 }
 
