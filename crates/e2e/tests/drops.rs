@@ -133,6 +133,45 @@ fn no_request_is_lost_in_updates_scaling_down_and_drain() {
 }
 
 #[test]
+fn the_only_task_of_a_drained_node_is_replaced_before_it_stops() {
+    let lab = Lab::swarm(1, 2);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.docker(
+        1,
+        "service create --detach --name web --update-order start-first --publish 8080:80 --constraint node.role==worker \
+         skep/whoami",
+    )
+    .ok();
+    lab.await_running("web", 1);
+    for host in hosts(&lab, 8080) {
+        eventually(SOON, "every host answers", || get(host).is_ok());
+    }
+    let load = Load::start(CLIENTS, PACE, &hosts(&lab, 8080), get);
+    check(&load, "before anything");
+    let (home, _) = lab.running("web").remove(0);
+    // conformance: differs | docker node update --availability drain, with --update-order start-first | the replacement runs before the task stops; Docker's starts after
+    lab.docker(1, &format!("node update --availability drain {home}")).ok();
+    let node = if home == "node2" { 2 } else { 3 };
+    eventually(LATER, "nothing runs on the drained node", || lab.docker(node, "ps -q").ok().is_empty());
+    let moved = || lab.running("web").iter().filter(|(node, _)| *node != home).count();
+    eventually(LATER, "it runs elsewhere, once", || moved() == 1 && lab.running("web").len() == 1);
+    let tasks = lab.docker(1, "service ps -q --no-trunc web").ok();
+    let moments = |state: &str| -> Vec<String> {
+        let of = |task| {
+            lab.docker_words(1, &["inspect", "--format", "{{.Status.State}} {{json .Status.Timestamp}}", task]).ok()
+        };
+        let told: Vec<String> = tasks.lines().map(of).collect();
+        // RFC 3339 of one zone sorts as text, but for the mark of the zone.
+        told.iter().filter_map(|t| Some(t.strip_prefix(state)?.trim().trim_matches(['"', 'Z']).to_owned())).collect()
+    };
+    let (running, stopped) = (moments("running"), moments("shutdown"));
+    assert!(running.len() == 1 && stopped.len() == 1 && running < stopped, "{running:?} {stopped:?}: stopped first");
+    check(&load, "drain");
+}
+
+#[test]
 fn a_task_that_publishes_a_port_runs_when_it_listens() {
     let lab = Lab::swarm(1, 0);
     if lab.is_dockerd() {

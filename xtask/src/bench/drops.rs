@@ -11,6 +11,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use skep_e2e::load::{Load, get};
 
+use super::api::Api;
 use super::lab::Lab;
 use super::{Figures, median};
 
@@ -66,17 +67,43 @@ pub(super) fn measure(skep: &Path, out: &mut Figures) -> anyhow::Result<()> {
     api.update(&id, &spec(3, "V=3", "start-first"))?;
     api.until(|api| Ok(api.tasks(&id)?.iter().filter(|t| t["Status"]["State"] == "running").count() == 3))?;
     note("scale_down", begun);
-    let begun = Instant::now();
     let worker = nodes.iter().find(|n| n["Spec"]["Role"] == "worker").context("no worker")?["ID"].clone();
-    let path = format!("/nodes/{}", worker.as_str().unwrap_or_default());
-    let version = api.call("GET", &path, None)?["Version"]["Index"].clone();
-    let drained = json!({ "Role": "worker", "Availability": "drain" });
-    api.call("POST", &format!("{path}/update?version={version}"), Some(&drained))?;
-    api.until(|api| {
-        let tasks = api.tasks(&id)?;
-        let running = |t: &&Value| t["Status"]["State"] == "running";
-        Ok(tasks.iter().filter(running).count() == 3 && !tasks.iter().filter(running).any(|t| t["NodeID"] == worker))
-    })?;
+    let begun = Instant::now();
+    availability(&mut api, &worker, "drain")?;
+    await_elsewhere(&mut api, &id, &worker, 3)?;
     note("drain", begun);
+    // The only one, so that nobody else answers while it moves.
+    availability(&mut api, &worker, "active")?;
+    let placed = |replicas: u64| {
+        let mut spec = spec(replicas, "V=3", "start-first");
+        spec["TaskTemplate"]["Placement"] = json!({ "Constraints": ["node.role==worker"] });
+        spec
+    };
+    api.update(&id, &placed(1))?;
+    let constrained = |t: &Value| t["Spec"]["Placement"]["Constraints"][0].is_string();
+    api.await_running(&id, 1, constrained)?;
+    api.until(|api| Ok(api.tasks(&id)?.iter().filter(|t| t["Status"]["State"] == "running").count() == 1))?;
+    let home = api.tasks(&id)?.iter().find(|t| t["Status"]["State"] == "running").context("no task")?["NodeID"].clone();
+    load.take();
+    let begun = Instant::now();
+    availability(&mut api, &home, "drain")?;
+    await_elsewhere(&mut api, &id, &home, 1)?;
+    note("drain_of_the_only_one", begun);
     Ok(())
+}
+
+fn availability(api: &mut Api, node: &Value, wanted: &str) -> anyhow::Result<()> {
+    let path = format!("/nodes/{}", node.as_str().unwrap_or_default());
+    let node = api.call("GET", &path, None)?;
+    let spec = json!({ "Role": node["Spec"]["Role"], "Availability": wanted });
+    api.call("POST", &format!("{path}/update?version={}", node["Version"]["Index"]), Some(&spec)).map(drop)
+}
+
+/// Until so many tasks run, and none on that node.
+fn await_elsewhere(api: &mut Api, service: &str, node: &Value, count: usize) -> anyhow::Result<()> {
+    api.until(|api| {
+        let tasks = api.tasks(service)?;
+        let running = || tasks.iter().filter(|t| t["Status"]["State"] == "running");
+        Ok(running().count() == count && !running().any(|t| t["NodeID"] == *node))
+    })
 }
