@@ -12,6 +12,7 @@ mod cluster;
 pub mod linear;
 pub mod load;
 pub mod service;
+pub mod token;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -24,6 +24,15 @@ impl Challenge {
         parsed.iter().find(|c| matches!(c, Self::Bearer { .. })).or(parsed.first()).cloned()
     }
 
+    /// What a refusal says of the token it answers.
+    pub(super) fn refusal(status: u16, headers: &HeaderMap) -> Option<Refusal> {
+        headers.get_all("www-authenticate").iter().find_map(|value| {
+            let (scheme, rest) = value.to_str().ok()?.trim().split_once(' ')?;
+            let mut said = scheme.eq_ignore_ascii_case("bearer").then(|| parameters(rest))?;
+            Refusal::of_token(status, &said.remove("error")?, said.remove("error_description"))
+        })
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         if scheme.eq_ignore_ascii_case("basic") {
@@ -106,13 +115,7 @@ pub(super) async fn fetch_token(
         .map_err(|_| words::silent("GET", realm))?
         .map_err(|error: reqwest::Error| words::transport("GET", realm, &error.without_url()))?;
     if !(200..300).contains(&status) {
-        let refusal = Refusal::parse(status, &body);
-        return Err(match status {
-            401 | 403 if user_given(auth) => {
-                ImageError::Unauthorized("unauthorized: incorrect username or password".to_owned())
-            }
-            _ => refusal.into_error(),
-        });
+        return Err(Refusal::parse(status, &body).into_error());
     }
     let answer: Answer = serde_json::from_slice(&body)
         .map_err(|_| ImageError::Registry(format!("the token service {realm} gave an unreadable answer")))?;
@@ -121,10 +124,6 @@ pub(super) async fn fetch_token(
         return Err(ImageError::Registry("authorization server did not include a token in the response".to_owned()));
     }
     Ok(token)
-}
-
-fn user_given(auth: Option<&RegistryAuth>) -> bool {
-    auth.is_some_and(|auth| !auth.is_empty())
 }
 
 /// Percent-encoding of everything but unreserved characters.

@@ -223,7 +223,14 @@ impl Session {
                 auth => {
                     let own = (!self.path.is_empty()).then(|| format!("repository:{}:{}", self.path, self.actions));
                     let scopes: Vec<String> = scope.or(own).into_iter().collect();
-                    let token = fetch_token(&self.client, realm, service, &scopes, auth.as_ref()).await?;
+                    let token = fetch_token(&self.client, realm, service, &scopes, auth.as_ref()).await;
+                    let token = token.map_err(|error| match error {
+                        // At a login Docker names the request that needed the token.
+                        ImageError::Unauthorized(why) if self.path.is_empty() => {
+                            ImageError::Unauthorized(format!("Get \"{}/v2/\": {why}", self.base))
+                        }
+                        other => other,
+                    })?;
                     format!("Bearer {token}")
                 }
             },
@@ -299,8 +306,9 @@ impl Session {
             return Ok(Ok(response));
         }
         let status = response.status().as_u16();
+        let of_token = Challenge::refusal(status, response.headers());
         let body = response.bytes().await.unwrap_or_default();
-        Ok(Err(Refusal::parse(status, &body)))
+        Ok(Err(of_token.unwrap_or_else(|| Refusal::parse(status, &body))))
     }
 
     pub(super) fn url(&self, rest: &str) -> String {

@@ -20,11 +20,23 @@ pub(super) struct Refusal {
 impl Refusal {
     /// Reads what the registry said, or says what its status means.
     pub(super) fn parse(status: u16, body: &[u8]) -> Self {
-        #[derive(Deserialize)]
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
         struct Body {
             errors: Vec<Refusal>,
+            /// Docker Hub's token server says it so.
+            details: String,
         }
-        let said = serde_json::from_slice::<Body>(body).ok().and_then(|body| body.errors.into_iter().next());
+        let body = serde_json::from_slice::<Body>(body).unwrap_or_default();
+        let details = Some(body.details).filter(|details| !details.is_empty()).map(|message| {
+            let code = match status {
+                401 => "UNAUTHORIZED",
+                429 => "TOOMANYREQUESTS",
+                _ => "UNKNOWN",
+            };
+            Self { status, code: code.to_owned(), message }
+        });
+        let said = details.or_else(|| body.errors.into_iter().next());
         let refusal = said.filter(|refusal| !refusal.code.is_empty()).unwrap_or_else(|| {
             let (code, message) = match status {
                 401 => ("UNAUTHORIZED", "authentication required"),
@@ -36,6 +48,16 @@ impl Refusal {
             Self { status, code: code.to_owned(), message: message.to_owned() }
         });
         Self { status, ..refusal }
+    }
+
+    /// What a challenge says of the token that was sent (RFC 6750) counts more than the body, as in distribution's client.
+    pub(super) fn of_token(status: u16, error: &str, description: Option<String>) -> Option<Self> {
+        let (code, message) = match error {
+            "invalid_token" => ("UNAUTHORIZED", "authentication required"),
+            "insufficient_scope" => ("DENIED", "requested access to the resource is denied"),
+            _ => return None,
+        };
+        Some(Self { status, code: code.to_owned(), message: description.unwrap_or_else(|| message.to_owned()) })
     }
 
     /// Go's `errcode.Error`: `manifest unknown: manifest unknown`.
@@ -174,6 +196,8 @@ mod tests {
             "pull access denied for a, repository does not exist or may require 'docker login': denied: requested access \
              to the resource is denied"
         );
+        let error = Refusal::parse(401, br#"{"details":"incorrect username or password"}"#).into_error();
+        assert_eq!(error.to_string(), "unauthorized: incorrect username or password");
         let error = Refusal::parse(502, b"<html>").into_error();
         assert_eq!(error.to_string(), "received unexpected HTTP status: 502 Bad Gateway");
     }

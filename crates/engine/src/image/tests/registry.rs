@@ -207,7 +207,7 @@ async fn tokens_are_fetched_with_credentials() {
             return if request.contains("authorization: Basic YmVlOmhvbmV5") {
                 response("200 OK", "", r#"{"token":"t0ken"}"#)
             } else {
-                response("401 Unauthorized", "", "")
+                response("401 Unauthorized", "", r#"{"details":"incorrect username or password"}"#)
             };
         }
         if !request.contains("authorization: Bearer t0ken") {
