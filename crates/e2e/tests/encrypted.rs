@@ -24,7 +24,7 @@ impl Capture {
         let mut command = Command::new(skep_e2e::skep_binary());
         command.args(["lab", "exec", "--name", lab.name(), &format!("node{node}"), "--"]);
         command
-            .args(["tcpdump", "-Z", "root", "-i", "eth0", "-s", "0", "-U", "-w"])
+            .args(["tcpdump", "--immediate-mode", "-Z", "root", "-i", "eth0", "-s", "0", "-U", "-w"])
             .arg(&file)
             .args(["not", "tcp", "port", "2377"]);
         command.stdin(Stdio::null());
@@ -126,4 +126,35 @@ fn tasks_reach_one_another_and_nothing_is_clear_while_keys_rotate_and_a_daemon_r
     assert!(!vnis.contains(&&[0, 16, 1][..]), "of this network by VXLAN");
     let sealed = frames.iter().filter_map(|frame| datagram(frame, SEALED_PORT));
     assert!(sealed.map(<[u8]>::len).sum::<usize>() > 6 * 2000 * MARKER.len(), "it did go this way");
+}
+
+// conformance: works | docker network rm ingress, create --ingress --opt encrypted
+#[test]
+fn the_mesh_runs_over_an_encrypted_ingress_network() {
+    let lab = Lab::swarm(1, 1);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.docker_with_input(1, &["network", "rm", "ingress"], b"y\n").ok();
+    lab.docker(1, "network create --driver overlay --ingress --opt encrypted entrance").ok();
+    lab.docker(1, "service create --detach --name web --replicas 2 --publish 8080:80 skep/whoami").ok();
+    lab.await_running("web", 2);
+    let capture = Capture::start(&lab, 2);
+    let machine =
+        lab.address(1).rsplit_once('.').map(|(net, _)| format!("RemoteAddr: {net}.254:")).expect("an address");
+    for node in [1, 2] {
+        let mut seen = std::collections::BTreeSet::new();
+        eventually(LATER, "both tasks through this host", || {
+            let answer = lab.curl(&format!("http://{}:8080/{MARKER}", lab.address(node))).stdout;
+            seen.extend(answer.lines().find(|line| line.starts_with("Hostname:")).map(str::to_owned));
+            assert!(answer.is_empty() || answer.contains(&machine), "the client is who it is: {answer}");
+            seen.len() == 2
+        });
+    }
+    let mut frames = Vec::new();
+    eventually(SOON, "sealed frames", || {
+        frames = capture.frames();
+        frames.iter().any(|frame| datagram(frame, SEALED_PORT).is_some())
+    });
+    assert!(!frames.iter().any(|frame| datagram(frame, VXLAN_PORT).is_some()), "no network but an encrypted one");
 }

@@ -7,6 +7,7 @@ mod api;
 mod cluster;
 mod drops;
 mod lab;
+mod overlays;
 mod scheduler;
 mod services;
 mod soak;
@@ -29,6 +30,8 @@ enum Part {
     Cluster,
     /// Requests lost in updates, scaling down and drain, at 1,000 a second; skep only
     Drops,
+    /// One TCP stream over a plain and an encrypted overlay; skep only, needs iperf3
+    Overlays,
     /// The scheduler alone: tasks placed in memory, against swarmkit's recorded times
     Scheduler,
     /// Nodes wrongly taken for dead, idle and under packet loss; takes twice --minutes
@@ -97,6 +100,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     }
     if wanted(Part::Drops) {
         drops::measure(&skep, &mut ours)?;
+    }
+    if wanted(Part::Overlays) {
+        overlays::measure(&skep, &tar, &mut ours)?;
     }
     if wanted(Part::Soak) {
         soak::measure(&skep, options.minutes, &mut ours)?;

@@ -44,6 +44,13 @@ impl Channel {
         locked(&self.sender).use_keys(keys);
     }
 
+    /// Another session, of both halves; `receiver` is this channel's.
+    pub(super) fn renew(&self, receiver: &mut Receiver) {
+        let session: SessionId = rand::random();
+        receiver.renew(session);
+        locked(&self.sender).renew(session);
+    }
+
     /// Whether the peer may be greeted now; it then counts as greeted.
     pub(super) fn may_greet(&self) -> bool {
         let (mut greeted, now) = (locked(&self.greeted), Instant::now());

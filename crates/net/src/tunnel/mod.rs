@@ -289,6 +289,11 @@ impl Shared {
                 self.greet(channel, name_of(&peer));
                 None
             }
+            Ok(News::Another(peer)) => {
+                channel.renew(&mut receiver);
+                self.greet(channel, name_of(&peer));
+                return;
+            }
             Err(reason) => {
                 tracing::trace!(?reason, peer = %channel.peer, "dropped a datagram of an encrypted network");
                 None

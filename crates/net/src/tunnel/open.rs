@@ -1,10 +1,10 @@
 //! The receiving half of a pair of hosts on a network.
 //!
-//! A part is taken if it was sealed by the peer in the peer's session of now, for this session, and was not seen before. The
-//! session of here is drawn when the daemon starts, so what was recorded for an earlier one is never taken: a peer that names
-//! a session of before is told, sealed, which one it is now. Sessions of the peer that ended stay ended.
+//! A part is taken if it was sealed by the peer for this session and was not seen before. A session of here is with one
+//! session of the peer: when the peer has another, this side begins another, too. So what was recorded or held back for an
+//! earlier one is never taken. A peer that names one of before is told, sealed, which one it is now.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use aws_lc_rs::aead::{Aad, LessSafeKey};
 use skep_model::network::{NetworkKey, NetworkKeys};
@@ -13,8 +13,6 @@ use super::seal::{Way, derive, nonce};
 use super::window::Window;
 use super::wire::{HEADER, Header, Kind, PLACE, SessionId, name_of};
 
-/// Sessions of a peer that ended are remembered up to so many; a peer does not restart that often in the life of a daemon.
-const ENDED: usize = 4096;
 /// Messages of which parts are missing.
 const UNFINISHED: usize = 32;
 
@@ -29,8 +27,6 @@ pub(super) enum Dropped {
     /// Not sealed with the key it names, or changed since.
     Forged,
     Replayed,
-    /// Of a session of the peer that has ended.
-    Ended,
 }
 
 /// What an authentic datagram tells.
@@ -43,6 +39,8 @@ pub(super) enum News<'a> {
     Met(SessionId, Option<&'a [u8]>),
     /// The peer of this session, if it is one that lives, does not know this one.
     Stranger(SessionId),
+    /// The peer has another session than the one this one is with: this side needs another, to greet it from.
+    Another(SessionId),
 }
 
 struct Lane {
@@ -58,7 +56,6 @@ pub(super) struct Receiver {
     peer: Option<SessionId>,
     /// The peer's session, under each key it used.
     lanes: Vec<Lane>,
-    ended: BTreeSet<SessionId>,
     unfinished: VecDeque<Unfinished>,
     finished: Vec<u8>,
 }
@@ -82,7 +79,6 @@ impl Receiver {
             keys: NetworkKeys::default(),
             peer: None,
             lanes: Vec::new(),
-            ended: BTreeSet::new(),
             unfinished: VecDeque::new(),
             finished: Vec::new(),
         }
@@ -93,14 +89,16 @@ impl Receiver {
         self.lanes.retain(|lane| keys.keys.contains(&lane.of));
     }
 
+    /// Begins another session, which is with nobody yet.
+    pub(super) fn renew(&mut self, session: SessionId) {
+        *self = Self { keys: std::mem::take(&mut self.keys), ..Self::new(self.way, session) };
+    }
+
     /// Opens a datagram in its place.
     pub(super) fn open<'a>(&'a mut self, datagram: &'a mut [u8]) -> Result<News<'a>, Dropped> {
         let header = Header::read(datagram).ok_or(Dropped::Malformed)?;
         if header.vni != self.way.vni {
             return Err(Dropped::Network);
-        }
-        if self.ended.contains(&header.from) {
-            return Err(Dropped::Ended);
         }
         let known = self.peer == Some(header.from);
         let lane = self.lanes.iter().position(|lane| known && lane.of.generation == header.generation);
@@ -121,8 +119,8 @@ impl Receiver {
         if header.to != name_of(&self.session) {
             return Ok(News::Stranger(header.from));
         }
-        if !known {
-            self.replace_peer(header.from)?;
+        if *self.peer.get_or_insert(header.from) != header.from {
+            return Ok(News::Another(header.from));
         }
         // Kept only now that it is known to be the peer's: nobody else can fill the list.
         let lane = lane.unwrap_or(self.lanes.len());
@@ -145,20 +143,6 @@ impl Receiver {
             (true, Some(message)) => News::Message(message),
             (true, None) => News::Nothing,
         })
-    }
-
-    /// For good: nothing of the session before is taken again, though it, too, names the session of here.
-    fn replace_peer(&mut self, peer: SessionId) -> Result<(), Dropped> {
-        if let Some(before) = self.peer {
-            if self.ended.len() >= ENDED {
-                return Err(Dropped::Ended);
-            }
-            self.ended.insert(before);
-        }
-        self.peer = Some(peer);
-        self.lanes.clear();
-        self.unfinished.clear();
-        Ok(())
     }
 }
 

@@ -59,6 +59,12 @@ impl Sender {
         }
     }
 
+    /// Begins another session, which is with nobody yet.
+    pub(super) fn renew(&mut self, session: SessionId) {
+        let key = self.key.take().and_then(|(key, _)| derive(&key, self.way, &session).map(|derived| (key, derived)));
+        *self = Self { key, ..Self::new(self.way, session) };
+    }
+
     pub(super) fn meet(&mut self, peer: SessionId) {
         self.peer = Some(peer);
     }

@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
@@ -15,6 +16,7 @@ const SEGMENTS: usize = 64;
 /// The largest payload of UDP.
 const PAYLOAD: usize = 65_507;
 const BUFFER: usize = 4 << 20;
+const SENDING: Duration = Duration::from_millis(100);
 
 pub(super) struct Socket {
     socket: UdpSocket,
@@ -28,6 +30,8 @@ impl Socket {
             io::Error::new(error.kind(), format!("take {own}:{port}/udp for encrypted networks: {error}"))
         })?;
         crate::sys::let_fragment(&socket)?;
+        // An interface that sends nothing any more must not hold up who ends the sender.
+        socket.set_write_timeout(Some(SENDING))?;
         // The host's limits are for what programs ask for; this is all containers' traffic.
         let _ = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER);
         let _ = setsockopt(&socket, sockopt::SndBufForce, &BUFFER);
