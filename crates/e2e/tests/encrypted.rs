@@ -70,7 +70,6 @@ fn within(lab: &Lab, node: usize, service: &str, command: &[&str]) -> skep_e2e::
     lab.docker_words(node, &[&["exec", id.as_str()], command].concat())
 }
 
-// conformance: differs | docker network create --opt encrypted | sealed by the daemon over UDP on the port after VXLAN's, on any kernel, instead of ESP; MTU 1390; nothing passes while a host's daemon is down
 #[test]
 fn tasks_reach_one_another_and_nothing_is_clear_while_keys_rotate_and_a_daemon_restarts() {
     let lab = Lab::swarm(1, 3);
@@ -78,6 +77,7 @@ fn tasks_reach_one_another_and_nothing_is_clear_while_keys_rotate_and_a_daemon_r
         return;
     }
     lab.give_busybox();
+    // conformance: differs | docker network create --opt encrypted | sealed by the daemon over UDP on the port after VXLAN's, on any kernel, instead of ESP; MTU 1390
     lab.docker(1, "network create --driver overlay --attachable --opt encrypted vault").ok();
     let options = lab.docker_words(1, &["network", "inspect", "-f", "{{json .Options}}", "vault"]).ok();
     assert_eq!(options, r#"{"com.docker.network.driver.overlay.vxlanid_list":"4097","encrypted":""}"#);
@@ -128,13 +128,13 @@ fn tasks_reach_one_another_and_nothing_is_clear_while_keys_rotate_and_a_daemon_r
     assert!(sealed.map(<[u8]>::len).sum::<usize>() > 6 * 2000 * MARKER.len(), "it did go this way");
 }
 
-// conformance: works | docker network rm ingress, create --ingress --opt encrypted
 #[test]
 fn the_mesh_runs_over_an_encrypted_ingress_network() {
     let lab = Lab::swarm(1, 1);
     if lab.is_dockerd() {
         return;
     }
+    // conformance: works | docker network rm ingress, create --ingress --opt encrypted
     lab.docker_with_input(1, &["network", "rm", "ingress"], b"y\n").ok();
     lab.docker(1, "network create --driver overlay --ingress --opt encrypted entrance").ok();
     lab.docker(1, "service create --detach --name web --replicas 2 --publish 8080:80 skep/whoami").ok();

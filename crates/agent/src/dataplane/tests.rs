@@ -1,7 +1,8 @@
-use skep_model::Meta;
 use skep_model::assignment::NodeRecord;
-use skep_model::network::{NetworkAllocation, NetworkSpec};
+use skep_model::network::{NetworkAllocation, NetworkKeys, NetworkSpec};
+use skep_model::secret::SecretBytes;
 use skep_model::service::{PortConfig, Protocol};
+use skep_model::{Meta, Timestamp};
 
 use super::*;
 
@@ -129,4 +130,25 @@ fn a_published_port_is_held_on_every_host_also_without_a_backend() {
 #[test]
 fn the_same_set_gives_the_same_plan() {
     assert_eq!(of("n1"), of("n1"));
+}
+
+#[test]
+fn an_encrypted_network_is_one_with_and_without_its_keys() {
+    let mut set = set();
+    let back: NetworkId = "back".parse().unwrap();
+    let told = |set: &AssignmentSet| {
+        let plan = plan(set, &"n1".parse().unwrap(), 4789);
+        (plan.overlays[&back].keys.clone(), plan.overlays[&back].mtu)
+    };
+    assert_eq!(told(&set), (None, OVERLAY_MTU));
+    let network = set.networks.get_mut(&back).unwrap();
+    // Docker looks at whether the option is there, not at what it says.
+    network.spec.driver_options.insert("encrypted".into(), "false".into());
+    assert_eq!(told(&set), (Some(NetworkKeys::default()), ENCRYPTED_OVERLAY_MTU));
+    let network = set.networks.get_mut(&back).unwrap();
+    let secret = SecretBytes(vec![1; 32]);
+    network.keys = Some(NetworkKeys::new(secret.clone(), secret, Timestamp::ZERO));
+    network.spec.driver_options.insert(MTU_OPTION.into(), "8000".into());
+    let keys = network.keys.clone();
+    assert_eq!(told(&set), (keys, 8000));
 }

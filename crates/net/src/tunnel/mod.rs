@@ -54,6 +54,9 @@ type Mac = [u8; 6];
 /// One network as the threads see it.
 struct Network {
     tap: Arc<Tap>,
+    /// What it was last said to be.
+    remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    keys: NetworkKeys,
     hosts: HashMap<Mac, Arc<Channel>>,
     channels: HashMap<Ipv4Addr, Arc<Channel>>,
 }
@@ -86,6 +89,12 @@ impl Worker {
         let heard = stop.clone();
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(&heard))?;
         Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Worker {
+    fn is_at_work(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 }
 
@@ -132,7 +141,11 @@ impl Tunnel {
     ) -> io::Result<()> {
         let before = self.shared.networks.load_full();
         let before = before.get(&vni);
-        let kept = before.filter(|network| Arc::ptr_eq(&network.tap, tap)).is_some();
+        let reads = self.readers.get(&vni).is_some_and(Worker::is_at_work);
+        let kept = before.filter(|network| reads && Arc::ptr_eq(&network.tap, tap));
+        if kept.is_some_and(|network| network.remote == *remote && network.keys == *keys) {
+            return Ok(());
+        }
         let mut channels = HashMap::new();
         let mut hosts = HashMap::new();
         for (address, peer) in remote {
@@ -146,11 +159,14 @@ impl Tunnel {
         for channel in &strangers {
             channel.use_keys(keys);
         }
-        self.replace(vni, Some(Network { tap: tap.clone(), hosts, channels }));
+        self.replace(
+            vni,
+            Some(Network { tap: tap.clone(), remote: remote.clone(), keys: keys.clone(), hosts, channels }),
+        );
         for channel in strangers.iter().filter(|channel| !locked(&channel.sender).has_met()) {
             self.shared.greet(channel, 0);
         }
-        if !kept {
+        if kept.is_none() {
             self.readers.remove(&vni);
             let (shared, tap) = (self.shared.clone(), tap.clone());
             let reader = Worker::start("sealed-send", move |stop| shared.forward_all(vni, &tap, stop))?;
