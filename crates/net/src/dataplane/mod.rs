@@ -89,6 +89,8 @@ pub struct ApplyReport {
 pub enum DataplaneError {
     #[error("network {0} not found")]
     NoSuchNetwork(NetworkId),
+    #[error("network {name} cannot be made on this host: {reason}")]
+    Unmade { name: String, reason: String },
     #[error("failed to {action}")]
     Kernel { action: String, source: io::Error },
 }
@@ -129,6 +131,7 @@ impl Dataplane {
             settled: false,
             failures: Vec::new(),
             overlays: BTreeMap::new(),
+            unmade: BTreeMap::new(),
             tunnel: None,
             containers: BTreeMap::new(),
             mesh: None,
@@ -196,6 +199,8 @@ struct State {
     /// Those of the last plan, which were logged.
     failures: Vec<String>,
     overlays: BTreeMap<NetworkId, Overlay>,
+    /// Why overlays of the plan are not there, or carry nothing to other hosts.
+    unmade: BTreeMap<NetworkId, String>,
     /// While there is an encrypted overlay.
     tunnel: Option<Tunnel>,
     containers: BTreeMap<ContainerId, Container>,
@@ -251,6 +256,7 @@ impl State {
 
     fn put_overlays(&mut self, report: &mut ApplyReport) {
         let underlay = Underlay { vtep: self.plan.vtep, port: self.plan.vxlan_port };
+        self.unmade.clear();
         for (id, plan) in &self.plan.overlays {
             let (host, tag) = (&self.config.host, &self.config.tag);
             let result = match self.overlays.get_mut(id) {
@@ -260,12 +266,20 @@ impl State {
                     changes
                 }),
             };
+            if let Err(error) = &result {
+                self.unmade.insert(id.clone(), error.to_string());
+            }
             report.note(result, || format!("make overlay network {}", plan.name));
             if let Some(overlay) = self.overlays.get_mut(id) {
                 report.add(overlay.put_remote(&plan.remote));
             }
         }
         let carried = self.carry();
+        if let Err(error) = &carried {
+            let sealed = self.plan.overlays.iter().filter(|(_, plan)| plan.keys.is_some());
+            let reasons = sealed.map(|(id, _)| (id.clone(), error.to_string()));
+            self.unmade.extend(reasons);
+        }
         report.note(carried.map(|()| 0), || "carry encrypted networks".to_owned());
     }
 
@@ -412,8 +426,13 @@ impl State {
 
     fn connect(&mut self, attachment: &Attachment) -> Result<Attached, DataplaneError> {
         let id = &attachment.network_id;
-        let (Some(overlay), Some(plan)) = (self.overlays.get(id), self.plan.overlays.get(id)) else {
-            return Err(DataplaneError::NoSuchNetwork(id.clone()));
+        let Some(plan) = self.plan.overlays.get(id) else { return Err(DataplaneError::NoSuchNetwork(id.clone())) };
+        let key = attachment.container_id.short();
+        // What is connected stays so: it may be carried again soon.
+        let there = self.overlays.get(id).filter(|overlay| !self.unmade.contains_key(id) || overlay.holds(key));
+        let Some(overlay) = there else {
+            let reason = self.unmade.get(id).cloned().unwrap_or_default();
+            return Err(DataplaneError::Unmade { name: plan.name.clone(), reason });
         };
         let kernel = |action: &str, source: io::Error| DataplaneError::Kernel {
             action: format!("{action} network {}", plan.name),
@@ -421,7 +440,7 @@ impl State {
         };
         overlay
             .attach(&Endpoint {
-                key: attachment.container_id.short(),
+                key,
                 namespace: &attachment.namespace,
                 ifname: &attachment.ifname,
                 address: attachment.address,

@@ -87,6 +87,11 @@ impl Overlay {
         self.namespace.links().index(port).map(|_| ())
     }
 
+    /// Whether somebody of this name is connected.
+    pub(crate) fn holds(&self, key: &str) -> bool {
+        matches!(self.namespace.links().find(&port_name(key)), Ok(Some(_)))
+    }
+
     /// Takes the interface away; false if there was none.
     pub fn detach(&self, key: &str) -> io::Result<bool> {
         self.namespace.links().delete(&port_name(key))

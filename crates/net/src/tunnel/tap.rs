@@ -24,7 +24,8 @@ impl Tap {
             let file = File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
             let file = file.map_err(|error| io::Error::new(error.kind(), format!("open /dev/net/tun: {error}")))?;
             let device = OwnedFd::from(file);
-            sys::attach_tap(&device, name)?;
+            sys::attach_tap(&device, name)
+                .map_err(|error| io::Error::new(error.kind(), format!("make TAP interface {name}: {error}")))?;
             Ok(Self(device.into()))
         })?
     }

@@ -309,3 +309,48 @@ fn what_is_forged_or_played_again_reaches_no_container() {
     );
     assert_eq!(sockets[1].recv(&mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
 }
+
+#[test]
+fn a_network_that_cannot_be_sealed_is_not_made() {
+    let world = World::new();
+    let (a, b) = (world.host(1, SourceMode::Preserve), world.host(2, SourceMode::Preserve));
+    let [plan, _] = plans(&a, &b, Some(keys()));
+    // The name is taken, so the driver refuses.
+    let namespace = Namespace::create(&overlay_path(&a.config.exec_root, &network())).unwrap();
+    namespace.links().add_bridge("sealed", [2, 0, 0, 0, 0, 7], None).unwrap();
+    let report = world.block_on(a.dataplane.apply(&plan));
+    assert_eq!(report.failures.len(), 1, "{report:?}");
+    let container = world.outside(7);
+    let task = Task { id: skep_model::ContainerId::from_bits([7, 7]), namespace: container, address: on_overlay(11) };
+    let error = world.block_on(a.dataplane.connect(&attachment(&task))).unwrap_err().to_string();
+    assert!(error.starts_with("network net cannot be made on this host: make TAP interface sealed: "), "{error}");
+    assert_eq!(namespace.links().list_prefix("vx-").unwrap(), []);
+    // As soon as it can be, it is.
+    namespace.links().delete("sealed").unwrap();
+    world.apply(&a, &plan);
+    let task = world.task(&a, 11);
+    assert!(task.namespace.links().find("eth0").unwrap().is_some());
+}
+
+#[test]
+fn nobody_is_connected_to_a_network_that_cannot_be_carried() {
+    let world = World::new();
+    let (a, b) = (world.host(1, SourceMode::Preserve), world.host(2, SourceMode::Preserve));
+    let [plan, _] = plans(&a, &b, Some(keys()));
+    let taken = a.namespace.run(|| UdpSocket::bind((a.underlay, SEALED_PORT)).unwrap()).unwrap();
+    let report = world.block_on(a.dataplane.apply(&plan));
+    assert_eq!(report.failures.len(), 1, "{report:?}");
+    let task =
+        Task { id: skep_model::ContainerId::from_bits([7, 7]), namespace: world.outside(7), address: on_overlay(11) };
+    let error = world.block_on(a.dataplane.connect(&attachment(&task))).unwrap_err().to_string();
+    assert!(error.contains("cannot be made on this host: take 192.168.50.1:4790/udp"), "{error}");
+    drop(taken);
+    world.apply(&a, &plan);
+    let task = world.task(&a, 11);
+
+    // One that is connected is left alone, should the daemon come back and the port be taken.
+    let a = a.restarted();
+    let _taken = a.namespace.run(|| UdpSocket::bind((a.underlay, SEALED_PORT)).unwrap()).unwrap();
+    assert_eq!(world.block_on(a.dataplane.apply(&plan)).failures.len(), 1);
+    world.connect(&a, &task);
+}
