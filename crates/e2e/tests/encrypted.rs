@@ -90,7 +90,7 @@ fn tasks_reach_one_another_and_nothing_is_clear_while_keys_rotate_and_a_daemon_r
     }
     let capture = Capture::start(&lab, 2);
     // By the service's name and by its task's.
-    let fetch = |name: &str| within(&lab, 3, "client", &["timeout", "2", "wget", "-qO-", &format!("http://{name}/")]);
+    let fetch = |name: &str| within(&lab, 3, "client", &["timeout", "5", "wget", "-qO-", &format!("http://{name}/")]);
     let reached = |name: &str| fetch(name).stdout.lines().filter(|line| *line == MARKER).count() == 2000;
     eventually(LATER, "the server by its name", || reached("server"));
     eventually(SOON, "the server's task by its name", || reached("tasks.server"));

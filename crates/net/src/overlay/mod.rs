@@ -9,7 +9,7 @@
 //! and answers ARP itself: every remote endpoint is written into it from the plan, and no broadcast leaves the host. An
 //! endpoint's MAC follows from its address, so a task that moves leaves remote ARP caches right.
 //!
-//! An encrypted overlay has a TAP interface in the VXLAN link's place and never both; see [`crate::tunnel`].
+//! An encrypted overlay has a TAP interface in the VXLAN link's place and never both; see `tunnel`.
 //!
 //! Decides how one overlay looks in the kernel. Must not know about services or published ports: the balancing rules are
 //! made in [`crate::balance`], the mesh in [`crate::ingress`]; [`crate::dataplane`] drives all three.
