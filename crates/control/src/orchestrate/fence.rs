@@ -41,9 +41,9 @@ pub(super) fn over_at(plan: &Plan, task: &Task) -> Option<Timestamp> {
     }
 }
 
-/// A task that had this place and may still run, though it should not.
-pub(super) fn lingering(plan: &Plan, service: &ServiceId, key: &SlotKey) -> Option<TaskId> {
+/// A task that had this place and may still run, though it should not: the last of them, and until when.
+pub(super) fn lingering(plan: &Plan, service: &ServiceId, key: &SlotKey) -> Option<(Timestamp, TaskId)> {
     let stopping = plan.view().tasks_of_slot(service, key).filter(|t| !t.is_wanted());
     let until = stopping.filter_map(|t| Some((over_at(plan, t)?, t.id.clone())));
-    until.filter(|(at, _)| *at > plan.now()).max().map(|(_, id)| id)
+    until.filter(|(at, _)| *at > plan.now()).max()
 }

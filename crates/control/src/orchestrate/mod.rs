@@ -90,7 +90,7 @@ impl Desk<'_> {
     /// Makes a task of the service's present template.
     fn create(&mut self, service: &Service, key: &SlotKey, mut how: How) -> TaskId {
         if self.fenced
-            && let Some(old) = fence::lingering(self.plan, &service.id, key)
+            && let Some((_, old)) = fence::lingering(self.plan, &service.id, key)
         {
             how = How { start_after: how.start_after, restart: how.restart, ..How::after(&old) };
         }

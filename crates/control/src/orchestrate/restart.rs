@@ -134,8 +134,10 @@ impl Desk<'_> {
     pub(super) fn start_due(&mut self, service: &Service) {
         let tasks: Vec<_> = self.plan.view().tasks_of_service(&service.id).cloned().collect();
         for task in tasks.iter().filter(|t| t.desired_state == TaskState::Ready && t.is_live()) {
-            let wait = waits_until(self.plan, task);
-            match wait {
+            // One it did not replace itself may still run: what waited for that before may have been displaced.
+            let key = SlotKey::of(task).filter(|_| self.fenced);
+            let lingers = key.and_then(|key| fence::lingering(self.plan, &service.id, &key)).map(|(at, _)| at);
+            match waits_until(self.plan, task).max(lingers) {
                 Some(at) if at > self.plan.now() => self.plan.wake(at),
                 Some(_) | None => self.desire(&task.id, goal(service)),
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use skep_model::node::Availability;
 use skep_model::task::{Placement, TaskState};
 use skep_model::{NodeId, ServiceId, Timestamp};
 use skep_store::Change;
@@ -130,6 +131,17 @@ fn what_must_leave_a_node_that_does_not_fit_any_more_is_waited_for() {
     world.pass(Duration::from_secs(8));
     assert_eq!(world.containers(), 1);
     cut_off(&mut world, &node);
+    never_two(&mut world, &db, &node);
+}
+
+#[test]
+fn what_waits_and_is_displaced_itself_hands_on_what_it_waited_for() {
+    let mut world = World::new(3);
+    let (db, node) = single(&mut world);
+    cut_off(&mut world, &node);
+    let waiting = world.tasks(&db).into_iter().find(|t| t.status.state == TaskState::Ready).unwrap();
+    world.availability(waiting.node_id.unwrap().as_str(), Availability::Drain);
+    // The one that is displaced is the later to be surely gone, until it says so.
     never_two(&mut world, &db, &node);
 }
 
