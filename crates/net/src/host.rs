@@ -20,7 +20,7 @@ use crate::dns::Forwarder;
 use crate::error::{Context, NetError, Result};
 use crate::ingress::rules::SourceMode;
 use crate::link::Namespace;
-use crate::nft::{Family, NftSocket, Ownership, Table};
+use crate::nft::{Family, NftError, NftSocket, Ownership, Table};
 use crate::publish::Ports;
 use crate::sandbox::{HostResolv, Record, RunningResolver, Zones, zone_of};
 
@@ -203,6 +203,33 @@ impl Host {
         self.state().networks.get(&id).cloned().ok_or_else(|| NetError::NoSuchNetwork(GWBRIDGE_NETWORK_NAME.to_owned()))
     }
 
+    /// Blocks; the caller holds `network_turn`. Makes bridges, their ports and the rules what they are to be, where somebody
+    /// else has changed them; how many things that were.
+    pub(crate) fn repair(&self) -> Result<usize> {
+        let (bridges, ends) = {
+            let state = self.state();
+            let bridges: Vec<Stored> = state.networks.all().filter(|stored| stored.is_bridge()).cloned().collect();
+            let endpoints = state.sandboxes.values().flat_map(|record| record.endpoints.iter());
+            let ends =
+                endpoints.filter_map(|e| Some((e.info.network_id.clone(), e.host_end()?.to_owned(), e.info.mac)));
+            (bridges, ends.collect::<Vec<_>>())
+        };
+        let mut changes = 0;
+        for stored in &bridges {
+            let action = || format!("mend bridge {} of network {}", stored.link, stored.name());
+            changes += usize::from(driver::ensure_bridge(&self.namespace, stored).context(action)?);
+            for (_, host_end, mac) in ends.iter().filter(|(id, ..)| *id == stored.network.id) {
+                changes += usize::from(driver::ensure_port(&self.namespace, stored, host_end, *mac).context(action)?);
+            }
+        }
+        let mut state = self.state();
+        if state.firewall.look_again()? {
+            state.sync_firewall(&self.config.tag)?;
+            changes += 1;
+        }
+        Ok(changes)
+    }
+
     /// What the host itself can reach without its default route: no network of ours may hide it.
     fn routed(&self) -> io::Result<Vec<Ipv4Net>> {
         let links = self.namespace.links();
@@ -237,25 +264,42 @@ impl State {
 
 impl Firewall {
     fn open(namespace: &Namespace, tag: &str) -> Result<Self> {
-        let firewall =
-            |error| NetError::Kernel { action: "open the firewall".to_owned(), source: io::Error::other(error) };
-        let mut socket = NftSocket::open(namespace.fd()).map_err(firewall)?;
+        let mut socket = NftSocket::open(namespace.fd()).map_err(failed_to("open the firewall"))?;
         let name = rules::table_name(tag);
-        let there = socket.tables(Family::Ip, &name).map_err(firewall)?.contains(&name);
+        let there = socket.tables(Family::Ip, &name).map_err(failed_to("open the firewall"))?.contains(&name);
         Ok(Self { socket, current: None, there })
+    }
+
+    /// True if somebody else has changed or removed the rules, as `nft flush ruleset` does: they are then made anew.
+    fn look_again(&mut self) -> Result<bool> {
+        let Some(table) = &self.current else { return Ok(true) };
+        let whole = self.socket.has(table).map_err(failed_to("look at the firewall"))?;
+        if !whole {
+            let tables = self.socket.tables(Family::Ip, &table.name).map_err(failed_to("look at the firewall"))?;
+            self.there = tables.contains(&table.name);
+            self.current = None;
+        }
+        Ok(!whole)
     }
 
     fn apply(&mut self, table: Table) -> Result<()> {
         // An earlier daemon's table is replaced in one transaction: `difference` does so when the shapes differ.
         let stranger = Table::new(table.family, table.name.clone(), Ownership::Ours);
         let old = self.current.as_ref().or(self.there.then_some(&stranger));
-        self.socket.apply(old, &table).map_err(|error| NetError::Kernel {
-            action: "change the firewall".to_owned(),
-            source: io::Error::other(error),
-        })?;
+        if let Err(error) = self.socket.apply(old, &table) {
+            if self.current.is_none() || !self.look_again()? {
+                return Err(failed_to("change the firewall")(error));
+            }
+            let old = self.there.then_some(&stranger);
+            self.socket.apply(old, &table).map_err(failed_to("change the firewall"))?;
+        }
         self.current = Some(table);
         Ok(())
     }
+}
+
+fn failed_to(action: &str) -> impl Fn(NftError) -> NetError {
+    move |error| NetError::Kernel { action: action.to_owned(), source: io::Error::other(error) }
 }
 
 fn predefined(name: &str, driver: &str) -> LocalNetworkSpec {

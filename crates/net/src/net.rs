@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_model::plan::HostPlan;
 use skep_model::sandbox::{EndpointInfo, EndpointRequest, LocalNetwork, LocalNetworkSpec, Sandbox, SandboxRequest};
@@ -12,6 +13,9 @@ use crate::dataplane::ApplyReport;
 use crate::error::Result;
 use crate::host::{Host, OverlayInfo};
 use crate::sandbox::blocking;
+
+/// How often is looked whether the kernel still is as it was made.
+const REPAIR_PERIOD: Duration = Duration::from_secs(60);
 
 /// The network side of one host. Cheap to clone.
 #[derive(Clone)]
@@ -25,7 +29,24 @@ impl Net {
     pub async fn open(config: NetConfig) -> Result<Self> {
         let host = Arc::new(blocking(move || Host::open(config)).await?);
         host.adopt().await?;
-        Ok(Self { host })
+        let net = Self { host };
+        let closing = net.host.closing.clone();
+        let keeper = net.clone();
+        net.host.tasks.spawn(async move { closing.run_until_cancelled(keeper.keep_repaired()).await });
+        Ok(net)
+    }
+
+    async fn keep_repaired(&self) {
+        loop {
+            tokio::time::sleep(REPAIR_PERIOD).await;
+            let report = self.repair().await;
+            if report.changes > 0 {
+                tracing::warn!(report.changes, "something else had changed this host's networks; they are mended");
+            }
+            for failure in &report.failures {
+                tracing::warn!(%failure, "this host's networks could not be mended");
+            }
+        }
     }
 
     /// Makes a container's sandbox, or gives back the one it has.
@@ -88,6 +109,19 @@ impl Net {
         let new = overlays.keys().filter(|id| !known.contains(*id)).cloned().collect();
         report.failures.extend(self.host.connect_overlays(&new).await);
         self.host.overlays.send_replace(overlays);
+        report
+    }
+
+    /// Looks whether the kernel still is as it was made, for the swarm's networks and this host's own, and mends what somebody
+    /// else has changed.
+    pub async fn repair(&self) -> ApplyReport {
+        let mut report = self.host.dataplane.repair().await;
+        let _turn = self.host.network_turn.lock().await;
+        let host = Arc::clone(&self.host);
+        match blocking(move || host.repair()).await {
+            Ok(changes) => report.changes += changes,
+            Err(error) => report.failures.push(crate::dataplane::chain_of(&error)),
+        }
         report
     }
 

@@ -15,6 +15,8 @@ use skep_model::plan::{HostPlan, OverlayPlan};
 use skep_model::sandbox::{LocalNetworkSpec, NetworkMode};
 use skep_model::service::Protocol;
 use skep_net::ErrorKind;
+use skep_net::dataplane::ApplyReport;
+use skep_net::nft::{Family, NftSocket, removal};
 
 fn user_network(name: &str) -> LocalNetworkSpec {
     LocalNetworkSpec { name: name.to_owned(), ..LocalNetworkSpec::default() }
@@ -122,6 +124,48 @@ fn published_ports_lead_in_from_everywhere() {
             // The port unreachable of before may come first.
             sender.recv(&mut buffer).is_ok_and(|length| &buffer[..length] == b"203.0.113.2")
         });
+        net.close().await;
+    });
+}
+
+/// What `systemctl restart nftables` and a careless `ip link delete` do.
+#[test]
+fn what_somebody_else_has_changed_is_mended() {
+    Host::run("mended", async |host| {
+        let net = host.net().await;
+        let mut web = request(1, "web", &["bridge"]);
+        web.publish = vec![port(80, Protocol::Tcp, None, 8080)];
+        let sandbox = net.setup_sandbox(&web).await.unwrap();
+        let _server = Server::tcp(&netns(&sandbox), 80);
+        let works = || tcp(&host.outside, HOST, 8080).as_deref() == Some("203.0.113.2");
+        let flush = || {
+            let mut nft = NftSocket::open(host.namespace.fd()).unwrap();
+            nft.send(&removal(Family::Ip, "skep-bridge-ab12")).unwrap();
+        };
+        assert!(works());
+        assert_eq!(net.repair().await, ApplyReport::default());
+
+        flush();
+        assert_eq!(tcp_glance(&host.outside, HOST, 8080), None);
+        assert_eq!(net.repair().await, ApplyReport { changes: 1, ..ApplyReport::default() });
+        assert!(works());
+
+        // Before it was noticed: a container that starts puts the rules of all in place.
+        flush();
+        let mut second = request(2, "second", &["bridge"]);
+        second.publish = vec![port(80, Protocol::Tcp, None, 8081)];
+        net.setup_sandbox(&second).await.unwrap();
+        assert!(works());
+        assert_eq!(net.repair().await, ApplyReport::default());
+
+        host.namespace.links().delete("docker0").unwrap();
+        assert_eq!(
+            net.repair().await,
+            ApplyReport { changes: 3, ..ApplyReport::default() },
+            "the bridge and two ports"
+        );
+        assert!(works());
+        assert_eq!(net.repair().await, ApplyReport::default());
         net.close().await;
     });
 }

@@ -9,7 +9,7 @@ use skep_model::network::mac_of;
 use super::Stored;
 use crate::link::{Namespace, Route, Veth, VethEnd};
 
-/// Makes the bridge of a network, or puts right the one that is there. True if it was made.
+/// Makes the bridge of a network, or puts right the one that is there. True if there was none.
 pub(crate) fn ensure_bridge(host: &Namespace, stored: &Stored) -> io::Result<bool> {
     let Some(gateway) = stored.gateway_net() else { return Ok(false) };
     let links = host.links();
@@ -72,11 +72,26 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
     // Asked for only now: with the question the kernel sees to it that the bridge knows of the carrier, which it would
     // otherwise be told in its own time, and drop the container's first frames until then.
     let near = host.links().index(port.host_end)?;
+    prepare_port(host, stored, near, port.mac)
+}
+
+fn prepare_port(host: &Namespace, stored: &Stored, near: u32, mac: [u8; 6]) -> io::Result<()> {
     // Hairpin: where the host passes bridged frames through its firewall (bridge-nf-call-iptables, the kernel's default), a
     // container that reaches itself by a published port is sent back out of the port it came in by.
     host.links().set_bridge_port(near, true, !stored.icc())?;
-    host.links().learn(near, port.mac)?;
-    Ok(())
+    host.links().learn(near, mac)
+}
+
+/// Puts a container's port back on its bridge, if it is not on it. False where there is nothing to do, or no such port.
+pub(crate) fn ensure_port(host: &Namespace, stored: &Stored, host_end: &str, mac: [u8; 6]) -> io::Result<bool> {
+    let (links, bridge) = (host.links(), host.links().index(&stored.link)?);
+    let Some(near) = links.find(host_end)?.filter(|link| link.master != Some(bridge) || !link.up) else {
+        return Ok(false);
+    };
+    links.set_master(near.index, bridge)?;
+    links.set_up(near.index)?;
+    prepare_port(host, stored, near.index, mac)?;
+    Ok(true)
 }
 
 pub(crate) fn disconnect(host: &Namespace, host_end: &str) -> io::Result<()> {

@@ -194,6 +194,27 @@ impl Container {
         Ok(changes)
     }
 
+    /// Forgets what of its rules is not there any more, so that the next update makes it.
+    pub(super) fn look_again(&mut self) -> Result<(), NftError> {
+        if let Some(applied) = &self.applied
+            && !self.nft.has(applied)?
+        {
+            self.wanted.name = fresh_name(&mut self.nft, Family::Ip, TABLE_PREFIX)?;
+            self.applied = None;
+        }
+        if let Some(egress) = &self.egress
+            && !self.nft.has(egress)?
+        {
+            self.forget_way_back();
+        }
+        Ok(())
+    }
+
+    /// Its interface is another one: routes and neighbours went with the one before.
+    pub(super) fn forget_way_back(&mut self) {
+        (self.egress, self.mesh) = (None, None);
+    }
+
     fn commit(&mut self) -> Result<usize, NftError> {
         let mut changes = self.nft.apply(self.applied.as_ref(), &self.wanted)?;
         if changes > 0 && self.applied.replace(self.wanted.clone()).is_none() {

@@ -107,6 +107,18 @@ impl Mesh {
         update
     }
 
+    /// Forgets what of it somebody else has taken away or changed, so that the next update makes it.
+    pub fn look_again(&mut self) -> Result<(), NftError> {
+        self.address = None;
+        if let Some(applied) = &self.applied
+            && !self.nft.has(applied)?
+        {
+            self.wanted.name = fresh_name(&mut self.nft, Family::Ip, &self.prefix)?;
+            self.applied = None;
+        }
+        Ok(())
+    }
+
     fn commit(&mut self) -> Result<usize, NftError> {
         let mut changes = self.nft.apply(self.applied.as_ref(), &self.wanted)?;
         if changes > 0 && self.applied.replace(self.wanted.clone()).is_none() {

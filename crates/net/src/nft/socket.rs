@@ -3,6 +3,7 @@
 //! Netlink handles a request within `sendmsg`, so everything here is synchronous and short: 0.02 ms for a changed backend,
 //! tens of milliseconds for a thousand services.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -117,49 +118,74 @@ impl NftSocket {
 
     /// The tables of a family whose name starts with `prefix`.
     pub fn tables(&mut self, family: Family, prefix: &str) -> Result<Vec<String>, NftError> {
-        let mut writer = Writer::default();
-        writer.begin(message::GET_TABLE, NLM_F_DUMP, family as u8);
-        writer.end();
-        self.socket.send(&writer.bytes, 0).map_err(NftError::Transport)?;
         let mut names = Vec::new();
-        self.receive(|message| {
-            if message.kind == NLMSG_DONE || message.kind == NLMSG_ERROR {
-                return true;
-            }
-            if let Some(body) = message.body.get(PREAMBLE - wire::HEADER..) {
-                names.extend(wire::attributes(body).filter(|(kind, _)| *kind == 1).map(|(_, value)| wire::text(value)));
-            }
-            false
+        self.dump(message::GET_TABLE, family, &[], |body| {
+            names.extend(inside(body, 1).map(|(_, value)| wire::text(value)));
         })?;
         names.retain(|name| name.starts_with(prefix));
         Ok(names)
     }
 
+    /// Whether the kernel has the table, and nobody has added to it or taken from it. Of one that only this socket may change
+    /// it is enough that it is there.
+    pub fn has(&mut self, table: &Table) -> Result<bool, NftError> {
+        let (family, name) = (table.family, table.name.as_str());
+        if !self.tables(family, name)?.iter().any(|there| there == name) {
+            return Ok(false);
+        }
+        if table.ownership == Ownership::Ours {
+            return Ok(true);
+        }
+        let mut rules: BTreeMap<String, usize> = BTreeMap::new();
+        self.dump(message::GET_RULE, family, &[name], |body| {
+            // Kernels before 4.13 tell of all tables.
+            if inside(body, 1).any(|(_, value)| wire::text(value) == name) {
+                inside(body, 2).for_each(|(_, chain)| *rules.entry(wire::text(chain)).or_default() += 1);
+            }
+        })?;
+        let count = |chain: &str| rules.get(chain).copied().unwrap_or_default();
+        if !table.chains.iter().all(|(name, chain)| count(name) == chain.rules.len()) {
+            return Ok(false);
+        }
+        for (set, wanted) in table.sets.iter().filter(|(_, set)| set.dynamic.is_none()) {
+            let there = self.elements(family, name, set)?;
+            if there.len() != wanted.elements.len() || !there.iter().all(|key| wanted.elements.contains_key(key)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The keys in a set now; empty when there is no such set.
     pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Vec<Vec<u8>>, NftError> {
+        let mut keys = Vec::new();
+        self.dump(message::GET_ELEMENT, family, &[table, set], |body| {
+            let elements = inside(body, 3).flat_map(|(_, list)| wire::attributes(list));
+            for (_, key) in elements.flat_map(|(_, element)| inside(element, 1)) {
+                keys.extend(inside(key, 1).map(|(_, value)| value.to_vec()));
+            }
+        })?;
+        Ok(keys)
+    }
+
+    /// Asks for all of a kind, of what `names` name from the table down; each answer's attributes.
+    fn dump(&mut self, kind: u16, family: Family, names: &[&str], mut each: impl FnMut(&[u8])) -> Result<(), NftError> {
         let mut writer = Writer::default();
-        writer.begin(message::GET_ELEMENT, NLM_F_DUMP, family as u8);
-        writer.text(1, table);
-        writer.text(2, set);
+        writer.begin(kind, NLM_F_DUMP, family as u8);
+        for (attribute, name) in (1..).zip(names) {
+            writer.text(attribute, name);
+        }
         writer.end();
         self.socket.send(&writer.bytes, 0).map_err(NftError::Transport)?;
-        let mut keys = Vec::new();
         self.receive(|message| {
             if message.kind == NLMSG_DONE || message.kind == NLMSG_ERROR {
                 return true;
             }
             if let Some(body) = message.body.get(PREAMBLE - wire::HEADER..) {
-                for (_, list) in inside(body, 3) {
-                    for (_, element) in wire::attributes(list) {
-                        for (_, key) in inside(element, 1) {
-                            keys.extend(inside(key, 1).map(|(_, value)| value.to_vec()));
-                        }
-                    }
-                }
+                each(body);
             }
             false
-        })?;
-        Ok(keys)
+        })
     }
 
     fn make_room(&mut self, length: usize) {

@@ -103,6 +103,39 @@ fn example() -> Table {
 }
 
 #[test]
+fn what_somebody_else_took_away_or_added_is_missed() {
+    let netns = namespace();
+    let (mut ours, mut theirs) = (NftSocket::open(&netns).unwrap(), NftSocket::open(&netns).unwrap());
+    let table = example();
+    assert!(!ours.has(&table).unwrap());
+    ours.apply(None, &table).unwrap();
+    assert!(ours.has(&table).unwrap());
+    type Deed = fn(&mut Table);
+    let deeds: [(&str, Deed); 5] = [
+        ("a rule is deleted", |table| _ = Arc::make_mut(table.chains.get_mut("web").unwrap()).rules.pop()),
+        ("a rule is added", |table| {
+            Arc::make_mut(table.chains.get_mut("empty").unwrap()).rules.push(Rule::new().masquerade());
+        }),
+        ("a chain is flushed", |table| Arc::make_mut(table.chains.get_mut("post").unwrap()).rules.clear()),
+        ("an element is deleted", |table| table.sets.get_mut("nodes").unwrap().elements.clear()),
+        ("an element is added", |table| {
+            let element = Element::Verdict(Verdict::Goto("web".to_owned()));
+            table.sets.get_mut("vips").unwrap().elements.insert(address(3).octets().to_vec(), element);
+        }),
+    ];
+    for (what, deed) in deeds {
+        let mut changed = table.clone();
+        deed(&mut changed);
+        theirs.apply(Some(&table), &changed).unwrap();
+        assert!(!ours.has(&table).unwrap(), "{what}");
+        theirs.apply(Some(&changed), &table).unwrap();
+        assert!(ours.has(&table).unwrap(), "{what}, and undone");
+    }
+    theirs.send(&removal(Family::Ip, "example")).unwrap();
+    assert!(!ours.has(&table).unwrap());
+}
+
+#[test]
 fn nft_prints_what_was_meant() {
     let netns = namespace();
     let mut socket = NftSocket::open(&netns).unwrap();

@@ -27,7 +27,7 @@ use ipnet::Ipv4Net;
 use skep_model::network::{OVERLAY_MTU, mac_of};
 use skep_model::plan::OverlayPlan;
 
-use crate::link::{Namespace, Vxlan};
+use crate::link::{LinkInfo, Namespace, Vxlan};
 use crate::tunnel::Tap;
 
 pub use endpoint::Endpoint;
@@ -215,6 +215,31 @@ impl Overlay {
         self.vxlan_name = name;
         self.remote = if found.is_some() { remote::read(links, index)? } else { BTreeMap::new() };
         Ok(changes)
+    }
+
+    /// Forgets what of it is not as it was made, so that [`ensure_link`](Self::ensure_link) and
+    /// [`put_remote`](Self::put_remote) make it. False if all of it has to be made anew.
+    pub fn look_again(&mut self) -> io::Result<bool> {
+        let links = self.namespace.links();
+        if !links.find(BRIDGE)?.is_some_and(|link| link.index == self.bridge && link.up) {
+            return Ok(false);
+        }
+        let fits = |link: &LinkInfo| link.up && link.master == Some(self.bridge);
+        if self.tap.is_some() {
+            match links.find(SEALED)? {
+                None => self.tap = None,
+                Some(link) if !fits(&link) => {
+                    links.set_master(link.index, self.bridge)?;
+                    links.set_up(link.index)?;
+                }
+                Some(_) => {}
+            }
+        } else if links.find(&self.vxlan_name)?.is_some_and(|link| link.index == self.vxlan && fits(&link)) {
+            self.remote = remote::read(links, self.vxlan)?;
+        } else {
+            self.vxlan_name.clear();
+        }
+        Ok(true)
     }
 
     /// Puts the endpoints of other hosts that `wanted` has; returns how many entries were written.

@@ -354,3 +354,26 @@ fn nobody_is_connected_to_a_network_that_cannot_be_carried() {
     assert_eq!(world.block_on(a.dataplane.apply(&plan)).failures.len(), 1);
     world.connect(&a, &task);
 }
+
+#[test]
+fn what_somebody_takes_away_of_it_is_mended() {
+    let world = World::new();
+    let (a, b) = (world.host(1, SourceMode::Preserve), world.host(2, SourceMode::Preserve));
+    for (host, plan) in [&a, &b].iter().zip(plans(&a, &b, Some(keys()))) {
+        world.apply(host, &plan);
+    }
+    let tasks = [world.task(&a, 11), world.task(&b, 12)];
+    let _server = Server::start(&tasks[1].namespace, 80, "served");
+    for link in [None, Some("sealed"), Some("br0")] {
+        for host in [&a, &b] {
+            let path = overlay_path(&host.config.exec_root, &network());
+            let deleted = link.is_some_and(|link| Namespace::open(&path).unwrap().links().delete(link).unwrap());
+            let report = world.repair(host);
+            assert_eq!((report.changes > 0, report.failures), (deleted, Vec::new()), "{link:?}");
+        }
+        eventually("it is carried", || ask(&tasks[0].namespace, on_overlay(2), 80).is_ok());
+        for host in [&a, &b] {
+            assert_eq!(world.repair(host).changes, 0, "{link:?}");
+        }
+    }
+}

@@ -4,4 +4,5 @@ mod encrypted;
 mod hammer;
 mod mesh;
 mod overlays;
+mod repair;
 mod world;

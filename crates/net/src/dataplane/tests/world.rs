@@ -163,6 +163,12 @@ impl World {
         report
     }
 
+    pub(super) fn repair(&self, host: &Host) -> ApplyReport {
+        let report = self.runtime.block_on(host.dataplane.repair());
+        host.wait();
+        report
+    }
+
     pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
     }
