@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
-use skep_store::{Batch, Refused, Store};
+use skep_store::{Batch, Store};
 
 use crate::error::Error;
 use crate::feed::Published;
@@ -66,10 +66,18 @@ impl Machine {
         self.published.clone()
     }
 
-    fn apply_batch(&mut self, id: LogId, payload: &Blob) -> Outcome {
-        // Refusing what cannot be decoded is as deterministic as applying: no manager of this version can read it.
-        let batch = Batch::decode(&payload.0).map_err(|error| Refused::Invalid(format!("unreadable batch: {error}")));
-        match batch.and_then(|batch| self.state.store.apply(id.index, id.leader_id.term, &batch)) {
+    /// An error ends this manager's part in consensus. Whoever proposed the batch could read it, and applies it: a program
+    /// that cannot is older, and passing over it would part this manager's state from the others' for good. With the next
+    /// program it goes on from here.
+    fn apply_batch(&mut self, id: LogId, payload: &Blob) -> Result<Outcome, io::Error> {
+        let batch = Batch::decode(&payload.0).map_err(|error| {
+            let index = id.index;
+            tracing::error!(index, %error, "the log has a change that this program does not know: upgrade this host");
+            io::Error::other(format!(
+                "entry {index} of the log was written by a newer program ({error}): upgrade this host"
+            ))
+        })?;
+        Ok(match self.state.store.apply(id.index, id.leader_id.term, &batch) {
             Ok(events) => {
                 self.published.applied(id.index, self.state.store.view(), events);
                 Outcome::default()
@@ -78,7 +86,7 @@ impl Machine {
                 tracing::debug!(index = id.index, reason = %refused, "batch refused");
                 Outcome { refused: Some(refused) }
             }
-        }
+        })
     }
 }
 
@@ -95,15 +103,15 @@ impl RaftStateMachine<Types> for Machine {
         S: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            self.state.applied = Some(entry.log_id);
             let outcome = match entry.payload {
                 EntryPayload::Blank => Outcome::default(),
-                EntryPayload::Normal(payload) => self.apply_batch(entry.log_id, &payload),
+                EntryPayload::Normal(payload) => self.apply_batch(entry.log_id, &payload)?,
                 EntryPayload::Membership(membership) => {
                     self.state.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Outcome::default()
                 }
             };
+            self.state.applied = Some(entry.log_id);
             if let Some(responder) = responder {
                 responder.send(outcome);
             }
@@ -153,5 +161,29 @@ impl RaftSnapshotBuilder<Types> for Builder {
             Ok(Snapshot { meta, snapshot: data })
         });
         built.await.map_err(io::Error::other)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::types::EntryTerm;
+
+    #[tokio::test]
+    async fn what_a_newer_program_wrote_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::new(dir.path(), 1, "127.0.0.1:1", [0; 32]);
+        let mut machine = Machine::open(SnapshotDir::open(&config).unwrap(), Work::of(&config)).await.unwrap();
+        let at = LogId { leader_id: EntryTerm::new(1), index: 1 };
+        let known = Batch::new(skep_model::Timestamp::ZERO, Vec::new()).encode().unwrap();
+        let newer_format = [&[known[0] + 1], &known[1..]].concat();
+        // What MessagePack has for `{"changes": ["Unheard"]}`.
+        let newer_change = [&known[..1], b"\x81\xa7changes\x91\xa7Unheard"].concat();
+        for bytes in [newer_format, newer_change] {
+            let error = machine.apply_batch(at, &Blob(bytes.into())).unwrap_err();
+            assert!(error.to_string().contains("upgrade this host"), "{error}");
+        }
+        assert!(machine.apply_batch(at, &Blob(known.into())).is_ok());
     }
 }
