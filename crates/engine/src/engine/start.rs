@@ -113,7 +113,7 @@ impl Engine {
             files,
             namespaces: self.namespaces(record, &sandbox)?,
             sandbox,
-            seals: connection.seals,
+            seals: connection.seals(),
             sealed: Vec::new(),
         };
         let launch = blocking(move || job.prepare()).await?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -81,6 +81,7 @@ struct Shared {
     answers: Answers,
     exits: Mutex<HashMap<Key, ExitSlot>>,
     sequence: AtomicU64,
+    seals: AtomicBool,
 }
 
 /// One connection. When it breaks, every call on it fails; the engine then makes another.
@@ -88,8 +89,6 @@ struct Shared {
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     pub(crate) supervisor_pid: i32,
-    /// Whether the supervisor, which may be of an older version, heeds `Security::sealed`.
-    pub(crate) seals: bool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -111,22 +110,33 @@ impl Connection {
             answers: Mutex::default(),
             exits: Mutex::default(),
             sequence: AtomicU64::new(1),
+            seals: AtomicBool::new(false),
         });
         let (known_tx, mut known_rx) = mpsc::unbounded_channel();
         let reader = tokio::spawn(read_packets(Arc::clone(&shared), known_tx));
-        let mut connection = Self { shared, supervisor_pid: 0, seals: false };
-        match connection.request(Op::Hello).await? {
-            (Answer::Hello { pid, seals, .. }, _) => {
-                connection.supervisor_pid = pid;
-                connection.seals = seals;
-            }
-            _ => return Err(lost()),
-        }
+        let mut connection = Self { shared, supervisor_pid: 0 };
+        connection.supervisor_pid = connection.hello().await?;
         let mut known = Vec::new();
         while let Ok(one) = known_rx.try_recv() {
             known.push(one);
         }
         Ok((connection, known, reader))
+    }
+
+    /// The supervisor's process id.
+    async fn hello(&self) -> Result<i32> {
+        match self.request(Op::Hello).await? {
+            (Answer::Hello { pid, seals, .. }, _) => {
+                self.shared.seals.store(seals, Ordering::Relaxed);
+                Ok(pid)
+            }
+            _ => Err(lost()),
+        }
+    }
+
+    /// Whether the supervisor, which may be of an older version, heeds `Security::sealed`.
+    pub(crate) fn seals(&self) -> bool {
+        self.shared.seals.load(Ordering::Relaxed)
     }
 
     pub(crate) async fn launch(&self, launch: Launch) -> Result<Result<Launched, LaunchFailure>> {
@@ -172,7 +182,7 @@ impl Connection {
                 Err(EngineError::Conflict(format!("the supervisor was not upgraded: {message}")))
             }
             Ok(Err(error)) => Err(error),
-            Ok(Ok(_)) | Err(_) => self.request(Op::Hello).await.map(|_| ()),
+            Ok(Ok(_)) | Err(_) => self.hello().await.map(|_| ()),
         }
     }
 
