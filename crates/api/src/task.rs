@@ -90,7 +90,7 @@ impl Task {
             created_at: task.meta.created_at.into(),
             updated_at: task.meta.updated_at.into(),
             labels: Labels::new(),
-            spec: (&task.spec).into(),
+            spec: (&*task.spec).into(),
             service_id: task.service_id.to_string(),
             slot: task.slot.unwrap_or(0),
             node_id: task.node_id.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -176,7 +176,8 @@ mod tests {
             spec: model::TaskSpec {
                 container: model::ContainerSpec { image: "busybox".into(), ..Default::default() },
                 ..Default::default()
-            },
+            }
+            .into(),
             spec_version: 5,
             desired_state: model::TaskState::Running,
             status: model::TaskStatus {

@@ -5,6 +5,7 @@
 //! write `desired_state`; once a task is assigned, only its node's agent raises `status`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -73,7 +74,7 @@ impl TaskState {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     pub id: TaskId,
     pub meta: Meta,
@@ -84,7 +85,8 @@ pub struct Task {
     /// Slot of a replicated service, from 1, or of a replicated job, from 0; `None` for global ones, which go by node.
     pub slot: Option<u64>,
     pub node_id: Option<NodeId>,
-    pub spec: TaskSpec,
+    /// Shared by tasks made together, and by all versions of one: it never changes.
+    pub spec: Arc<TaskSpec>,
     /// The service's `spec_version` the template came from.
     pub spec_version: u64,
     pub desired_state: TaskState,
@@ -139,7 +141,7 @@ impl Task {
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskStatus {
     pub state: TaskState,
@@ -173,7 +175,7 @@ pub struct NetworkAttachment {
 }
 
 /// The template tasks are made from: Docker's `TaskTemplate`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TaskSpec {
     pub container: ContainerSpec,

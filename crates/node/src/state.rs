@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use skep_model::NodeId;
@@ -95,7 +96,9 @@ impl StateFiles {
             network.keys = None;
         }
         for task in set.tasks.values_mut() {
-            task.spec.container.pull_auth = None;
+            if task.spec.container.pull_auth.is_some() {
+                Arc::make_mut(&mut task.spec).container.pull_auth = None;
+            }
         }
         let saved = SavedAssignments { facts: SavedFacts(facts.cloned()), set };
         let bytes = rmp_serde::to_vec_named(&saved).map_err(|e| NodeError::Internal(e.to_string()))?;

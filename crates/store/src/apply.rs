@@ -34,7 +34,7 @@ impl Store {
             self.view.requests.check(request)?;
         }
         self.view.check(term, &batch.guard)?;
-        let mut entry = Entry { view: self.view.clone(), index, at: batch.at, events: Vec::new() };
+        let mut entry = Entry { view: self.view.clone(), index, at: batch.at, events: Vec::new(), template: None };
         for change in &batch.changes {
             entry.change(change)?;
         }
@@ -83,6 +83,8 @@ struct Entry {
     index: u64,
     at: Timestamp,
     events: Vec<Event>,
+    /// Of the service whose task was made last: tasks made together share it.
+    template: Option<(Arc<Service>, Arc<TaskSpec>)>,
 }
 
 /// Templates are compared without what does not make a running task out of date: the credentials it was pulled with.
@@ -462,7 +464,8 @@ impl Entry {
             return Err(Refused::Stale("assigned to no node".into()));
         }
         self.claim_all(&new.id, &new.networks)?;
-        let task = task_of(&service, new, self.created());
+        let template = self.template(&service);
+        let task = task_of(&service, template, new, self.created());
         if new.restart
             && let Some(slot) = SlotKey::of(&task)
         {
@@ -472,9 +475,30 @@ impl Entry {
         changed!(self, put_task, Task, None, task)
     }
 
+    fn template(&mut self, service: &Arc<Service>) -> Arc<TaskSpec> {
+        if let Some((of, template)) = &self.template
+            && Arc::ptr_eq(of, service)
+        {
+            return template.clone();
+        }
+        let mut spec = service.spec.task.clone();
+        if spec.networks.is_empty() {
+            spec.networks.clone_from(&service.spec.networks);
+        }
+        let template = Arc::new(spec);
+        self.template = Some((service.clone(), template.clone()));
+        template
+    }
+
     fn with_task(&mut self, id: &TaskId, edit: impl FnOnce(&mut Task)) -> Done {
         // Gone meanwhile: nothing to do, and nothing wrong.
-        let Some(old) = self.view.task(id).cloned() else { return Ok(()) };
+        match self.view.task(id).cloned() {
+            Some(old) => self.edit_task(old, edit),
+            None => Ok(()),
+        }
+    }
+
+    fn edit_task(&mut self, old: Arc<Task>, edit: impl FnOnce(&mut Task)) -> Done {
         let mut new = (*old).clone();
         edit(&mut new);
         if new == *old {
@@ -512,7 +536,7 @@ impl Entry {
             return Err(Refused::Stale(format!("node {node} is gone")));
         }
         let at = self.at;
-        self.with_task(id, |t| {
+        self.edit_task(task, |t| {
             t.node_id = Some(node.clone());
             t.generic = generic.to_vec();
             t.status = manager_status(TaskState::Assigned, "scheduler assigned task to node", at);
@@ -557,12 +581,8 @@ fn manager_status(state: TaskState, message: &str, at: Timestamp) -> TaskStatus 
     TaskStatus { state, at, message: message.into(), ..TaskStatus::default() }
 }
 
-fn task_of(service: &Service, new: &NewTask, meta: Meta) -> Task {
+fn task_of(service: &Service, spec: Arc<TaskSpec>, new: &NewTask, meta: Meta) -> Task {
     let spec_ports = || service.spec.endpoint.as_ref().map(|e| e.ports.clone()).unwrap_or_default();
-    let mut spec = service.spec.task.clone();
-    if spec.networks.is_empty() {
-        spec.networks.clone_from(&service.spec.networks);
-    }
     Task {
         id: new.id.clone(),
         meta,

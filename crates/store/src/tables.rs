@@ -25,7 +25,10 @@ fn is_waiting(task: &Task) -> bool {
 }
 
 fn link<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TaskId>>, key: &K, task: &TaskId) {
-    index.entry(key.clone()).or_default().insert(task.clone());
+    match index.get_mut(key) {
+        Some(set) => drop(set.insert(task.clone())),
+        None => drop(index.insert(key.clone(), OrdSet::unit(task.clone()))),
+    }
 }
 
 fn unlink<K: Ord + Clone>(index: &mut OrdMap<K, OrdSet<TaskId>>, key: &K, task: &TaskId) {
@@ -53,33 +56,37 @@ impl View {
         }
     }
 
+    /// Touches an index only where the task moved in it: a traversal of a large one is what an assignment costs.
     pub(crate) fn put_task(&mut self, task: Arc<Task>) {
         let id = task.id.clone();
+        let old = self.tasks.insert(id.clone(), task.clone());
+        let old = old.as_deref();
         let held = holds_addresses(&task);
-        if let Some(old) = self.tasks.insert(id.clone(), task.clone()) {
-            if old.networks != task.networks || (holds_addresses(&old) && !held) {
-                self.release_task(&old);
-            }
-            if old.node_id != task.node_id
-                && let Some(node) = &old.node_id
-            {
-                unlink(&mut self.by_node, node, &id);
-            }
-        } else {
-            link(&mut self.by_service, &task.service_id, &id);
+        let keeps = old.is_some_and(|old| holds_addresses(old) && old.networks == task.networks);
+        if let Some(old) = old.filter(|old| holds_addresses(old) && !(held && keeps)) {
+            self.release_task(old);
         }
-        if let Some(node) = &task.node_id {
-            link(&mut self.by_node, node, &id);
-        }
-        if held {
+        if held && !keeps {
             for attachment in &task.networks {
                 self.hold(&attachment.network_id, attachment.address.addr(), AddressOwner::Task(id.clone()));
             }
         }
-        if is_waiting(&task) {
-            self.waiting.insert(id);
-        } else {
-            self.waiting.remove(&id);
+        if old.is_none() {
+            link(&mut self.by_service, &task.service_id, &id);
+        }
+        let was_on = old.and_then(|old| old.node_id.as_ref());
+        if was_on != task.node_id.as_ref() {
+            if let Some(node) = was_on {
+                unlink(&mut self.by_node, node, &id);
+            }
+            if let Some(node) = &task.node_id {
+                link(&mut self.by_node, node, &id);
+            }
+        }
+        match (old.is_some_and(is_waiting), is_waiting(&task)) {
+            (false, true) => drop(self.waiting.insert(id)),
+            (true, false) => drop(self.waiting.remove(&id)),
+            (true, true) | (false, false) => {}
         }
     }
 

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use skep_model::service::PortConfig;
 use skep_model::task::{NetworkAttachment, TaskSpec, TaskState, TaskStatus};
 use skep_model::{Meta, NetworkId, ServiceId, TaskId};
@@ -26,7 +28,7 @@ pub(crate) fn task() -> Task {
         service_labels: Labels::from([("tier".into(), "front".into()), ("a.b".into(), "dots".into())]),
         slot: Some(3),
         node_id: Some("nodea".parse().unwrap()),
-        spec,
+        spec: spec.into(),
         spec_version: 1,
         desired_state: TaskState::Running,
         status: TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() },
@@ -60,7 +62,7 @@ fn a_plain_task_is_a_container_on_the_bridge() {
 #[test]
 fn labels_of_the_user_cannot_pass_for_ours() {
     let mut task = task();
-    task.spec.container.labels.insert(LABEL_TASK_ID.into(), "other".into());
+    Arc::make_mut(&mut task.spec).container.labels.insert(LABEL_TASK_ID.into(), "other".into());
     assert_eq!(plan(&task).config.labels[LABEL_TASK_ID], "task1");
 }
 
@@ -96,7 +98,7 @@ fn host_ports_are_published_and_ingress_ports_only_exposed() {
 #[test]
 fn templates_reach_env_hostname_and_mounts() {
     let mut task = task();
-    let spec = &mut task.spec.container;
+    let spec = &mut Arc::make_mut(&mut task.spec).container;
     spec.hostname = "h-{{.Task.Slot}}".into();
     spec.env = vec!["N={{.Node.Hostname}}".into()];
     spec.mounts = vec![Mount { source: "{{.Service.Name}}-data".into(), target: "/d".into(), ..Mount::default() }];
@@ -111,7 +113,7 @@ fn templates_reach_env_hostname_and_mounts() {
 #[test]
 fn a_missing_secret_is_said() {
     let mut task = task();
-    task.spec.container.secrets.push(skep_model::task::SecretReference {
+    Arc::make_mut(&mut task.spec).container.secrets.push(skep_model::task::SecretReference {
         secret_id: "s1".parse().unwrap(),
         secret_name: "key".into(),
         file: FileTarget::default(),
@@ -123,8 +125,8 @@ fn a_missing_secret_is_said() {
 #[test]
 fn only_the_builtin_image_is_told_who_it_is() {
     let mut task = task();
-    task.spec.container.image = "skep/whoami:latest".into();
+    Arc::make_mut(&mut task.spec).container.image = "skep/whoami:latest".into();
     assert_eq!(plan(&task).config.env, [format!("SKEP_TASK_NAME={}", task.name()), "SKEP_NODE=node1".into()]);
-    task.spec.container.image = "other/whoami".into();
+    Arc::make_mut(&mut task.spec).container.image = "other/whoami".into();
     assert!(plan(&task).config.env.is_empty());
 }

@@ -1,5 +1,6 @@
 //! Lives of tasks, written as scripts: events in, effects out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_model::Timestamp;
@@ -144,7 +145,7 @@ fn stopped_before_it_started_it_never_starts() {
 
 #[test]
 fn stopped_while_it_starts_it_is_stopped_as_soon_as_it_runs() {
-    let mut stage = stage(|t| t.spec.container.stop_grace_period = Some(Duration::from_secs(3)));
+    let mut stage = stage(|t| Arc::make_mut(&mut t.spec).container.stop_grace_period = Some(Duration::from_secs(3)));
     stage
         .check(observed(Observation::Absent), "accepted:accepted, preparing:preparing, pull")
         .check(TaskEvent::Pulled(Ok(())), "create")

@@ -27,6 +27,9 @@ use filter::Demand;
 use ledger::{Group, Ledger};
 use spread::Candidates;
 
+/// A task, with its place among all that wait.
+type Waiting = (usize, Arc<Task>);
+
 /// What a task waits with while it has no node.
 const WAITING: &str = "pending task scheduling";
 
@@ -42,24 +45,24 @@ pub(crate) fn assign(plan: &mut Plan) {
     if pending.is_empty() {
         return;
     }
-    let mut templates: BTreeMap<(ServiceId, u64), Vec<Arc<Task>>> = BTreeMap::new();
-    for task in pending {
-        templates.entry((task.service_id.clone(), task.spec_version)).or_default().push(task);
+    let mut templates: BTreeMap<(ServiceId, u64), Vec<Waiting>> = BTreeMap::new();
+    let mut placed: Vec<Option<Change>> = vec![None; pending.len()];
+    for (place, task) in pending.into_iter().enumerate() {
+        templates.entry((task.service_id.clone(), task.spec_version)).or_default().push((place, task));
     }
     let mut ledger = Ledger::new(plan.view());
-    let mut placed: BTreeMap<TaskId, Change> = BTreeMap::new();
     for ((service, spec_version), tasks) in templates {
         let mut group = ledger.group(plan.view(), &service, spec_version, plan.now());
-        let (fixed, free): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|t| t.node_id.is_some());
-        for task in fixed {
+        let (fixed, free): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|(_, t)| t.node_id.is_some());
+        for (_, task) in fixed {
             place_fixed(plan, &mut ledger, &mut group, &task);
         }
-        if let Some(first) = free.first() {
-            placed.extend(place_free(plan, &mut ledger, &mut group, &first.clone(), &free));
+        if let Some((_, first)) = free.first() {
+            place_free(plan, &mut ledger, &mut group, first, &free, &mut placed);
         }
     }
     // In the order the store has them: neighbours in a batch share what is copied for it.
-    plan.push_all(placed.into_values().collect());
+    plan.push_all(placed.into_iter().flatten().collect());
 }
 
 /// A global service's task has its node already; it only has to fit.
@@ -79,29 +82,28 @@ fn place_fixed(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, task: &T
     }
 }
 
-/// Tasks of one template, `first` among them.
+/// Tasks of one template, `first` among them; what is decided goes into `placed`, each at its place.
 fn place_free(
     plan: &mut Plan,
     ledger: &mut Ledger,
     group: &mut Group,
     first: &Task,
-    tasks: &[Arc<Task>],
-) -> Vec<(TaskId, Change)> {
+    tasks: &[Waiting],
+    placed: &mut [Option<Change>],
+) {
     let demand = match Demand::of(&first.spec, &first.ports) {
         Ok(demand) => demand,
         Err(explanation) => {
-            tasks.iter().for_each(|task| remark(plan, &task.id, &explanation));
-            return Vec::new();
+            return tasks.iter().for_each(|(_, task)| remark(plan, &task.id, &explanation));
         }
     };
     let mut candidates = Candidates::new(ledger, group, &demand);
     let mut explanation = None;
-    let mut placed = Vec::with_capacity(tasks.len());
-    for task in tasks {
+    for (place, task) in tasks {
         match candidates.next(ledger, group, &demand) {
             Some((node, generic)) => {
                 let node_id = ledger.loads()[node].node.id.clone();
-                placed.push((task.id.clone(), Change::AssignTask { task_id: task.id.clone(), node_id, generic }));
+                placed[*place] = Some(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
             }
             None => {
                 let text = explanation.get_or_insert_with(|| explain::all(ledger, group, &demand));
@@ -109,7 +111,6 @@ fn place_free(
             }
         }
     }
-    placed
 }
 
 fn remark(plan: &mut Plan, id: &TaskId, explanation: &str) {
