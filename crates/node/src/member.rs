@@ -172,7 +172,7 @@ impl Member {
     /// Whether the others have this manager for one, and look for it where it is. What its own log says of that may be long
     /// out of date: a manager that is taken out while it is cut off never hears of it.
     fn is_announced(&self, manager: &Manager) -> bool {
-        let own = RemoteManager { node_id: manager.node_id().clone(), addr: manager.advertise().to_string() };
+        let own = RemoteManager { node_id: manager.node_id().clone(), addr: manager.address().to_string() };
         manager.votes() && self.managers.borrow().contains(&own)
     }
 

@@ -389,10 +389,6 @@ impl Manager {
         self.consensus.members().iter().any(own)
     }
 
-    pub(crate) fn advertise(&self) -> SocketAddr {
-        self.config.advertise
-    }
-
     /// Asks the leader to take this manager into consensus, at any of the given managers; asked again, it moves its address.
     pub(crate) async fn join_consensus(&self, managers: &[String]) -> Result<()> {
         if self.consensus.leadership().borrow().is_leader {
