@@ -2,6 +2,7 @@
 //! task's attachment.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use skep_model::Labels;
@@ -332,7 +333,7 @@ fn ipam_configs(network: &model::Network) -> Vec<IpamConfig> {
             subnet: allocation.subnet.to_string(),
             gateway: allocation.gateway.to_string(),
             ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
-            ..Default::default()
+            auxiliary_addresses: texts(&network.spec.auxiliary),
         }],
         None => asked_configs(&network.spec),
     }
@@ -346,8 +347,12 @@ fn asked_configs(spec: &model::NetworkSpec) -> Vec<IpamConfig> {
         subnet: spec.subnet.map(|s| s.to_string()).unwrap_or_default(),
         gateway: spec.gateway.map(|g| g.to_string()).unwrap_or_default(),
         ip_range: spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
-        ..Default::default()
+        auxiliary_addresses: texts(&spec.auxiliary),
     }]
+}
+
+fn texts(auxiliary: &BTreeMap<String, Ipv4Addr>) -> BTreeMap<String, String> {
+    auxiliary.iter().map(|(name, address)| (name.clone(), address.to_string())).collect()
 }
 
 impl From<&model::Network> for SwarmNetwork {
@@ -385,7 +390,7 @@ impl From<&LocalNetwork> for NetworkResource {
             subnet: subnet.to_string(),
             gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
             ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
-            ..Default::default()
+            auxiliary_addresses: texts(&network.spec.auxiliary),
         });
         Self {
             name: network.spec.name.clone(),
@@ -437,9 +442,6 @@ impl CreateRequest {
             return ConvertError::unserved("more than one subnet on a network");
         }
         let config = ipam.config.into_iter().next().unwrap_or_default();
-        if !config.auxiliary_addresses.is_empty() {
-            return ConvertError::unserved("auxiliary addresses of a subnet");
-        }
         fn parsed<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, ConvertError> {
             match text {
                 "" => Ok(None),
@@ -453,7 +455,7 @@ impl CreateRequest {
                 subnet.trunc()
             ));
         }
-        let gateway: Option<std::net::Ipv4Addr> = parsed(&config.gateway, "gateway address")?;
+        let gateway: Option<Ipv4Addr> = parsed(&config.gateway, "gateway address")?;
         let ip_range: Option<ipnet::Ipv4Net> = parsed(&config.ip_range, "ip-range")?;
         if let (Some(subnet), Some(gateway)) = (subnet, gateway)
             && !subnet.contains(&gateway)
@@ -461,6 +463,21 @@ impl CreateRequest {
             return ConvertError::invalid(format!(
                 "invalid network config:\ninvalid gateway {gateway}: parent subnet is {subnet}"
             ));
+        }
+        let mut auxiliary = BTreeMap::new();
+        for (name, text) in config.auxiliary_addresses {
+            // The bridge driver's: it sets another gateway in the containers.
+            if name == "DefaultGatewayIPv4" {
+                return ConvertError::unserved("the auxiliary address DefaultGatewayIPv4");
+            }
+            let address: Option<Ipv4Addr> = parsed(&text, "auxiliary address")?;
+            let Some(address) = address.filter(|a| subnet.is_none_or(|s| s.contains(a))) else {
+                let subnet = config.subnet;
+                return ConvertError::invalid(format!(
+                    "invalid network config:\ninvalid auxiliary address {name}: parent subnet is {subnet}"
+                ));
+            };
+            auxiliary.insert(name, address);
         }
         match self.driver.as_str() {
             "overlay" => Ok(CreateSpec::Swarm(model::NetworkSpec {
@@ -475,6 +492,7 @@ impl CreateRequest {
                 subnet,
                 gateway,
                 ip_range,
+                auxiliary,
             })),
             "" | "bridge" => {
                 if self.scope == "swarm" || self.ingress {
@@ -490,6 +508,7 @@ impl CreateRequest {
                     subnet,
                     gateway,
                     ip_range,
+                    auxiliary,
                     ipv6: false,
                 }))
             }
@@ -539,6 +558,9 @@ mod tests {
             refused(r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.0/24","Gateway":"10.1.0.1"}]}}"#),
             ConvertError::Invalid(_)
         ));
+        let auxiliary =
+            r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.0/24","AuxiliaryAddresses":{"b":"10.1.0.1"}}]}}"#;
+        assert!(matches!(refused(auxiliary), ConvertError::Invalid(_)));
     }
 
     #[test]

@@ -61,6 +61,27 @@ fn containers_find_one_another_by_name_and_networks_are_apart() {
 }
 
 #[test]
+fn auxiliary_addresses_are_given_to_nobody() {
+    let lab = host();
+    // conformance: works | docker network create --aux-address, --ip-range
+    lab.docker(
+        1,
+        "network create --subnet 10.34.0.0/24 --gateway 10.34.0.1 --ip-range 10.34.0.4/30 \
+         --aux-address router=10.34.0.4 --aux-address nas=10.34.0.6 lan",
+    )
+    .ok();
+    let format = "{{range .IPAM.Config}}{{.IPRange}} {{json .AuxiliaryAddresses}}{{end}}";
+    let shown = lab.docker_words(1, &["network", "inspect", "-f", format, "lan"]).ok();
+    assert_eq!(shown, r#"10.34.0.4/30 {"nas":"10.34.0.6","router":"10.34.0.4"}"#);
+    for (name, address) in [("first", "10.34.0.5"), ("second", "10.34.0.7")] {
+        lab.docker(1, &format!("run -d --name {name} --network lan busybox sleep 1000")).ok();
+        let format = "{{.NetworkSettings.Networks.lan.IPAddress}}";
+        assert_eq!(lab.docker_words(1, &["inspect", "-f", format, name]).ok(), address);
+    }
+    lab.docker(1, "run --rm --network lan --ip 10.34.0.6 busybox true").fails("Address already in use");
+}
+
+#[test]
 fn published_ports_answer_from_outside_and_on_the_host() {
     let lab = host();
     // conformance: works | docker run -p

@@ -37,6 +37,8 @@ pub struct NetworkSpec {
     pub subnet: Option<Ipv4Net>,
     pub gateway: Option<Ipv4Addr>,
     pub ip_range: Option<Ipv4Net>,
+    /// Addresses nobody is given, by the name of what has them outside Docker.
+    pub auxiliary: BTreeMap<String, Ipv4Addr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -131,5 +131,7 @@ pub struct LocalNetworkSpec {
     pub subnet: Option<Ipv4Net>,
     pub gateway: Option<Ipv4Addr>,
     pub ip_range: Option<Ipv4Net>,
+    /// Addresses nobody is given, by the name of what has them outside Docker.
+    pub auxiliary: BTreeMap<String, Ipv4Addr>,
     pub ipv6: bool,
 }

@@ -39,7 +39,8 @@ fn allocate(view: &View, network: &Network) -> Option<NetworkAllocation> {
         Some(asked) => Some(asked.trunc()).filter(|subnet| !taken(view, *subnet)),
         None => free_subnet(view),
     }?;
-    let gateway = network.spec.gateway.unwrap_or_else(|| Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1)));
+    let has_use = |address: &Ipv4Addr| network.spec.auxiliary.values().any(|a| a == address);
+    let gateway = network.spec.gateway.or_else(|| subnet.hosts().find(|address| !has_use(address)))?;
     Some(NetworkAllocation { vni: free_vni(view)?, subnet, gateway })
 }
 

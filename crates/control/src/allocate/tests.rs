@@ -1,12 +1,14 @@
 //! Subnets, addresses and ports, as small tables.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 use skep_model::network::{Network, NetworkSpec};
-use skep_model::service::{EndpointSpec, PortConfig, Protocol, ServiceSpec};
+use skep_model::service::{EndpointSpec, NetworkAttachmentConfig, PortConfig, Protocol, ServiceSpec};
 use skep_model::{Meta, NetworkId};
 use skep_store::Change;
 
-use crate::tests::World;
+use crate::tests::{World, replicas};
 
 fn network(world: &mut World, name: &str, edit: impl FnOnce(&mut NetworkSpec)) -> Option<(String, u32)> {
     let mut spec = NetworkSpec { name: name.into(), driver: "overlay".into(), ..NetworkSpec::default() };
@@ -38,6 +40,29 @@ fn networks_get_the_next_free_subnet_and_number() {
     };
     assert_eq!(network(&mut world, "d", gateway), Some(("172.20.0.0/16 172.20.9.9".into(), 4100)));
     assert_eq!(network(&mut world, "e", |s| s.subnet = subnet("172.20.3.0/24")), None, "it overlaps");
+}
+
+#[test]
+fn auxiliary_addresses_are_given_to_nobody() {
+    let mut world = World::new(1);
+    let others = |s: &mut NetworkSpec| {
+        let name = |last: u8| (format!("other{last}"), [10, 9, 0, last].into());
+        (s.subnet, s.auxiliary) = (subnet("10.9.0.0/28"), [1, 3, 4].map(name).into());
+    };
+    assert_eq!(network(&mut world, "a", others).unwrap().0, "10.9.0.0/28 10.9.0.2");
+    let web = world.create("web", |s| {
+        replicas(s, 3);
+        let (target, aliases, driver_options) = ("a".into(), Vec::new(), Default::default());
+        s.networks = vec![NetworkAttachmentConfig { target, aliases, driver_options }];
+    });
+    world.settle();
+    let network = world.view().find_network("a").unwrap().id.clone();
+    let given = (0..16).filter(|last| {
+        let address = Ipv4Addr::new(10, 9, 0, *last);
+        world.view().addresses(&network).is_some_and(|a| a.owner(address).is_some())
+    });
+    assert_eq!(given.collect::<Vec<_>>(), [5, 6, 7, 8], "the service's and its tasks'");
+    assert_eq!(world.running(&web).len(), 3);
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl Networks {
                 return Err(NetError::Invalid(format!("no matching subnet for gateway {gateway}")));
             }
             Some(gateway) => gateway,
-            None => pool::first_host(subnet),
+            None => pool::first_host(subnet, &spec),
         };
         let link = match spec.options.get(option::LINK_NAME) {
             Some(name) if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use skep_model::sandbox::LocalNetwork;
+use skep_model::sandbox::{LocalNetwork, LocalNetworkSpec};
 
 use crate::config::AddressPool;
 use crate::error::{NetError, Result};
@@ -42,7 +42,8 @@ pub(super) fn choose(pools: &[AddressPool], taken: &[Ipv4Net]) -> Result<Ipv4Net
 pub(super) fn assign(network: &LocalNetwork, asked: Option<Ipv4Addr>) -> Result<Ipv4Net> {
     let subnet = network.subnet.ok_or_else(|| NetError::NoSuchNetwork(network.spec.name.clone()))?;
     let used: BTreeSet<Ipv4Addr> = network.endpoints.values().map(|endpoint| endpoint.address.addr()).collect();
-    let free = |address: &Ipv4Addr| !used.contains(address) && network.gateway != Some(*address);
+    let has_use = |address: &Ipv4Addr| network.spec.auxiliary.values().any(|a| a == address);
+    let free = |address: &Ipv4Addr| !used.contains(address) && network.gateway != Some(*address) && !has_use(address);
     let with_prefix = |address| Ipv4Net::new_assert(address, subnet.prefix_len());
     if let Some(address) = asked {
         if !subnet.contains(&address) {
@@ -66,14 +67,15 @@ fn addresses(range: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
     (u32::from(range.network())..=u32::from(range.broadcast())).map(Ipv4Addr::from)
 }
 
-/// The gateway of a subnet nobody chose one for: its first usable address.
-pub(super) fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
-    subnet.hosts().next().unwrap_or_else(|| subnet.network())
+/// The gateway of a network nobody chose one for: the first usable address of its subnet.
+pub(super) fn first_host(subnet: Ipv4Net, spec: &LocalNetworkSpec) -> Ipv4Addr {
+    let has_use = |address: &Ipv4Addr| spec.auxiliary.values().any(|a| a == address);
+    subnet.hosts().find(|address| !has_use(address)).unwrap_or_else(|| subnet.network())
 }
 
 #[cfg(test)]
 mod tests {
-    use skep_model::sandbox::{EndpointInfo, LocalNetworkSpec};
+    use skep_model::sandbox::EndpointInfo;
 
     use super::*;
 
