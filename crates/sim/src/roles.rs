@@ -225,7 +225,9 @@ impl World {
             return;
         }
         daemon.asks_to_join = true;
-        let known = self.hosts[host.0].known_managers.clone();
+        // It may have come to lead before anybody wrote down that it manages.
+        let mut known = self.hosts[host.0].known_managers.clone();
+        known.push(host);
         let there = |h: &&HostId| self.net.reaches(host, **h) && self.hosts[h.0].daemon.is_some();
         let leading =
             known.iter().filter(there).find(|h| self.hosts[h.0].daemon.as_ref().is_some_and(|d| d.leader.is_some()));
