@@ -256,7 +256,12 @@ impl Consensus {
     /// Until then.
     pub async fn ended(&self) {
         let mut metrics = self.inner.raft.metrics();
-        while !self.has_ended() && metrics.changed().await.is_ok() {}
+        while !self.has_ended() {
+            if metrics.changed().await.is_err() {
+                // Dropped with its runtime: nothing goes on from here, and nobody may spin on it.
+                return std::future::pending().await;
+            }
+        }
     }
 
     pub(crate) fn stopped(&self, fatal: &Fatal<Types>) -> Error {

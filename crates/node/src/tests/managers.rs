@@ -310,6 +310,7 @@ async fn a_manager_taken_out_while_it_was_away_and_wanted_again_comes_back() {
     set_role(&hosts[0].node, id.as_str(), Role::Manager).await.unwrap();
     hosts[2].start().await;
     eventually("three vote", 15, || votes(&hosts[0]) == 3).await;
+    all_reached(&hosts).await;
     hosts[2].node.service_create(service("web", 1)).await.unwrap();
 }
 
