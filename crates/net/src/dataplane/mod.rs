@@ -12,6 +12,7 @@
 //! about bridge networks of this host.
 
 mod container;
+mod repair;
 
 #[cfg(test)]
 mod tests;
@@ -227,57 +228,6 @@ impl State {
         }
         self.put_overlays(&mut report);
         self.finish(&before, report)
-    }
-
-    fn repair(&mut self) -> ApplyReport {
-        let mut report = ApplyReport::default();
-        if self.fresh {
-            return report;
-        }
-        self.overlays_again(&mut report);
-        self.put_overlays(&mut report);
-        self.attach_again(&mut report);
-        // Rules come last: some are bound to a link that may have had to be made.
-        for container in self.containers.values_mut() {
-            report.note(container.look_again().map(|()| 0), || "look at a container's rules".to_owned());
-        }
-        if let Some((_, mesh)) = &mut self.mesh {
-            report.note(mesh.look_again().map(|()| 0), || "look at the mesh".to_owned());
-        }
-        let plan = self.plan.clone();
-        self.finish(&plan, report)
-    }
-
-    fn overlays_again(&mut self, report: &mut ApplyReport) {
-        let mut lost = Vec::new();
-        for (id, overlay) in &mut self.overlays {
-            match overlay.look_again() {
-                Ok(true) => {}
-                Ok(false) => lost.push(id.clone()),
-                Err(error) => report.failures.push(format!("failed to look at overlay network {id}: {error}")),
-            }
-        }
-        for id in lost {
-            // Its device can be taken up again only when the tunnel has let go of it.
-            if self.overlays.remove(&id).is_some_and(|overlay| overlay.sealed().is_some()) {
-                self.tunnel = None;
-            }
-        }
-    }
-
-    fn attach_again(&mut self, report: &mut ApplyReport) {
-        for (id, container) in &mut self.containers {
-            let before = report.changes;
-            for (network_id, Connection { address, ifname }) in &container.connections {
-                let Some(overlay) = self.overlays.get(network_id) else { continue };
-                let (namespace, address) = (&container.namespace, *address);
-                let attached = overlay.attach(&Endpoint { key: id.short(), namespace, ifname, address });
-                report.note(attached, || format!("connect container {} again", id.short()));
-            }
-            if report.changes > before {
-                container.forget_way_back();
-            }
-        }
     }
 
     /// All but the overlays themselves.
