@@ -11,9 +11,13 @@ use ipnet::Ipv4Net;
 use skep_model::assignment::{AssignmentSet, EndpointRecord, ServiceRecord};
 use skep_model::dns::Zone;
 use skep_model::network::{ENCRYPTED_OVERLAY_MTU, Network, OVERLAY_MTU, mac_of};
-use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan};
+use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan, PublishedPort, Ring};
 use skep_model::service::PublishMode;
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
+
+mod ring;
+
+use ring::{Candidate, fnv};
 
 /// Option of an overlay that sets its MTU.
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
@@ -64,7 +68,7 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
     for (service, record) in &set.services {
         if let Some(vip) = record.virtual_ips.get(id) {
             let backends = serving.get(service).map(Vec::as_slice).unwrap_or_default();
-            balancers.insert(*vip, rotated(backends, self_node, service));
+            balancers.insert(*vip, ring_of(backends, record, (self_node, service), |address| address));
         }
     }
     let encrypted = network.spec.is_encrypted();
@@ -84,29 +88,39 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
     }
 }
 
-/// Addresses that may be given new connections, by service.
-fn serving(set: &AssignmentSet, network: &NetworkId) -> BTreeMap<ServiceId, Vec<Ipv4Addr>> {
-    let mut out: BTreeMap<ServiceId, Vec<Ipv4Addr>> = BTreeMap::new();
-    for (_, endpoint) in endpoints(set, network).filter(|(_, e)| e.serving) {
-        out.entry(endpoint.service_id.clone()).or_default().push(endpoint.address);
+/// An endpoint that may be given new connections.
+struct Serving<'a> {
+    address: Ipv4Addr,
+    task: &'a TaskId,
+    node: &'a NodeId,
+    weight: u8,
+}
+
+/// Those that may be given new connections, by service and address.
+fn serving<'a>(set: &'a AssignmentSet, network: &'a NetworkId) -> BTreeMap<ServiceId, Vec<Serving<'a>>> {
+    let mut out: BTreeMap<ServiceId, Vec<Serving<'a>>> = BTreeMap::new();
+    for (task, endpoint) in endpoints(set, network).filter(|(_, e)| e.serving) {
+        let node = &endpoint.node_id;
+        let weight = set.nodes.get(node).map_or(1, |node| node.weight);
+        let one = Serving { address: endpoint.address, task, node, weight };
+        out.entry(endpoint.service_id.clone()).or_default().push(one);
     }
-    out.values_mut().for_each(|addresses| addresses.sort_unstable());
+    out.values_mut().for_each(|backends| backends.sort_unstable_by_key(|backend| backend.address));
     out
 }
 
-/// The ring of backends, begun at a place that differs between hosts and services but never between two calls.
-fn rotated<T: Clone>(backends: &[T], node: &NodeId, service: &ServiceId) -> Vec<T> {
-    let mut out = backends.to_vec();
-    if !out.is_empty() {
-        let place = fnv(node.as_str().bytes().chain(service.as_str().bytes())) % out.len() as u64;
-        out.rotate_left(usize::try_from(place).unwrap_or(0));
-    }
-    out
-}
-
-/// FNV-1a: spreads, and is the same everywhere and always.
-fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+fn ring_of<'a, T: Clone>(
+    backends: impl IntoIterator<Item = &'a Serving<'a>>,
+    record: &ServiceRecord,
+    (node, service): (&NodeId, &ServiceId),
+    make: impl Fn(Ipv4Addr) -> T,
+) -> Ring<T> {
+    let candidates: Vec<_> = backends
+        .into_iter()
+        .map(|one| Candidate { backend: make(one.address), weight: one.weight, key: one.task.as_str() })
+        .collect();
+    let place = fnv(node.as_str().bytes().chain(service.as_str().bytes()));
+    ring::ring(&candidates, record.traffic.by_client, place)
 }
 
 /// Who answers to which name on a network. The mesh's own network has no names: Docker hides it from resolvers too.
@@ -186,11 +200,13 @@ fn ingress(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Option
     let serving = serving(set, &network.id);
     let mut ports = BTreeMap::new();
     for (id, record) in &set.services {
-        let addresses = serving.get(id).map(Vec::as_slice).unwrap_or_default();
+        let backends = serving.get(id).map(Vec::as_slice).unwrap_or_default();
+        let backends = || backends.iter().filter(|one| !record.traffic.local || one.node == self_node);
         for port in record.ports.iter().filter(|p| p.mode == PublishMode::Ingress && p.published_port != 0) {
-            let backend = |address: &Ipv4Addr| Backend { address: *address, port: port.target_port };
-            let backends: Vec<_> = addresses.iter().map(backend).collect();
-            ports.insert((port.protocol, port.published_port), rotated(&backends, self_node, id));
+            let backend = |address| Backend { address, port: port.target_port };
+            let ring = ring_of(backends(), record, (self_node, id), backend);
+            let published = PublishedPort { ring, masquerade: record.traffic.masquerade };
+            ports.insert((port.protocol, port.published_port), published);
         }
     }
     Some(IngressPlan {

@@ -12,6 +12,7 @@ use crate::network::Network;
 use crate::secret::{Config, Secret};
 use crate::service::PortConfig;
 use crate::task::{Task, TaskStatus};
+use crate::traffic::Traffic;
 use crate::{ConfigId, NetworkId, NodeId, SecretId, ServiceId, TaskId};
 
 /// Everything one node is to know, keyed so that two sets can be compared.
@@ -55,6 +56,9 @@ pub struct ServiceRecord {
     pub virtual_ips: BTreeMap<NetworkId, Ipv4Addr>,
     /// Its ports with published ports filled in, of every publish mode.
     pub ports: Vec<PortConfig>,
+    /// What its labels ask for its connections.
+    #[serde(default)]
+    pub traffic: Traffic,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +68,13 @@ pub struct NodeRecord {
     /// Its balancer's leg on the ingress network.
     pub ingress_address: Option<Ipv4Addr>,
     pub mesh_index: Option<u16>,
+    /// How many connections its tasks get where others get one; not told by older managers.
+    #[serde(default = "one")]
+    pub weight: u8,
+}
+
+fn one() -> u8 {
+    1
 }
 
 /// The difference between two sets: what to put, and what to take away. Applied in order, it turns one into the other.

@@ -21,6 +21,7 @@ pub mod node;
 pub mod secret;
 pub mod service;
 pub mod task;
+pub mod traffic;
 pub mod validate;
 
 pub mod assignment;

@@ -36,9 +36,9 @@ pub struct OverlayPlan {
     pub internal: bool,
     /// Endpoints on other hosts: address -> the host's VTEP. The MAC follows from the address (`network::mac_of`).
     pub remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
-    /// VIP -> the addresses that take its connections now, in balancing order. Programmed in the namespace of every local
+    /// VIP -> the addresses that take its connections now. Programmed in the namespace of every local
     /// container on this network.
-    pub balancers: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>,
+    pub balancers: BTreeMap<Ipv4Addr, Ring<Ipv4Addr>>,
     pub zone: Zone,
     /// Of an encrypted network: what to seal with. Frames leave the host sealed or not at all; without a key, not at all.
     pub keys: Option<NetworkKeys>,
@@ -57,7 +57,36 @@ pub struct IngressPlan {
     /// mesh index -> MAC of that host's leg, for replies to go back the way they came.
     pub node_macs: BTreeMap<u16, [u8; 6]>,
     /// Held on every host, tasks or not; with no backend a connection is refused at once.
-    pub ports: BTreeMap<(Protocol, u16), Vec<Backend>>,
+    pub ports: BTreeMap<(Protocol, u16), PublishedPort>,
+}
+
+/// Who takes the connections of one port.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishedPort {
+    pub ring: Ring<Backend>,
+    /// Tasks see this host's address on the ingress network as the client's.
+    pub masquerade: bool,
+}
+
+/// Who takes the new connections of an address, in balancing order: one after the other or, with `by_client`, by a hash of
+/// the client's address, which names a place in it. A backend may be there more than once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ring<T> {
+    pub backends: Vec<T>,
+    pub by_client: bool,
+}
+
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
+/// One after the other.
+impl<T> From<Vec<T>> for Ring<T> {
+    fn from(backends: Vec<T>) -> Self {
+        Self { backends, by_client: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,6 +7,7 @@ use crate::constraint::Constraint;
 use crate::container::HealthConfig;
 use crate::service::{EndpointSpec, Mode, PublishMode, ResolutionMode, ServiceSpec, UpdateConfig};
 use crate::task::{ContainerSpec, CredentialSpec, FileTarget, Resources, RestartPolicy, TaskSpec};
+use crate::traffic;
 
 /// A spec that cannot be accepted; the text is for the user, and clients print it as it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -115,6 +116,32 @@ pub fn update_deadline(labels: &Labels) -> Result<Option<Duration>, Invalid> {
     }
 }
 
+/// Labels of ours that a service can have; a misspelt one must not be one that does nothing.
+const SERVICE_LABELS: [&str; 7] = [
+    STOP_AFTER_LABEL,
+    UPDATE_DEADLINE_LABEL,
+    traffic::SOURCE_LABEL,
+    traffic::POLICY_LABEL,
+    traffic::PROXY_PROTOCOL_LABEL,
+    traffic::AFFINITY_LABEL,
+    traffic::ALLOW_FROM_LABEL,
+];
+
+/// Refuses labels that begin with `skep.` and are not in `known`.
+fn known_labels(kind: &str, labels: &Labels, known: &[&str]) -> Result<(), Invalid> {
+    let ours = labels.keys().filter(|label| label.starts_with("skep."));
+    match ours.map(String::as_str).find(|label| !known.contains(label)) {
+        Some(label) => invalid(format!("label {label} is not known: on a {kind} there are {}", known.join(", "))),
+        None => Ok(()),
+    }
+}
+
+/// What can be told of a node's labels.
+pub fn node_labels(labels: &Labels) -> Result<(), Invalid> {
+    known_labels("node", labels, &[traffic::WEIGHT_LABEL])?;
+    traffic::weight(labels).map(drop)
+}
+
 fn update(config: &UpdateConfig) -> Result<(), Invalid> {
     if !(0.0..=1.0).contains(&config.max_failure_ratio) {
         return invalid("TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1");
@@ -220,6 +247,8 @@ pub fn constraints(spec: &ServiceSpec) -> Result<(), Invalid> {
 /// Everything about a service spec that can be told without the store.
 pub fn service(spec: &ServiceSpec) -> Result<(), Invalid> {
     name(&spec.name)?;
+    known_labels("service", &spec.labels, &SERVICE_LABELS)?;
+    traffic::check_service(&spec.labels)?;
     stop_after(&spec.labels)?;
     update_deadline(&spec.labels)?;
     task(&spec.task)?;
@@ -286,6 +315,24 @@ mod tests {
                 });
             },
             "invalid memory value 1: Must be at least 4MiB",
+        );
+    }
+
+    #[test]
+    fn a_label_of_ours_that_is_misspelt_is_refused() {
+        refused(
+            |s| _ = s.labels.insert("skep.network.allow-form".into(), "web".into()),
+            "label skep.network.allow-form is not known: on a service there are skep.stop-after, skep.update-deadline, \
+             skep.mesh.source, skep.mesh.policy, skep.mesh.proxy-protocol, skep.balance.affinity, skep.network.allow-from",
+        );
+        refused(
+            |s| _ = s.labels.insert("skep.mesh.policy".into(), "global".into()),
+            "label skep.mesh.policy=global: must be cluster or local",
+        );
+        let labels = Labels::from([("skep.weight".to_owned(), "2".to_owned())]);
+        assert_eq!(
+            node_labels(&labels).unwrap_err().0,
+            "label skep.weight is not known: on a node there are skep.balance.weight"
         );
     }
 

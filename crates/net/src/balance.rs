@@ -20,7 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use crate::nft::expr::RejectWith;
+use skep_model::plan::Ring;
+
+use crate::nft::expr::{Choice, RejectWith};
 use crate::nft::{
     Chain, ChainType, DataType, Element, Family, Hook, HookPoint, NftError, NftSocket, Rule, Set, Table, Verdict,
 };
@@ -52,7 +54,7 @@ pub struct Balancers {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    backends: Vec<Ipv4Addr>,
+    ring: Ring<Ipv4Addr>,
     /// The kernel's counter starts again at 0 with every change; the order is rotated on so that the first backend is not
     /// favoured while a service scales.
     rotation: usize,
@@ -78,22 +80,23 @@ impl Balancers {
     }
 
     /// Makes the balancers, and `table`, those of `wanted`.
-    pub fn update(&mut self, table: &mut Table, wanted: &BTreeMap<Ipv4Addr, &Vec<Ipv4Addr>>) -> Changed {
+    pub fn update(&mut self, table: &mut Table, wanted: &BTreeMap<Ipv4Addr, &Ring<Ipv4Addr>>) -> Changed {
         let mut changed = Changed::default();
         self.entries.retain(|vip, entry| {
             let keep = wanted.contains_key(vip);
             if !keep {
                 elements(table, BALANCED).remove(vip.octets().as_slice());
-                put(table, *vip, &[], 0);
-                changed.dropped.extend(entry.backends.iter().map(|backend| (*vip, *backend)));
+                put(table, *vip, &Ring::default(), 0);
+                changed.dropped.extend(entry.ring.backends.iter().map(|backend| (*vip, *backend)));
             }
             keep
         });
-        for (vip, backends) in wanted {
+        for (vip, ring) in wanted {
             let rotation = match self.entries.get(vip) {
-                Some(entry) if entry.backends == **backends => continue,
+                Some(entry) if entry.ring == **ring => continue,
                 Some(entry) => {
-                    let gone = entry.backends.iter().filter(|old| !backends.contains(old));
+                    let now: BTreeSet<_> = ring.backends.iter().collect();
+                    let gone = entry.ring.backends.iter().filter(|old| !now.contains(old));
                     changed.dropped.extend(gone.map(|backend| (*vip, *backend)));
                     entry.rotation + 1
                 }
@@ -103,8 +106,8 @@ impl Balancers {
                     self.seed
                 }
             };
-            put(table, *vip, backends, rotation);
-            self.entries.insert(*vip, Entry { backends: (*backends).clone(), rotation });
+            put(table, *vip, ring, rotation);
+            self.entries.insert(*vip, Entry { ring: (*ring).clone(), rotation });
         }
         for (vip, backend) in &changed.dropped {
             self.past.entry(*backend).or_default().insert(*vip);
@@ -180,15 +183,15 @@ fn elements<'t>(table: &'t mut Table, set: &str) -> &'t mut BTreeMap<Vec<u8>, El
     &mut table.sets.get_mut(set).expect("the table was prepared").elements
 }
 
-fn put(table: &mut Table, vip: Ipv4Addr, backends: &[Ipv4Addr], rotation: usize) {
+fn put(table: &mut Table, vip: Ipv4Addr, ring: &Ring<Ipv4Addr>, rotation: usize) {
     let name = chain_name(vip);
     let key = vip.octets().to_vec();
-    if backends.is_empty() {
+    if ring.backends.is_empty() {
         elements(table, VIPS).remove(&key);
         table.chains.remove(&name);
     } else {
         elements(table, VIPS).insert(key, Element::Verdict(Verdict::Goto(name.clone())));
-        table.chains.insert(name, Arc::new(Chain::regular(rules(backends, rotation))));
+        table.chains.insert(name, Arc::new(Chain::regular(rules(ring, rotation))));
     }
 }
 
@@ -197,16 +200,26 @@ fn chain_name(vip: Ipv4Addr) -> String {
 }
 
 /// Rules of a VIP's chain.
-fn rules(backends: &[Ipv4Addr], rotation: usize) -> Vec<Rule> {
-    match backends {
+fn rules(ring: &Ring<Ipv4Addr>, rotation: usize) -> Vec<Rule> {
+    match ring.backends.as_slice() {
         [] => Vec::new(),
         [only] => vec![Rule::new().dnat(*only)],
-        several => {
-            let mut order = several.to_vec();
-            order.rotate_left(rotation % several.len());
-            vec![Rule::new().dnat_round_robin(&order), Rule::new().dnat(order[1])]
+        _ => {
+            let (by, order) = turned(ring, rotation);
+            vec![Rule::new().dnat_chosen(by, &order), Rule::new().dnat(order[1])]
         }
     }
+}
+
+/// How one is chosen, and of what. Where a hash names the place, the places stay as they are.
+pub(crate) fn turned<T: Copy>(ring: &Ring<T>, rotation: usize) -> (Choice, Vec<T>) {
+    let mut order = ring.backends.clone();
+    if ring.by_client {
+        return (Choice::Source, order);
+    }
+    let by = rotation % order.len().max(1);
+    order.rotate_left(by);
+    (Choice::RoundRobin, order)
 }
 
 /// Nobody there: TCP is reset, everything else told that the port is unreachable, so that clients fail at once.
@@ -227,8 +240,8 @@ mod tests {
     }
 
     fn update(balancers: &mut Balancers, table: &mut Table, wanted: &[(u8, &[u8])]) -> Changed {
-        let wanted: BTreeMap<_, Vec<_>> =
-            wanted.iter().map(|(vip, list)| (address(*vip), list.iter().map(|b| address(*b)).collect())).collect();
+        let ring = |list: &[u8]| list.iter().map(|b| address(*b)).collect::<Vec<_>>().into();
+        let wanted: BTreeMap<_, Ring<_>> = wanted.iter().map(|(vip, list)| (address(*vip), ring(list))).collect();
         balancers.update(table, &wanted.iter().map(|(vip, list)| (*vip, list)).collect())
     }
 
@@ -248,7 +261,10 @@ mod tests {
         assert!(Arc::ptr_eq(&before.chains["vip-10.0.1.3"], &table.chains["vip-10.0.1.3"]));
         assert_eq!(
             table.chains["vip-10.0.1.2"].rules,
-            vec![Rule::new().dnat_round_robin(&[address(13), address(14), address(11)]), Rule::new().dnat(address(14))]
+            vec![
+                Rule::new().dnat_chosen(Choice::RoundRobin, &[address(13), address(14), address(11)]),
+                Rule::new().dnat(address(14))
+            ]
         );
 
         assert_eq!(update(&mut balancers, &mut table, &[(2, &[])]).dropped.len(), 4);

@@ -340,7 +340,7 @@ fn tasks_on_overlays_have_names_and_a_way_out() {
             subnet: Some("10.0.1.0/24".parse().unwrap()),
             gateway: Some(Ipv4Addr::new(10, 0, 1, 1)),
             mtu: 1450,
-            balancers: [(Ipv4Addr::new(10, 0, 1, 2), vec![address])].into(),
+            balancers: [(Ipv4Addr::new(10, 0, 1, 2), vec![address].into())].into(),
             zone,
             ..OverlayPlan::default()
         };

@@ -2,6 +2,7 @@ use skep_model::assignment::NodeRecord;
 use skep_model::network::{NetworkAllocation, NetworkKeys, NetworkSpec};
 use skep_model::secret::SecretBytes;
 use skep_model::service::{PortConfig, Protocol};
+use skep_model::traffic::Traffic;
 use skep_model::{Meta, Timestamp};
 
 use super::*;
@@ -24,6 +25,7 @@ fn node(number: u8) -> (NodeId, NodeRecord) {
         vtep: Ipv4Addr::new(192, 168, 0, number),
         ingress_address: Some(Ipv4Addr::new(10, 0, 0, number)),
         mesh_index: Some(u16::from(number) - 1),
+        weight: 1,
     };
     (format!("n{number}").parse().unwrap(), record)
 }
@@ -37,10 +39,18 @@ fn set() -> AssignmentSet {
     };
     let ports = vec![PortConfig { target_port: 80, published_port: 8080, ..PortConfig::default() }];
     let vips = [("ing", "10.0.0.10"), ("back", "10.0.1.10")].map(|(n, a)| (n.parse().unwrap(), address(a)));
-    set.services.insert("web".parse().unwrap(), ServiceRecord { name: "Web".into(), virtual_ips: vips.into(), ports });
+    set.services.insert(
+        "web".parse().unwrap(),
+        ServiceRecord { name: "Web".into(), virtual_ips: vips.into(), ports, traffic: Traffic::default() },
+    );
     set.services.insert(
         "dns".parse().unwrap(),
-        ServiceRecord { name: "dns".into(), virtual_ips: BTreeMap::new(), ports: Vec::new() },
+        ServiceRecord {
+            name: "dns".into(),
+            virtual_ips: BTreeMap::new(),
+            ports: Vec::new(),
+            traffic: Traffic::default(),
+        },
     );
     for (service, task, node, on, text, serving) in [
         ("web", "w1", "n1", "back", "10.0.1.21", true),
@@ -72,7 +82,7 @@ fn of(node: &str) -> HostPlan {
 fn only_what_serves_is_balanced_to_and_every_host_has_the_same_ring() {
     let id: NetworkId = "back".parse().unwrap();
     for node in ["n1", "n2"] {
-        let mut backends = of(node).overlays[&id].balancers[&address("10.0.1.10")].clone();
+        let mut backends = of(node).overlays[&id].balancers[&address("10.0.1.10")].backends.clone();
         backends.sort_unstable();
         assert_eq!(backends, [address("10.0.1.21"), address("10.0.1.22")], "{node}");
     }
@@ -113,7 +123,7 @@ fn names_stand_for_vips_or_tasks() {
 fn a_published_port_is_held_on_every_host_also_without_a_backend() {
     let mut set = set();
     let ingress = plan(&set, &"n2".parse().unwrap(), 4789).ingress.unwrap();
-    let mut backends = ingress.ports[&(Protocol::Tcp, 8080)].clone();
+    let mut backends = ingress.ports[&(Protocol::Tcp, 8080)].ring.backends.clone();
     backends.sort();
     assert_eq!(
         backends.iter().map(|b| (b.address.to_string(), b.port)).collect::<Vec<_>>(),
@@ -124,7 +134,32 @@ fn a_published_port_is_held_on_every_host_also_without_a_backend() {
     assert_eq!(ingress.node_macs[&0], [2, 0x42, 10, 0, 0, 1]);
     set.endpoints.clear();
     let ingress = plan(&set, &"n2".parse().unwrap(), 4789).ingress.unwrap();
-    assert_eq!(ingress.ports[&(Protocol::Tcp, 8080)], []);
+    assert_eq!(ingress.ports[&(Protocol::Tcp, 8080)].ring.backends, []);
+}
+
+/// What a host does with port 8080, after a change to what `web` asks for.
+fn port_at(node: &str, ask: impl Fn(&mut Traffic)) -> PublishedPort {
+    let mut set = set();
+    ask(&mut set.services.get_mut(&"web".parse::<ServiceId>().unwrap()).unwrap().traffic);
+    plan(&set, &node.parse().unwrap(), 4789).ingress.unwrap().ports.remove(&(Protocol::Tcp, 8080)).unwrap()
+}
+
+#[test]
+fn labels_say_who_takes_a_connection_and_what_is_seen_of_its_client() {
+    assert!(port_at("n1", |traffic| traffic.masquerade = true).masquerade);
+    let takes = |port: &PublishedPort| port.ring.backends.iter().map(|b| b.address.to_string()).collect::<Vec<_>>();
+    assert_eq!(takes(&port_at("n1", |traffic| traffic.local = true)), ["10.0.0.21"]);
+    assert_eq!(takes(&port_at("n2", |traffic| traffic.local = true)), ["10.0.0.22"]);
+    let [one, other] = ["n1", "n2"].map(|node| port_at(node, |traffic| traffic.by_client = true));
+    assert!(one.ring.by_client && one == other, "the same on every host");
+
+    let mut set = set();
+    set.nodes.get_mut(&"n2".parse::<NodeId>().unwrap()).unwrap().weight = 3;
+    let back: NetworkId = "back".parse().unwrap();
+    let plan = plan(&set, &"n1".parse().unwrap(), 4789);
+    let ring = &plan.overlays[&back].balancers[&address("10.0.1.10")].backends;
+    let times = |backend: &str| ring.iter().filter(|one| **one == address(backend)).count();
+    assert_eq!((times("10.0.1.21"), times("10.0.1.22")), (1, 3));
 }
 
 #[test]

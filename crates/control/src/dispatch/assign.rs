@@ -6,8 +6,12 @@ use skep_model::assignment::{AssignmentSet, EndpointRecord, NodeRecord, ServiceR
 use skep_model::node::NodeState;
 use skep_model::service::{PublishMode, Service};
 use skep_model::task::{Task, TaskState};
+use skep_model::traffic::{Traffic, weight};
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
 use skep_store::{AddressOwner, Event, Object, View};
+
+/// Which stack a service is of.
+const STACK_LABEL: &str = "com.docker.stack.namespace";
 
 /// The assignment set of one node. For many nodes of one view use [`Assigner`].
 pub fn assignments(view: &View, node_id: &NodeId) -> AssignmentSet {
@@ -27,8 +31,12 @@ impl<'a> Assigner<'a> {
     pub fn new(view: &'a View) -> Self {
         let nodes = view.nodes().filter_map(|node| {
             let ingress = view.ingress_network().and_then(|n| node.attachments.get(&n.id)).copied();
-            let record =
-                NodeRecord { vtep: node.status.vtep()?, ingress_address: ingress, mesh_index: node.mesh_index };
+            let record = NodeRecord {
+                vtep: node.status.vtep()?,
+                ingress_address: ingress,
+                mesh_index: node.mesh_index,
+                weight: weight(&node.spec.labels).unwrap_or(1),
+            };
             Some((node.id.clone(), record))
         });
         let services = view.services().map(|s| service_record(view, s)).collect();
@@ -98,11 +106,22 @@ fn service_record(view: &View, service: &Service) -> (ServiceId, ServiceRecord, 
             .map(|vip| (vip.network_id.clone(), vip.ip()))
             .collect(),
         ports: endpoint.map(|e| e.ports.clone()).unwrap_or_default(),
+        traffic: traffic(service),
     };
     let targets = service.spec.networks().iter().filter_map(|n| view.find_network(&n.target).ok());
     let mut networks: BTreeSet<_> = targets.map(|n| n.id.clone()).collect();
     networks.extend(record.virtual_ips.keys().cloned());
     (service.id.clone(), record, networks)
+}
+
+/// What its labels ask for. In a stack, services may be called by the names they have in its file.
+fn traffic(service: &Service) -> Traffic {
+    let mut traffic = Traffic::of(&service.spec.labels);
+    if let (Some(names), Some(stack)) = (&mut traffic.allow_from, service.spec.labels.get(STACK_LABEL)) {
+        let full: Vec<String> = names.iter().map(|name| format!("{stack}_{name}")).collect();
+        names.extend(full);
+    }
+    traffic
 }
 
 /// Every living endpoint on a network, wherever it runs.
@@ -179,7 +198,14 @@ impl Affected {
             Object::Node(old, new) => {
                 let shown = |n: &Option<std::sync::Arc<skep_model::node::Node>>| {
                     n.as_ref().map(|n| {
-                        (n.status.vtep(), n.attachments.clone(), n.mesh_index, n.status.state == NodeState::Down)
+                        let weight = weight(&n.spec.labels);
+                        (
+                            n.status.vtep(),
+                            n.attachments.clone(),
+                            n.mesh_index,
+                            weight,
+                            n.status.state == NodeState::Down,
+                        )
                     })
                 };
                 if shown(old) != shown(new) {
@@ -188,7 +214,8 @@ impl Affected {
             }
             Object::Service(old, new) => {
                 let shown = |s: &Option<std::sync::Arc<Service>>| {
-                    s.as_ref().map(|s| (s.spec.name.clone(), s.endpoint.clone(), s.spec.networks().to_vec()))
+                    s.as_ref()
+                        .map(|s| (s.spec.name.clone(), s.endpoint.clone(), s.spec.networks().to_vec(), traffic(s)))
                 };
                 if shown(old) != shown(new) {
                     *self = Self::Everybody;

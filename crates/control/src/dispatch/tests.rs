@@ -75,6 +75,40 @@ fn news_of_a_task_concern_others_only_if_its_endpoint_shows_them() {
 }
 
 #[test]
+fn what_labels_ask_for_connections_is_told_to_everybody() {
+    let mut world = World::new(2);
+    let web = world.create("web", |s| {
+        publish(s);
+        s.labels.insert("com.docker.stack.namespace".into(), "shop".into());
+        s.labels.insert("skep.network.allow-from".into(), "api".into());
+    });
+    world.settle();
+    let told = |view: &skep_store::View| assignments(view, &node_id("n1")).services[&web].traffic.clone();
+    let names = ["api".to_owned(), "shop_api".to_owned()];
+    assert_eq!(told(world.view()).allow_from, Some(names.into()), "as in the stack's file, too");
+
+    let mut spec = world.view().service(&web).unwrap().spec.clone();
+    spec.labels.insert("skep.mesh.policy".into(), "local".into());
+    let mut labels = Labels::new();
+    labels.insert("skep.balance.weight".into(), "3".into());
+    let node = world.view().node(&node_id("n2")).unwrap().spec.clone();
+    let node = skep_model::node::NodeSpec { labels, ..node };
+    for change in [
+        Change::SetServiceSpec { service_id: web.clone(), spec: Box::new(spec) },
+        Change::SetNodeSpec { node_id: node_id("n2"), spec: node },
+    ] {
+        let mut store = Store::from(world.view().clone());
+        let mut affected = Affected::default();
+        let events = store.apply(999, 1, &Batch::new(world.now, vec![change.clone()])).unwrap();
+        events.iter().for_each(|event| affected.note(event));
+        assert_eq!(affected, Affected::Everybody, "{change:?}");
+        world.apply(vec![change]);
+    }
+    assert!(told(world.view()).local);
+    assert_eq!(assignments(world.view(), &node_id("n1")).nodes[&node_id("n2")].weight, 3);
+}
+
+#[test]
 fn silence_is_long_enough_after_the_timeout_and_longer_for_a_new_leader() {
     let mut world = World::new(2);
     world.create("web", |s| replicas(s, 2));

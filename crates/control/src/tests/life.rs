@@ -329,7 +329,7 @@ fn a_published_service_has_a_vip_a_port_and_tasks_on_the_mesh() {
     assert_eq!(set.endpoints.values().filter(|e| e.serving).count(), 2);
     let plan = skep_agent::dataplane::plan(&set, &node_id("n2"), 4789);
     let backends = &plan.ingress.unwrap().ports[&(skep_model::service::Protocol::Tcp, 8080)];
-    assert_eq!(backends[0].address, world.running(&web)[0].networks[0].address.addr());
+    assert_eq!(backends.ring.backends[0].address, world.running(&web)[0].networks[0].address.addr());
 }
 
 fn rolling(order: UpdateOrder) -> impl Fn(&mut ServiceSpec) {

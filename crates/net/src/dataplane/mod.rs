@@ -347,10 +347,11 @@ impl State {
             let known = |address: &Ipv4Addr| {
                 local.contains(address)
                     || new.is_some_and(|new| {
-                        new.remote.contains_key(address) || new.balancers.values().any(|list| list.contains(address))
+                        new.remote.contains_key(address)
+                            || new.balancers.values().any(|ring| ring.backends.contains(address))
                     })
             };
-            let candidates = old.remote.keys().chain(old.balancers.values().flatten());
+            let candidates = old.remote.keys().chain(old.balancers.values().flat_map(|ring| &ring.backends));
             let dead: BTreeSet<Ipv4Addr> = candidates.filter(|address| !known(address)).copied().collect();
             if !dead.is_empty() {
                 gone.insert(id.clone(), dead);

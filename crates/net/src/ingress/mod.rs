@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 
-use skep_model::plan::{Backend, IngressPlan};
+use skep_model::plan::{IngressPlan, PublishedPort};
 use skep_model::service::Protocol;
 
 use crate::link::Namespace;
@@ -167,4 +167,4 @@ pub(crate) fn remove_others(nft: &mut NftSocket, family: Family, prefix: &str, k
 }
 
 /// Ports and who takes their connections.
-pub type Ports = BTreeMap<(Protocol, u16), Vec<Backend>>;
+pub type Ports = BTreeMap<(Protocol, u16), PublishedPort>;

@@ -6,6 +6,7 @@
 //! chain prerouting { type nat hook prerouting priority -100; fib daddr type local meta l4proto tcp th dport vmap @ports-tcp }
 //! chain output     { … the same, for this host's own clients }
 //! chain postrouting { type nat hook postrouting priority 100;
+//!     oifname ing ct status dnat meta l4proto tcp ct original proto-dst @masqueraded-tcp masquerade   # asked for by label
 //!     oifname ing ct status dnat fib saddr type local masquerade          # 127.0.0.1 means nothing to a task
 //!     oifname ing ct status dnat meta l4proto tcp snat to :1024-22527 }   # keeps the client's address
 //! chain refuse { type filter hook input priority 0; meta l4proto udp th dport @published-udp goto rejected }   # no backend
@@ -16,11 +17,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use skep_model::plan::Backend;
+use skep_model::plan::{Backend, PublishedPort, Ring};
 use skep_model::service::Protocol;
 
 use super::Ports;
-use crate::balance::{REJECTED, rejected};
+use crate::balance::{REJECTED, rejected, turned};
 use crate::nft::expr::{Compare, Expr, FibOf, MetaKey, Reg};
 use crate::nft::{Chain, ChainType, DataType, Element, Hook, HookPoint, Rule, Set, Table, Verdict};
 
@@ -60,7 +61,7 @@ pub fn source_ports(mesh_index: u16, mesh_size: u16) -> (u16, u16) {
 /// Port chains of the mesh, and how far each one's order is rotated.
 #[derive(Clone, Debug, Default)]
 pub struct MeshRules {
-    entries: BTreeMap<(Protocol, u16), (Vec<Backend>, usize)>,
+    entries: BTreeMap<(Protocol, u16), (PublishedPort, usize)>,
     prepared: Option<(SourceMode, (u16, u16))>,
 }
 
@@ -73,7 +74,9 @@ impl MeshRules {
         self.prepared = Some((mode, share));
         for protocol in PROTOCOLS {
             table.sets.entry(map_name(protocol)).or_insert_with(|| Set::map(DataType::PORT, DataType::VERDICT));
-            table.sets.entry(published(protocol)).or_insert_with(|| Set::plain(DataType::PORT));
+            for set in [published(protocol), masqueraded(protocol)] {
+                table.sets.entry(set).or_insert_with(|| Set::plain(DataType::PORT));
+            }
         }
         let refuse = PROTOCOLS.iter().map(|protocol| {
             Rule::new()
@@ -106,30 +109,32 @@ impl MeshRules {
     /// Makes the port chains those of `wanted`. Returns the backends that some UDP port no longer uses.
     pub fn update(&mut self, table: &mut Table, wanted: &Ports) -> BTreeSet<Ipv4Addr> {
         let mut dropped = BTreeSet::new();
-        self.entries.retain(|(protocol, port), (backends, _)| {
+        self.entries.retain(|(protocol, port), (old, _)| {
             let keep = wanted.contains_key(&(*protocol, *port));
             if !keep {
-                elements(table, &published(*protocol)).remove(port.to_be_bytes().as_slice());
-                put(table, *protocol, *port, &[], 0);
-                dropped.extend(backends.iter().filter(|_| *protocol == Protocol::Udp).map(|backend| backend.address));
+                contain(table, &published(*protocol), *port, false);
+                contain(table, &masqueraded(*protocol), *port, false);
+                put(table, *protocol, *port, &Ring::default(), 0);
+                let backends = old.ring.backends.iter().filter(|_| *protocol == Protocol::Udp);
+                dropped.extend(backends.map(|backend| backend.address));
             }
             keep
         });
-        for ((protocol, port), backends) in wanted {
+        for ((protocol, port), new) in wanted {
             let rotation = match self.entries.get(&(*protocol, *port)) {
-                Some((old, _)) if old == backends => continue,
+                Some((old, _)) if old == new => continue,
                 Some((old, rotation)) => {
-                    let gone = old.iter().filter(|old| *protocol == Protocol::Udp && !backends.contains(old));
-                    dropped.extend(gone.map(|backend| backend.address));
+                    let now: BTreeSet<_> = new.ring.backends.iter().collect();
+                    let before = old.ring.backends.iter().filter(|_| *protocol == Protocol::Udp);
+                    dropped.extend(before.filter(|old| !now.contains(old)).map(|backend| backend.address));
                     rotation + 1
                 }
-                None => {
-                    elements(table, &published(*protocol)).insert(port.to_be_bytes().to_vec(), Element::Present);
-                    usize::from(*port)
-                }
+                None => usize::from(*port),
             };
-            put(table, *protocol, *port, backends, rotation);
-            self.entries.insert((*protocol, *port), (backends.clone(), rotation));
+            contain(table, &published(*protocol), *port, true);
+            contain(table, &masqueraded(*protocol), *port, new.masquerade);
+            put(table, *protocol, *port, &new.ring, rotation);
+            self.entries.insert((*protocol, *port), (new.clone(), rotation));
         }
         dropped
     }
@@ -143,19 +148,34 @@ fn published(protocol: Protocol) -> String {
     format!("published-{protocol}")
 }
 
+/// Ports whose clients the tasks are not to see.
+fn masqueraded(protocol: Protocol) -> String {
+    format!("masqueraded-{protocol}")
+}
+
+/// Puts a port into a set, or takes it out.
+fn contain(table: &mut Table, set: &str, port: u16, contained: bool) {
+    let key = port.to_be_bytes().to_vec();
+    if contained {
+        elements(table, set).insert(key, Element::Present);
+    } else {
+        elements(table, set).remove(&key);
+    }
+}
+
 fn elements<'t>(table: &'t mut Table, set: &str) -> &'t mut BTreeMap<Vec<u8>, Element> {
     &mut table.sets.get_mut(set).expect("the table was prepared").elements
 }
 
-fn put(table: &mut Table, protocol: Protocol, port: u16, backends: &[Backend], rotation: usize) {
+fn put(table: &mut Table, protocol: Protocol, port: u16, ring: &Ring<Backend>, rotation: usize) {
     let name = chain_name(protocol, port);
     let key = port.to_be_bytes().to_vec();
-    if backends.is_empty() {
+    if ring.backends.is_empty() {
         elements(table, &map_name(protocol)).remove(&key);
         table.chains.remove(&name);
     } else {
         elements(table, &map_name(protocol)).insert(key, Element::Verdict(Verdict::Goto(name.clone())));
-        table.chains.insert(name, Arc::new(Chain::regular(port_rules(backends, rotation))));
+        table.chains.insert(name, Arc::new(Chain::regular(port_rules(ring, rotation))));
     }
 }
 
@@ -163,16 +183,15 @@ fn chain_name(protocol: Protocol, port: u16) -> String {
     format!("{protocol}-{port}")
 }
 
-fn port_rules(backends: &[Backend], rotation: usize) -> Vec<Rule> {
-    let mut order: Vec<(Ipv4Addr, u16)> = backends.iter().map(|backend| (backend.address, backend.port)).collect();
+fn port_rules(ring: &Ring<Backend>, rotation: usize) -> Vec<Rule> {
+    let (by, order) = turned(ring, rotation);
+    let order: Vec<(Ipv4Addr, u16)> = order.iter().map(|backend| (backend.address, backend.port)).collect();
     match order.as_slice() {
         [] => Vec::new(),
         [(address, port)] => vec![Rule::new().dnat_port(*address, *port)],
+        // The second rule is for packets that meet the first one while it is being replaced; see `balance`.
         several => {
-            let by = rotation % several.len();
-            order.rotate_left(by);
-            // The second rule is for packets that meet the first one while it is being replaced; see `balance`.
-            vec![Rule::new().dnat_port_round_robin(&order), Rule::new().dnat_port(order[1].0, order[1].1)]
+            vec![Rule::new().dnat_port_chosen(by, several), Rule::new().dnat_port(several[1].0, several[1].1)]
         }
     }
 }
@@ -186,6 +205,10 @@ fn source_rules(leg: &str, mode: SourceMode, (index, size): (u16, u16)) -> Vec<R
             let mut rules = vec![translated().local(FibOf::Source).masquerade()];
             // A container of this host, by its bridge address: the same address may be the task's own on its host.
             rules.push(from_interfaces(translated(), "docker").masquerade());
+            for protocol in PROTOCOLS {
+                let asked = translated().l4proto(protocol_number(protocol));
+                rules.push(asked.original_port_in(&masqueraded(protocol)).masquerade());
+            }
             for protocol in PROTOCOLS {
                 rules.push(translated().l4proto(protocol_number(protocol)).snat_ports(first, last));
             }

@@ -437,6 +437,14 @@ fn write_expression(writer: &mut Writer, expression: &Expr, set_ids: &mut impl I
             writer.number(3, u32::from(matches!(expression, Expr::NumgenRandom { .. })));
             writer.number(4, 0);
         }
+        Expr::Hash { from, length, modulus, seed, to } => {
+            writer.number(1, register(*from));
+            writer.number(2, register(*to));
+            writer.number(3, *length);
+            writer.number(4, *modulus);
+            writer.number(5, *seed);
+            writer.number(7, 0); // NFT_HASH_JENKINS
+        }
         Expr::Reject(RejectWith::TcpReset) => {
             writer.number(1, 1);
             writer.attribute(2, &[0]);
@@ -473,6 +481,7 @@ fn name_of(expression: &Expr) -> &'static str {
         Expr::Nat { .. } => "nat",
         Expr::Masquerade { .. } => "masq",
         Expr::NumgenInc { .. } | Expr::NumgenRandom { .. } => "numgen",
+        Expr::Hash { .. } => "hash",
         Expr::Reject(_) => "reject",
         Expr::Counter => "counter",
     }

@@ -168,8 +168,25 @@ pub enum Expr {
         modulus: u32,
         to: Reg,
     },
+    /// `jhash … mod n seed s` of so many bytes, in CPU byte order.
+    Hash {
+        from: Reg,
+        length: u32,
+        modulus: u32,
+        seed: u32,
+        to: Reg,
+    },
     Reject(RejectWith),
     Counter,
+}
+
+/// How one of several is chosen for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Each takes the next.
+    RoundRobin,
+    /// By a hash of its source address.
+    Source,
 }
 
 /// Expressions from left to right.
@@ -177,6 +194,8 @@ pub enum Expr {
 pub struct Rule(pub Vec<Expr>);
 
 const R: Reg = Reg(0);
+/// The same on every host, so that a client gets the same backend whichever host it comes by.
+const SEED: u32 = 0x736b_6570;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 /// `IPS_DST_NAT`.
@@ -222,14 +241,13 @@ impl Rule {
 
     /// `ip saddr <address>`
     pub fn source(self, address: Ipv4Addr) -> Self {
-        let load = Expr::Payload { base: PayloadBase::Network, offset: 12, length: 4, to: R };
-        self.equals(load, address.octets().to_vec())
+        self.equals(saddr(), address.octets().to_vec())
     }
 
     /// `ip saddr != <subnet>`
     pub fn source_outside(self, subnet: ipnet::Ipv4Net) -> Self {
         self.with([
-            Expr::Payload { base: PayloadBase::Network, offset: 12, length: 4, to: R },
+            saddr(),
             Expr::Bitwise { from: R, to: R, mask: subnet.netmask().octets().to_vec(), xor: vec![0; 4] },
             Expr::Cmp { from: R, compare: Compare::NotEqual, value: subnet.network().octets().to_vec() },
         ])
@@ -273,6 +291,11 @@ impl Rule {
         self.equals(Expr::Ct { key: CtKey::Direction, original: false, to: R }, vec![1])
     }
 
+    /// `ct direction original`
+    pub fn direction_original(self) -> Self {
+        self.equals(Expr::Ct { key: CtKey::Direction, original: false, to: R }, vec![0])
+    }
+
     /// `ip daddr @<set>`
     pub fn destination_in(self, set: &str) -> Self {
         self.with([daddr(), Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
@@ -285,6 +308,17 @@ impl Rule {
             Expr::Meta { key: MetaKey::L4Proto, to: Reg(1) },
             Expr::Add { set: set.to_owned(), from: R },
         ])
+    }
+
+    /// `ip saddr @<set>`
+    pub fn source_in(self, set: &str) -> Self {
+        self.with([saddr(), Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
+    }
+
+    /// `ct original proto-dst @<set>`
+    pub fn original_port_in(self, set: &str) -> Self {
+        let load = Expr::Ct { key: CtKey::ProtoDst, original: true, to: R };
+        self.with([load, Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
     }
 
     /// `th dport @<set>`
@@ -327,10 +361,10 @@ impl Rule {
         ])
     }
 
-    /// `dnat to numgen inc mod n map { 0 : a, 1 : b, … }`: each new connection takes the next.
-    pub fn dnat_round_robin(self, addresses: &[Ipv4Addr]) -> Self {
+    /// `dnat to numgen inc mod n map { 0 : a, 1 : b, … }`, or `dnat to jhash …`.
+    pub fn dnat_chosen(self, by: Choice, addresses: &[Ipv4Addr]) -> Self {
         let values = addresses.iter().map(|address| address.octets().to_vec());
-        self.round_robin(DataType::IPV4, values).with([Expr::Nat {
+        self.chosen(by, DataType::IPV4, values).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: None,
@@ -338,30 +372,31 @@ impl Rule {
     }
 
     /// The same with a port each: `{ 0 : a . 80, 1 : b . 81, … }`.
-    pub fn dnat_port_round_robin(self, backends: &[(Ipv4Addr, u16)]) -> Self {
+    pub fn dnat_port_chosen(self, by: Choice, backends: &[(Ipv4Addr, u16)]) -> Self {
         let values = backends.iter().map(|(address, port)| {
             let mut value = address.octets().to_vec();
             value.extend(port.to_be_bytes());
             value.extend([0, 0]);
             value
         });
-        self.round_robin(DataType::IPV4_PORT, values).with([Expr::Nat {
+        self.chosen(by, DataType::IPV4_PORT, values).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: Some((Reg(1), None)),
         }])
     }
 
-    fn round_robin(self, data: DataType, values: impl Iterator<Item = Vec<u8>>) -> Self {
+    fn chosen(self, by: Choice, data: DataType, values: impl Iterator<Item = Vec<u8>>) -> Self {
         let mut map = Set::map(DataType::INTEGER, data);
         for (index, value) in (0_u32..).zip(values) {
             map.elements.insert(index.to_ne_bytes().to_vec(), Element::Value(value));
         }
         let modulus = u32::try_from(map.elements.len()).expect("a map of fewer than 2^32 backends");
-        self.with([
-            Expr::NumgenInc { modulus, to: R },
-            Expr::Lookup { set: SetRef::Anonymous(Box::new(map)), from: R, to: Some(R), vmap: false },
-        ])
+        let rule = match by {
+            Choice::RoundRobin => self.with([Expr::NumgenInc { modulus, to: R }]),
+            Choice::Source => self.with([saddr(), Expr::Hash { from: R, length: 4, modulus, seed: SEED, to: R }]),
+        };
+        rule.with([Expr::Lookup { set: SetRef::Anonymous(Box::new(map)), from: R, to: Some(R), vmap: false }])
     }
 
     /// `masquerade`
@@ -405,6 +440,10 @@ impl Rule {
 
 fn load_port(to: Reg, port: u16) -> Expr {
     Expr::Immediate { to, value: port.to_be_bytes().to_vec() }
+}
+
+fn saddr() -> Expr {
+    Expr::Payload { base: PayloadBase::Network, offset: 12, length: 4, to: R }
 }
 
 fn daddr() -> Expr {

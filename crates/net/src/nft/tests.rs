@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
-use super::expr::{CtKey, Expr, FibOf, MetaKey, PayloadBase, Reg, RejectWith, SetRef};
+use super::expr::{Choice, CtKey, Expr, FibOf, MetaKey, PayloadBase, Reg, RejectWith, SetRef};
 use super::*;
 
 fn namespace() -> OwnedFd {
@@ -48,13 +48,22 @@ fn example() -> Table {
     table.chain("output", base(ChainType::Nat, HookPoint::Output, vec![Rule::new().destination_vmap("vips")]));
     table.chain(
         "web",
-        Chain::regular(vec![Rule::new().dnat_round_robin(&[address(12), address(21)]), Rule::new().dnat(address(12))]),
+        Chain::regular(vec![
+            Rule::new().dnat_chosen(Choice::RoundRobin, &[address(12), address(21)]),
+            Rule::new().dnat(address(12)),
+        ]),
     );
     table.chain(
         "port",
         Chain::regular(vec![
-            Rule::new().l4proto(6).dnat_port_round_robin(&[(address(12), 80), (address(21), 81)]),
+            Rule::new().l4proto(6).dnat_port_chosen(Choice::RoundRobin, &[(address(12), 80), (address(21), 81)]),
             Rule::new().l4proto(6).dnat_port(address(12), 80),
+        ]),
+    );
+    table.chain(
+        "sticky",
+        Chain::regular(vec![
+            Rule::new().l4proto(6).dnat_port_chosen(Choice::Source, &[(address(12), 80), (address(21), 81)]),
         ]),
     );
     table.chain(
@@ -148,6 +157,7 @@ fn nft_prints_what_was_meant() {
         "dnat to numgen inc mod 2 map { 0 : 10.0.1.12, 1 : 10.0.1.21 } dnat to 10.0.1.12",
         "meta l4proto tcp dnat ip to numgen inc mod 2 map { 0 : 10.0.1.12 . 80, 1 : 10.0.1.21 . 81 }",
         "meta l4proto tcp dnat to 10.0.1.12:80",
+        "dnat ip to jhash ip saddr mod 2 seed 0x736b6570 map { 0 : 10.0.1.12 . 80, 1 : 10.0.1.21 . 81 }",
         "chain empty { reject with tcp reset reject }",
         r#"oifname "ing0" ct status dnat fib saddr type local masquerade to :40000-41000"#,
         r#"oifname "ing0" meta l4proto udp snat to :40000-41000"#,
@@ -222,8 +232,8 @@ fn a_thousand_services_fit_in_one_batch() {
     let mut socket = NftSocket::open(&netns).unwrap();
     let mut table = Table::new(Family::Ip, "many", Ownership::Ours);
     crate::balance::Balancers::prepare(&mut table);
-    let backends: Vec<Ipv4Addr> = (0..3).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect();
-    let wanted = (0..1000_u32).map(|n| (Ipv4Addr::from(0x0a02_0000 + n), &backends)).collect();
+    let ring = (0..3).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect::<Vec<_>>().into();
+    let wanted = (0..1000_u32).map(|n| (Ipv4Addr::from(0x0a02_0000 + n), &ring)).collect();
     crate::balance::Balancers::new(0).update(&mut table, &wanted);
     let start = std::time::Instant::now();
     socket.apply(None, &table).unwrap();
@@ -248,7 +258,7 @@ fn a_transaction_makes_before_it_uses_and_lets_go_before_it_removes() {
     let mut map = Set::map(DataType::IPV4, DataType::VERDICT);
     map.elements.insert(address(2).octets().to_vec(), Element::Verdict(Verdict::Goto("web".to_owned())));
     old.sets.insert("vips".to_owned(), map);
-    old.chain("web", Chain::regular(vec![Rule::new().dnat_round_robin(&[address(12), address(13)])]));
+    old.chain("web", Chain::regular(vec![Rule::new().dnat_chosen(Choice::RoundRobin, &[address(12), address(13)])]));
     assert_eq!(
         kinds(&difference(None, &old)),
         [m::NEW_TABLE, m::NEW_SET, m::NEW_CHAIN, m::NEW_SET, m::NEW_ELEMENT, m::NEW_RULE, m::NEW_ELEMENT]

@@ -49,6 +49,7 @@ impl Node {
         if node.spec.role == Role::Manager && spec.role == Role::Worker {
             may_demote(&manager, &view, node)?;
         }
+        skep_model::validate::node_labels(&spec.labels)?;
         let node_id = node.id.clone();
         let batch = Batch::new(now(), vec![Change::SetNodeSpec { node_id: node_id.clone(), spec }])
             .if_version(ObjectKey::Node(node_id), version);

@@ -39,7 +39,7 @@ fn plans(a: &Host, b: &Host, keys: Option<NetworkKeys>) -> [HostPlan; 2] {
     overlay_of(&mut plans[1]).remote = [(on_overlay(11), a.underlay)].into();
     for plan in &mut plans {
         let overlay = overlay_of(plan);
-        overlay.balancers = [(on_overlay(2), vec![on_overlay(12)])].into();
+        overlay.balancers = [(on_overlay(2), vec![on_overlay(12)].into())].into();
         overlay.keys = keys.clone();
         if keys.is_some() {
             overlay.mtu = ENCRYPTED_OVERLAY_MTU;

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use skep_model::plan::Backend;
+use skep_model::plan::{Backend, PublishedPort};
 use skep_model::service::Protocol;
 
 use super::world::*;
@@ -52,7 +52,8 @@ fn no_connection_fails_while_backends_are_swapped() {
     let a = world.host(1, SourceMode::Preserve);
     let with = |backends: &[u8]| {
         let mut plan = plan(&[&a], 0, false);
-        overlay_of(&mut plan).balancers = [(on_overlay(2), backends.iter().map(|b| on_overlay(*b)).collect())].into();
+        overlay_of(&mut plan).balancers =
+            [(on_overlay(2), backends.iter().map(|b| on_overlay(*b)).collect::<Vec<_>>().into())].into();
         plan
     };
     let layouts = [with(&[11, 12, 13]), with(&[12, 13]), with(&[13, 11, 12, 13]), with(&[11])];
@@ -72,8 +73,10 @@ fn no_connection_through_the_mesh_fails_while_backends_are_swapped() {
     let outside = world.outside(9);
     let with = |backends: &[u8]| {
         let mut plan = plan(&[&a], 0, true);
-        let backends = backends.iter().map(|last| Backend { address: on_overlay(*last), port: 80 }).collect();
-        plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), backends)].into();
+        let backend = |last: &u8| Backend { address: on_overlay(*last), port: 80 };
+        let ring = backends.iter().map(backend).collect::<Vec<_>>().into();
+        let port = PublishedPort { ring, ..PublishedPort::default() };
+        plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), port)].into();
         plan
     };
     let layouts = [with(&[11, 12, 13]), with(&[12, 13]), with(&[13, 11, 12, 13]), with(&[11])];
@@ -90,7 +93,7 @@ fn no_connection_fails_while_daemons_are_restarted() {
     let world = World::new();
     let a = world.host(1, SourceMode::Preserve);
     let mut plan = plan(&[&a], 0, true);
-    overlay_of(&mut plan).balancers = [(on_overlay(2), vec![on_overlay(11), on_overlay(12)])].into();
+    overlay_of(&mut plan).balancers = [(on_overlay(2), vec![on_overlay(11), on_overlay(12)].into())].into();
     world.apply(&a, &plan);
     let tasks = [11, 12].map(|last| world.task(&a, last));
     let client = world.task(&a, 20);
@@ -117,12 +120,12 @@ fn a_thousand_services_are_applied_and_one_is_changed() {
     let backends: Vec<Ipv4Addr> = (1..=3).map(|n| address(9, n)).collect();
     let there = Ipv4Addr::new(192, 168, 50, 77);
     let overlay = overlay_of(&mut plan);
-    overlay.balancers = (0..1000).map(|n| (address(8, n), backends.clone())).collect();
+    overlay.balancers = (0..1000).map(|n| (address(8, n), backends.clone().into())).collect();
     overlay.remote = (0..3000).map(|n| (address(9, n), there)).collect();
     plan.ingress.as_mut().unwrap().ports = (0..1000)
         .map(|n| {
-            let backends = backends.iter().map(|address| Backend { address: *address, port: 80 }).collect();
-            ((Protocol::Tcp, 20_000 + n), backends)
+            let backends: Vec<_> = backends.iter().map(|address| Backend { address: *address, port: 80 }).collect();
+            ((Protocol::Tcp, 20_000 + n), PublishedPort { ring: backends.into(), ..PublishedPort::default() })
         })
         .collect();
     let start = Instant::now();
@@ -131,7 +134,7 @@ fn a_thousand_services_are_applied_and_one_is_changed() {
     let start = Instant::now();
     assert_eq!(world.apply(&a, &plan).changes, 0);
     let none = start.elapsed();
-    overlay_of(&mut plan).balancers.values_mut().next().unwrap().pop();
+    overlay_of(&mut plan).balancers.values_mut().next().unwrap().backends.pop();
     let start = Instant::now();
     // Removal of a chain's rules, a map, its elements, two rules.
     assert_eq!(world.apply(&a, &plan).changes, 5);

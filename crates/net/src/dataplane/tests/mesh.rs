@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
-use skep_model::plan::{Backend, HostPlan};
+use skep_model::plan::{Backend, HostPlan, PublishedPort, Ring};
 use skep_model::service::Protocol;
 
 use super::world::*;
@@ -23,8 +23,9 @@ fn plans(hosts: &[&Host], backends: &[u8]) -> Vec<HostPlan> {
             }
             let backends: Vec<Backend> =
                 backends.iter().map(|last| Backend { address: on_overlay(*last), port: 80 }).collect();
+            let port = PublishedPort { ring: backends.into(), ..PublishedPort::default() };
             plan.ingress.as_mut().unwrap().ports =
-                [((Protocol::Tcp, 8080), backends.clone()), ((Protocol::Udp, 8080), backends)].into();
+                [((Protocol::Tcp, 8080), port.clone()), ((Protocol::Udp, 8080), port)].into();
             plan
         })
         .collect()
@@ -87,6 +88,70 @@ fn the_mesh_works_without_policy_routing() {
 }
 
 #[test]
+fn of_two_ports_one_can_hide_the_clients_address() {
+    let world = World::new();
+    let hosts = [world.host(1, SourceMode::Preserve), world.host(2, SourceMode::Preserve)];
+    let hosts: Vec<&Host> = hosts.iter().collect();
+    let outside = world.outside(9);
+    let mut plans: Vec<HostPlan> = (0..2).map(|me| plan(&hosts, me, true)).collect();
+    overlay_of(&mut plans[0]).remote.insert(on_overlay(21), hosts[1].underlay);
+    let task = |port| Ring::from(vec![Backend { address: on_overlay(21), port }]);
+    let told = |plans: &mut [HostPlan], masquerade| {
+        for (host, plan) in hosts.iter().zip(plans) {
+            let port = |masquerade| PublishedPort { ring: task(80), masquerade };
+            plan.ingress.as_mut().unwrap().ports = [
+                ((Protocol::Tcp, 8080), port(masquerade)),
+                ((Protocol::Udp, 8080), port(masquerade)),
+                ((Protocol::Tcp, 8081), port(false)),
+            ]
+            .into();
+            world.apply(host, plan);
+        }
+    };
+    told(&mut plans, true);
+    let task = world.task(hosts[1], 21);
+    let _server = Server::start(&task.namespace, 80, "task");
+    for (host, leg) in hosts.iter().zip([240, 241]) {
+        let leg = format!("task {}", on_overlay(leg));
+        assert_eq!(ask(&outside, host.underlay, 8080).unwrap(), leg);
+        assert_eq!(ask_udp(&outside, host.underlay, 8080).unwrap(), leg);
+        assert_eq!(ask(&outside, host.underlay, 8081).unwrap(), "task 192.168.50.9");
+    }
+    told(&mut plans, false);
+    assert_eq!(ask(&outside, hosts[0].underlay, 8080).unwrap(), "task 192.168.50.9");
+}
+
+#[test]
+fn by_client_every_host_gives_the_same_task() {
+    let world = World::new();
+    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
+    let hosts: Vec<&Host> = hosts.iter().collect();
+    let slots: Vec<u8> = (0..64).map(|slot| if slot % 2 == 0 { 21 } else { 31 }).collect();
+    for (host, mut plan) in hosts.iter().zip(plans(&hosts, &slots)) {
+        plan.ingress.as_mut().unwrap().ports.values_mut().for_each(|port| port.ring.by_client = true);
+        world.apply(host, &plan);
+    }
+    let tasks = [world.task(hosts[1], 21), world.task(hosts[2], 31)];
+    let _servers: Vec<_> =
+        tasks.iter().map(|task| Server::start(&task.namespace, 80, &task.address.to_string())).collect();
+    let answered: BTreeSet<String> = (9..=20)
+        .map(|last| {
+            let client = world.outside(last);
+            let mut answers = BTreeSet::new();
+            for host in &hosts {
+                for _ in 0..2 {
+                    let answer = ask(&client, host.underlay, 8080).unwrap();
+                    answers.insert(answer.split_once(' ').unwrap().0.to_owned());
+                }
+            }
+            assert_eq!(answers.len(), 1, "client {last}: {answers:?}");
+            answers.into_iter().next().unwrap()
+        })
+        .collect();
+    assert_eq!(answered.len(), 2, "of twelve clients some get either");
+}
+
+#[test]
 fn a_client_port_used_with_several_hosts_is_no_collision() {
     let world = World::new();
     let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
@@ -127,7 +192,8 @@ fn published_ports_are_held_and_one_that_is_taken_is_told() {
         |port: u16| host.namespace.run(|| std::net::TcpListener::bind(("0.0.0.0", port)).is_err()).unwrap();
     let other = host.namespace.run(|| std::net::TcpListener::bind("0.0.0.0:8081").unwrap()).unwrap();
     let mut plan = plan(&[&host], 0, true);
-    plan.ingress.as_mut().unwrap().ports = [8080, 8081].map(|port| ((Protocol::Tcp, port), Vec::new())).into();
+    plan.ingress.as_mut().unwrap().ports =
+        [8080, 8081].map(|port| ((Protocol::Tcp, port), PublishedPort::default())).into();
     let report = world.block_on(host.dataplane.apply(&plan));
     assert_eq!(report.failures.len(), 1);
     assert!(report.failures[0].starts_with("published port 8081/tcp could not be reserved"), "{:?}", report.failures);
@@ -147,7 +213,8 @@ fn a_new_daemon_adopts_the_mesh_and_an_unwanted_one_goes() {
     let outside = world.outside(9);
     let mut plan = plan(&[&host], 0, true);
     let backend = Backend { address: on_overlay(21), port: 80 };
-    plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), vec![backend])].into();
+    let port = PublishedPort { ring: vec![backend].into(), ..PublishedPort::default() };
+    plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), port)].into();
     world.apply(&host, &plan);
     let task = world.task(&host, 21);
     let _server = Server::start(&task.namespace, 80, "task");

@@ -14,8 +14,8 @@ fn plans(a: &Host, b: &Host, backends: &[u8]) -> [skep_model::plan::HostPlan; 2]
     overlay_of(&mut plans[0]).remote = [(on_overlay(12), b.underlay)].into();
     overlay_of(&mut plans[1]).remote = [11, 13].map(|last| (on_overlay(last), a.underlay)).into();
     for plan in &mut plans {
-        let backends = backends.iter().map(|last| on_overlay(*last)).collect();
-        overlay_of(plan).balancers = [(on_overlay(2), backends)].into();
+        let backends: Vec<_> = backends.iter().map(|last| on_overlay(*last)).collect();
+        overlay_of(plan).balancers = [(on_overlay(2), backends.into())].into();
     }
     plans
 }
@@ -49,6 +49,14 @@ fn containers_reach_each_other_and_services_across_hosts() {
         assert_eq!(count.into_values().collect::<Vec<_>>(), [3, 3, 3]);
         assert!(ask_udp(&client.namespace, on_overlay(2), 80).unwrap().ends_with(&client.address.to_string()));
     }
+
+    // By client, each keeps the one that it got.
+    let [mut plan_a, _] = plans(&a, &b, &[11, 12, 13]);
+    overlay_of(&mut plan_a).balancers.values_mut().for_each(|ring| ring.by_client = true);
+    world.apply(&a, &plan_a);
+    let answers: std::collections::BTreeSet<_> =
+        (0..6).map(|_| ask(&tasks[0].namespace, on_overlay(2), 80).unwrap()).collect();
+    assert_eq!(answers.len(), 1, "{answers:?}");
 
     // With nobody behind it a connection is refused at once.
     let [plan_a, plan_b] = plans(&a, &b, &[]);

@@ -1,6 +1,6 @@
 //! What somebody else has changed in the kernel is made good, and nothing else.
 
-use skep_model::plan::{Backend, HostPlan};
+use skep_model::plan::{Backend, HostPlan, PublishedPort};
 use skep_model::service::Protocol;
 
 use super::world::*;
@@ -45,9 +45,10 @@ fn plans(hosts: &[&Host; 2]) -> [HostPlan; 2] {
     [(0, 21), (1, 11)].map(|(me, other)| {
         let mut plan = plan(hosts, me, true);
         overlay_of(&mut plan).remote.insert(on_overlay(other), hosts[1 - me].underlay);
-        overlay_of(&mut plan).balancers = [(on_overlay(2), [on_overlay(21)].into())].into();
-        let backends = vec![Backend { address: on_overlay(21), port: 80 }];
-        plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), backends)].into();
+        overlay_of(&mut plan).balancers = [(on_overlay(2), vec![on_overlay(21)].into())].into();
+        let ring = vec![Backend { address: on_overlay(21), port: 80 }].into();
+        let port = PublishedPort { ring, ..PublishedPort::default() };
+        plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), port)].into();
         plan
     })
 }
