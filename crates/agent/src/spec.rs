@@ -325,6 +325,7 @@ fn endpoints(
             network: attachment.network_id.to_string(),
             aliases,
             address: Some(address),
+            address6: None,
             mac: Some(mac_of(address)),
             driver_options: BTreeMap::new(),
         }

@@ -2,8 +2,10 @@
 //! task's attachment.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::fmt::Display;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::Ipv6Net;
 use serde::{Deserialize, Serialize};
 use skep_model::Labels;
 use skep_model::network as model;
@@ -258,8 +260,8 @@ impl EndpointSettings {
     /// What is asked for on `network`; refuses what a connection here cannot have.
     pub fn into_request(self, network: String) -> Result<skep_model::sandbox::EndpointRequest, ConvertError> {
         let ipam = self.ipam_config.unwrap_or_default();
-        if !ipam.ipv6_address.is_empty() || !ipam.link_local_ips.is_empty() {
-            return ConvertError::unserved("an IPv6 or link-local address of a container");
+        if !ipam.link_local_ips.is_empty() {
+            return ConvertError::unserved("a link-local address of a container");
         }
         if self.links.is_some_and(|links| !links.is_empty()) {
             return ConvertError::unserved("linking containers");
@@ -268,11 +270,16 @@ impl EndpointSettings {
             "" => None,
             text => Some(text.parse().map_err(|_| ConvertError::Invalid(format!("invalid IPv4 address: {text}")))?),
         };
+        let address6 = match ipam.ipv6_address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| ConvertError::Invalid(format!("invalid IPv6 address: {text}")))?),
+        };
         let mac = if self.mac_address.is_empty() { None } else { Some(parse_mac(&self.mac_address)?) };
         Ok(skep_model::sandbox::EndpointRequest {
             network,
             aliases: self.aliases.unwrap_or_default(),
             address,
+            address6,
             mac,
             driver_options: self.driver_opts.unwrap_or_default(),
         })
@@ -351,7 +358,17 @@ fn asked_configs(spec: &model::NetworkSpec) -> Vec<IpamConfig> {
     }]
 }
 
-fn texts(auxiliary: &BTreeMap<String, Ipv4Addr>) -> BTreeMap<String, String> {
+/// The IPv6 half of an IPAM configuration, of the gateway with the subnet's prefix length.
+fn config6(gateway: Ipv6Net, asked: Option<&model::Ipv6Pool>) -> IpamConfig {
+    IpamConfig {
+        subnet: gateway.trunc().to_string(),
+        gateway: gateway.addr().to_string(),
+        ip_range: asked.and_then(|pool| pool.ip_range).map(|range| range.to_string()).unwrap_or_default(),
+        auxiliary_addresses: asked.map(|pool| texts(&pool.auxiliary)).unwrap_or_default(),
+    }
+}
+
+fn texts(auxiliary: &BTreeMap<String, impl Display>) -> BTreeMap<String, String> {
     auxiliary.iter().map(|(name, address)| (name.clone(), address.to_string())).collect()
 }
 
@@ -392,6 +409,7 @@ impl From<&LocalNetwork> for NetworkResource {
             ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
             auxiliary_addresses: texts(&network.spec.auxiliary),
         });
+        let config6 = network.gateway6.map(|gateway| config6(gateway, network.spec.pool6.as_ref()));
         Self {
             name: network.spec.name.clone(),
             id: network.id.to_string(),
@@ -400,7 +418,7 @@ impl From<&LocalNetwork> for NetworkResource {
             driver: network.spec.driver.clone(),
             enable_ipv4: true,
             enable_ipv6: network.spec.ipv6,
-            ipam: Ipam { driver: "default".into(), options: None, config: config.into_iter().collect() },
+            ipam: Ipam { driver: "default".into(), options: None, config: config.into_iter().chain(config6).collect() },
             internal: network.spec.internal,
             attachable: network.spec.attachable,
             options: network.spec.options.clone(),
@@ -417,6 +435,47 @@ pub enum CreateSpec {
     Local(LocalNetworkSpec),
 }
 
+fn parsed<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, ConvertError> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| ConvertError::Invalid(format!("invalid {what}: {text}"))),
+    }
+}
+
+impl IpamConfig {
+    /// By the first of its members that says.
+    fn is_ipv6(&self) -> bool {
+        let texts = [&self.subnet, &self.gateway, &self.ip_range];
+        texts.into_iter().find(|text| !text.is_empty()).is_some_and(|text| text.contains(':'))
+    }
+
+    /// What it asks of a network's IPv6 addresses.
+    fn into_pool6(self, ipv6: bool) -> Result<model::Ipv6Pool, ConvertError> {
+        let refuse = |text: String| Err(ConvertError::Invalid(format!("invalid network config:\n{text}")));
+        let Some(subnet) = parsed::<Ipv6Net>(&self.subnet, "subnet")? else {
+            return refuse("an IPv6 gateway or ip-range needs an IPv6 subnet: add --subnet".to_owned());
+        };
+        if !ipv6 {
+            return refuse(format!("IPv6 subnet {subnet} on a network without IPv6: add --ipv6"));
+        }
+        if subnet.trunc() != subnet {
+            return refuse(format!("invalid subnet {subnet}: it should be {}", subnet.trunc()));
+        }
+        let gateway: Option<Ipv6Addr> = parsed(&self.gateway, "gateway address")?;
+        if let Some(gateway) = gateway.filter(|gateway| !subnet.contains(gateway)) {
+            return refuse(format!("invalid gateway {gateway}: parent subnet is {subnet}"));
+        }
+        let mut auxiliary = BTreeMap::new();
+        for (name, text) in self.auxiliary_addresses {
+            match parsed(&text, "auxiliary address")?.filter(|address| subnet.contains(address)) {
+                Some(address) => _ = auxiliary.insert(name, address),
+                None => return refuse(format!("invalid auxiliary address {name}: parent subnet is {subnet}")),
+            }
+        }
+        Ok(model::Ipv6Pool { subnet, gateway, ip_range: parsed(&self.ip_range, "ip-range")?, auxiliary })
+    }
+}
+
 impl CreateRequest {
     pub fn into_spec(self) -> Result<CreateSpec, ConvertError> {
         if self.name.trim().is_empty() {
@@ -424,9 +483,6 @@ impl CreateRequest {
         }
         if self.config_only || self.config_from.as_ref().is_some_and(|c| !c.network.is_empty()) {
             return ConvertError::unserved("a configuration-only network (--config-only, --config-from)");
-        }
-        if self.enable_ipv6 == Some(true) {
-            return ConvertError::unserved("IPv6 on a network");
         }
         if self.enable_ipv4 == Some(false) {
             return ConvertError::unserved("a network without IPv4");
@@ -438,16 +494,13 @@ impl CreateRequest {
         if ipam.options.is_some_and(|o| !o.is_empty()) {
             return ConvertError::unserved("IPAM options");
         }
-        if ipam.config.len() > 1 {
-            return ConvertError::unserved("more than one subnet on a network");
+        let ipv6 = self.enable_ipv6 == Some(true);
+        let (six, four): (Vec<_>, Vec<_>) = ipam.config.into_iter().partition(IpamConfig::is_ipv6);
+        if four.len() > 1 || six.len() > 1 {
+            return ConvertError::unserved("more than one subnet of an IP version on a network");
         }
-        let config = ipam.config.into_iter().next().unwrap_or_default();
-        fn parsed<T: std::str::FromStr>(text: &str, what: &str) -> Result<Option<T>, ConvertError> {
-            match text {
-                "" => Ok(None),
-                text => text.parse().map(Some).map_err(|_| ConvertError::Invalid(format!("invalid {what}: {text}"))),
-            }
-        }
+        let pool6 = six.into_iter().next().map(|config| config.into_pool6(ipv6)).transpose()?;
+        let config = four.into_iter().next().unwrap_or_default();
         let subnet: Option<ipnet::Ipv4Net> = parsed(&config.subnet, "subnet")?;
         if let Some(subnet) = subnet.filter(|s| s.trunc() != *s) {
             return ConvertError::invalid(format!(
@@ -488,11 +541,12 @@ impl CreateRequest {
                 attachable: self.attachable,
                 internal: self.internal,
                 ingress: self.ingress,
-                ipv6: false,
+                ipv6,
                 subnet,
                 gateway,
                 ip_range,
                 auxiliary,
+                pool6,
             })),
             "" | "bridge" => {
                 if self.scope == "swarm" || self.ingress {
@@ -509,7 +563,8 @@ impl CreateRequest {
                     gateway,
                     ip_range,
                     auxiliary,
-                    ipv6: false,
+                    ipv6,
+                    pool6,
                 }))
             }
             "host" | "null" => {
@@ -544,6 +599,13 @@ mod tests {
         };
         assert_eq!(spec.subnet, Some("10.9.0.0/24".parse().unwrap()));
         assert!(spec.attachable);
+        let body = br#"{"Name":"s","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd00::/64","Gateway":"fd00::9"},{"Subnet":"10.1.0.0/24"}]}}"#;
+        let CreateSpec::Local(spec) = go_json::decode::<CreateRequest>(body).unwrap().into_spec().unwrap() else {
+            panic!()
+        };
+        let pool6 = spec.pool6.unwrap();
+        assert_eq!((spec.ipv6, spec.subnet), (true, Some("10.1.0.0/24".parse().unwrap())));
+        assert_eq!((pool6.subnet, pool6.gateway), ("fd00::/64".parse().unwrap(), Some("fd00::9".parse().unwrap())));
         let body = br#"{"Name":"b","Driver":"bridge","IPAM":{"Driver":"default","Config":[]}}"#;
         assert!(matches!(go_json::decode::<CreateRequest>(body).unwrap().into_spec(), Ok(CreateSpec::Local(_))));
     }
@@ -553,7 +615,16 @@ mod tests {
         let refused = |body: &str| go_json::decode::<CreateRequest>(body.as_bytes()).unwrap().into_spec().unwrap_err();
         assert!(matches!(refused(r#"{"Name":"a","Driver":"macvlan"}"#), ConvertError::Unserved(_)));
         assert!(matches!(refused(r#"{"Driver":"overlay"}"#), ConvertError::Invalid(_)));
-        assert!(matches!(refused(r#"{"Name":"a","Driver":"overlay","EnableIPv6":true}"#), ConvertError::Unserved(_)));
+        for (ipv6, config) in [
+            (false, r#"{"Subnet":"fd00::/64"}"#),
+            (true, r#"{"Subnet":"fd00::1/64"}"#),
+            (true, r#"{"Subnet":"fd00::/64","Gateway":"fd01::1"}"#),
+            (true, r#"{"Subnet":"fd00::/64","AuxiliaryAddresses":{"b":"fd01::1"}}"#),
+            (true, r#"{"IPRange":"fd00::/80"}"#),
+        ] {
+            let body = format!(r#"{{"Name":"a","EnableIPv6":{ipv6},"IPAM":{{"Config":[{config}]}}}}"#);
+            assert!(matches!(refused(&body), ConvertError::Invalid(_)), "{body}");
+        }
         assert!(matches!(
             refused(r#"{"Name":"a","IPAM":{"Config":[{"Subnet":"10.0.0.0/24","Gateway":"10.1.0.1"}]}}"#),
             ConvertError::Invalid(_)

@@ -17,7 +17,6 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker search | 501
     // conformance: absent | docker service create --log-driver gelf, fluentd, … | 501
     // conformance: absent | docker network create --driver macvlan | 501
-    // conformance: absent | docker network create --ipv6 | 501
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
     // conformance: absent | docker run --network, docker network connect, of an overlay | 501: services only
@@ -30,7 +29,6 @@ fn what_is_absent_says_so() {
         "search anything",
         "service create --detach --name sys --log-driver gelf busybox",
         "network create --driver macvlan mac",
-        "network create --driver overlay --ipv6 six",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
         "run --rm --network over busybox true",

@@ -1,15 +1,15 @@
 //! Questions and answers of the container resolver at 127.0.0.11, free of wire format.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What a container asked. Names are lower case without the trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     A(String),
     Aaaa(String),
-    /// Reverse look-up of an IPv4 address.
-    Ptr(Ipv4Addr),
+    /// Reverse look-up of an address.
+    Ptr(IpAddr),
     Srv(String),
     /// Any other type, for a name.
     Other(String),
@@ -47,4 +47,6 @@ pub struct Zone {
     pub names: BTreeMap<String, Vec<Ipv4Addr>>,
     /// Address -> names, for PTR.
     pub addresses: BTreeMap<Ipv4Addr, Vec<String>>,
+    /// IPv6 addresses by the IPv4 address of the same endpoint; empty on a network without them.
+    pub six: BTreeMap<Ipv4Addr, Ipv6Addr>,
 }

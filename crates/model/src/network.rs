@@ -1,9 +1,9 @@
 //! Swarm-scoped networks. (Bridge networks of one host are the business of `net` and are described in [`crate::sandbox`].)
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretBytes;
@@ -39,6 +39,18 @@ pub struct NetworkSpec {
     pub ip_range: Option<Ipv4Net>,
     /// Addresses nobody is given, by the name of what has them outside Docker.
     pub auxiliary: BTreeMap<String, Ipv4Addr>,
+    /// What the user asked of its IPv6 addresses; `None` with `ipv6` is a subnet chosen for it.
+    pub pool6: Option<Ipv6Pool>,
+}
+
+/// The IPv6 subnet a user chose for a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ipv6Pool {
+    pub subnet: Ipv6Net,
+    pub gateway: Option<Ipv6Addr>,
+    pub ip_range: Option<Ipv6Net>,
+    /// Addresses nobody is given, by the name of what has them outside Docker.
+    pub auxiliary: BTreeMap<String, Ipv6Addr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,4 +135,21 @@ pub const ENCRYPTED_OVERLAY_MTU: u32 = 1390;
 pub fn mac_of(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
     [0x02, 0x42, a, b, c, d]
+}
+
+/// The IPv6 subnet of a network nobody chose one for: a /64 of the unique local addresses (RFC 4193), whose 40 random bits
+/// follow from the network's id. So every host and every leader says the same, and no two networks share one.
+pub fn unique_local_subnet(id: &NetworkId) -> Ipv6Net {
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = id.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
+    let [.., a, b, c, d, e] = hash.to_be_bytes();
+    let group = |high, low| u16::from_be_bytes([high, low]);
+    let address = Ipv6Addr::new(group(0xfd, a), group(b, c), group(d, e), 0, 0, 0, 0, 0);
+    Ipv6Net::new_assert(address, 64)
+}
+
+/// The gateway of an IPv6 subnet nobody chose one for: the first address after the subnet's own.
+pub fn first_host6(subnet: Ipv6Net) -> Ipv6Addr {
+    let first = u128::from(subnet.network()).saturating_add(1);
+    Ipv6Addr::from(first.min(u128::from(subnet.broadcast())))
 }

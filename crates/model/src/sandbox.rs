@@ -4,12 +4,13 @@
 //! between them, through the node.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::network::Ipv6Pool;
 use crate::service::Protocol;
 use crate::{ContainerId, EndpointId, Labels, NetworkId, Timestamp};
 
@@ -54,6 +55,9 @@ pub struct EndpointRequest {
     pub aliases: Vec<String>,
     /// A fixed address; on overlays always given, by the allocator.
     pub address: Option<Ipv4Addr>,
+    /// A fixed IPv6 address, on networks of this host that have them.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     pub mac: Option<[u8; 6]>,
     pub driver_options: BTreeMap<String, String>,
 }
@@ -87,6 +91,10 @@ pub struct EndpointInfo {
     pub endpoint_id: EndpointId,
     pub address: Ipv4Net,
     pub gateway: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub address6: Option<Ipv6Net>,
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Addr>,
     pub mac: [u8; 6],
     pub aliases: Vec<String>,
     /// Names that resolve to it: container name, short id, aliases.
@@ -114,6 +122,9 @@ pub struct LocalNetwork {
     /// Given when made; `None` for host and none.
     pub subnet: Option<Ipv4Net>,
     pub gateway: Option<Ipv4Addr>,
+    /// The gateway with the subnet's prefix length; `None` for a network without IPv6.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Net>,
     /// Who is connected now.
     pub endpoints: BTreeMap<ContainerId, EndpointInfo>,
 }
@@ -134,4 +145,6 @@ pub struct LocalNetworkSpec {
     /// Addresses nobody is given, by the name of what has them outside Docker.
     pub auxiliary: BTreeMap<String, Ipv4Addr>,
     pub ipv6: bool,
+    /// What the user asked of its IPv6 addresses; `None` with `ipv6` is a subnet chosen for it.
+    pub pool6: Option<Ipv6Pool>,
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bridge::{Networks, Stored, default_spec, driver, gwbridge_spec, is_predefined, rules};
+use crate::bridge::{Networks, Stored, default_spec, driver, gwbridge_spec, is_predefined, rules, rules6};
 use crate::config::NetConfig;
 use crate::dataplane::{Dataplane, DataplaneConfig};
 use crate::dns::Forwarder;
@@ -55,6 +55,7 @@ pub(crate) struct State {
     pub(crate) sandboxes: BTreeMap<ContainerId, Record>,
     pub(crate) ports: Ports,
     firewall: Firewall,
+    firewall6: Firewall,
 }
 
 /// The rules in force.
@@ -62,6 +63,8 @@ struct Firewall {
     socket: NftSocket,
     current: Option<Table>,
     there: bool,
+    /// There is a table that ought to be in force.
+    needed: bool,
 }
 
 impl Host {
@@ -71,7 +74,8 @@ impl Host {
         let mut networks = Networks::new(&config.default_address_pools);
         let path = networks_path(&config);
         networks.load(&path).context(|| format!("read {}", path.display()))?;
-        let firewall = Firewall::open(&namespace, &config.tag)?;
+        let firewall = Firewall::open(&namespace, Family::Ip, &config.tag)?;
+        let firewall6 = Firewall::open(&namespace, Family::Ip6, &config.tag)?;
         let dataplane = Dataplane::new(DataplaneConfig {
             exec_root: config.exec_root.clone(),
             tag: config.tag.clone(),
@@ -86,7 +90,7 @@ impl Host {
             forwarder: Forwarder::new(),
             overlays: watch::Sender::new(BTreeMap::new()),
             resolvers: Mutex::default(),
-            state: Mutex::new(State { networks, sandboxes: BTreeMap::new(), ports: Ports::new(), firewall }),
+            state: Mutex::new(State { networks, sandboxes: BTreeMap::new(), ports: Ports::new(), firewall, firewall6 }),
             turns: Mutex::default(),
             network_turn: tokio::sync::Mutex::new(()),
             tasks: TaskTracker::new(),
@@ -223,7 +227,7 @@ impl Host {
             }
         }
         let mut state = self.state();
-        if state.firewall.look_again()? {
+        if state.firewall.look_again()? | state.firewall6.look_again()? {
             state.sync_firewall(&self.config.tag)?;
             changes += 1;
         }
@@ -258,24 +262,30 @@ impl State {
     pub(crate) fn sync_firewall(&mut self, tag: &str) -> Result<()> {
         let bridges: Vec<rules::Bridge> = self.networks.all().filter_map(Stored::rules).collect();
         let table = rules::table(tag, bridges.iter(), self.ports.published());
-        self.firewall.apply(table)
+        self.firewall.apply(table)?;
+        // A kernel without IPv6 has no such networks and is asked for no such table.
+        let bridges: Vec<rules6::Bridge6> = self.networks.all().filter_map(Stored::rules6).collect();
+        if bridges.is_empty() && !self.firewall6.there && !self.firewall6.needed {
+            return Ok(());
+        }
+        self.firewall6.apply(rules6::table(tag, bridges.iter(), self.ports.published()))
     }
 }
 
 impl Firewall {
-    fn open(namespace: &Namespace, tag: &str) -> Result<Self> {
+    fn open(namespace: &Namespace, family: Family, tag: &str) -> Result<Self> {
         let mut socket = NftSocket::open(namespace.fd()).map_err(failed_to("open the firewall"))?;
         let name = rules::table_name(tag);
-        let there = socket.tables(Family::Ip, &name).map_err(failed_to("open the firewall"))?.contains(&name);
-        Ok(Self { socket, current: None, there })
+        let there = socket.tables(family, &name).map_err(failed_to("open the firewall"))?.contains(&name);
+        Ok(Self { socket, current: None, there, needed: false })
     }
 
     /// True if somebody else has changed or removed the rules, as `nft flush ruleset` does: they are then made anew.
     fn look_again(&mut self) -> Result<bool> {
-        let Some(table) = &self.current else { return Ok(true) };
+        let Some(table) = &self.current else { return Ok(self.needed) };
         let whole = self.socket.has(table).map_err(failed_to("look at the firewall"))?;
         if !whole {
-            let tables = self.socket.tables(Family::Ip, &table.name).map_err(failed_to("look at the firewall"))?;
+            let tables = self.socket.tables(table.family, &table.name).map_err(failed_to("look at the firewall"))?;
             self.there = tables.contains(&table.name);
             self.current = None;
         }
@@ -283,6 +293,7 @@ impl Firewall {
     }
 
     fn apply(&mut self, table: Table) -> Result<()> {
+        self.needed = true;
         // An earlier daemon's table is replaced in one transaction: `difference` does so when the shapes differ.
         let stranger = Table::new(table.family, table.name.clone(), Ownership::Ours);
         let old = self.current.as_ref().or(self.there.then_some(&stranger));

@@ -79,7 +79,7 @@ fn published_ports_lead_in_from_everywhere() {
             port(80, Protocol::Tcp, None, 0),
         ];
         let sandbox = net.setup_sandbox(&web).await.unwrap();
-        let random = sandbox.published[3].host_port;
+        let random = sandbox.published.last().unwrap().host_port;
         let inside = netns(&sandbox);
         let (_tcp, _udp) = (Server::tcp(&inside, 80), Server::udp(&inside, 53));
 

@@ -6,7 +6,7 @@
 //! The rules are libnetwork's (`sandbox.ResolveName`): the whole name on each network in the container's order first, then
 //! `name.network` with the split at every dot, so that names with dots in them are found too.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use skep_model::dns::{Answer, Question, Zone};
 
@@ -17,13 +17,21 @@ mod tests;
 pub fn answer(zones: &[&Zone], question: &Question) -> Answer {
     match question {
         Question::A(name) => match find(zones, name) {
-            Some(addresses) if !addresses.is_empty() => Answer::A(addresses.to_vec()),
+            Some((_, addresses)) if !addresses.is_empty() => Answer::A(addresses.to_vec()),
             // A service without a running task: its name is ours, and must not be looked for elsewhere.
             Some(_) => Answer::NoData,
             None => elsewhere(zones),
         },
-        // Networks have IPv4 only. The name must not go upstream, or a client that asks for both gets a stranger's address.
-        Question::Aaaa(name) | Question::Other(name) => known(zones, find(zones, name).is_some()),
+        Question::Aaaa(name) => match find(zones, name) {
+            Some((zone, addresses)) => match six(zone, addresses) {
+                // On a network without IPv6. The name must not go upstream, or a client that asks for both gets a
+                // stranger's address.
+                list if list.is_empty() => Answer::NoData,
+                list => Answer::Aaaa(list),
+            },
+            None => elsewhere(zones),
+        },
+        Question::Other(name) => known(zones, find(zones, name).is_some()),
         Question::Srv(name) => {
             let service = service_of(name);
             known(zones, find(zones, name).or_else(|| service.and_then(|service| find(zones, service))).is_some())
@@ -45,18 +53,19 @@ fn elsewhere(zones: &[&Zone]) -> Answer {
     if sealed { Answer::NxDomain } else { Answer::Forward }
 }
 
-fn find<'a>(zones: &[&'a Zone], name: &str) -> Option<&'a [Ipv4Addr]> {
+fn six(zone: &Zone, addresses: &[Ipv4Addr]) -> Vec<Ipv6Addr> {
+    addresses.iter().filter_map(|address| zone.six.get(address)).copied().collect()
+}
+
+fn find<'a>(zones: &[&'a Zone], name: &str) -> Option<(&'a Zone, &'a [Ipv4Addr])> {
     let name = name.to_ascii_lowercase();
-    if let Some(addresses) = zones.iter().find_map(|zone| zone.names.get(&name)) {
-        return Some(addresses);
+    let of = |zone: &&'a Zone, name: &str| Some((*zone, zone.names.get(name)?.as_slice()));
+    if let Some(found) = zones.iter().find_map(|zone| of(zone, &name)) {
+        return Some(found);
     }
     name.match_indices('.').find_map(|(dot, _)| {
         let (host, network) = (&name[..dot], &name[dot + 1..]);
-        zones
-            .iter()
-            .filter(|zone| zone.network_name.eq_ignore_ascii_case(network))
-            .find_map(|zone| zone.names.get(host))
-            .map(Vec::as_slice)
+        zones.iter().filter(|zone| zone.network_name.eq_ignore_ascii_case(network)).find_map(|zone| of(zone, host))
     })
 }
 
@@ -68,8 +77,12 @@ fn service_of(name: &str) -> Option<&str> {
 }
 
 /// Names come back as `name.network`, which is how they can be asked for again.
-fn find_address(zones: &[&Zone], address: Ipv4Addr) -> Option<Vec<String>> {
+fn find_address(zones: &[&Zone], address: IpAddr) -> Option<Vec<String>> {
     zones.iter().find_map(|zone| {
+        let address = match address {
+            IpAddr::V4(address) => address,
+            IpAddr::V6(address) => *zone.six.iter().find(|(_, six)| **six == address)?.0,
+        };
         let names = zone.addresses.get(&address).filter(|names| !names.is_empty())?;
         Some(names.iter().map(|name| format!("{name}.{}", zone.network_name)).collect())
     })

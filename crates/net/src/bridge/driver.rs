@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use skep_model::network::mac_of;
 
 use super::Stored;
@@ -31,9 +31,38 @@ pub(crate) fn ensure_bridge(host: &Namespace, stored: &Stored) -> io::Result<boo
     let conf = |key: &str| format!("ipv4/conf/{}/{key}", stored.link);
     // 127.0.0.1 of the host reaches published ports: the packet is sent to the container and must pass this bridge. Rule
     // chain `raw` drops such packets that a container made up.
-    let (route_localnet, ipv6) = (conf("route_localnet"), format!("ipv6/conf/{}/disable_ipv6", stored.link));
-    host.write_sysctls(&[("ipv4/ip_forward", "1"), (&route_localnet, "1"), (&ipv6, "1")])?;
+    host.write_sysctls(&[("ipv4/ip_forward", "1"), (&conf("route_localnet"), "1")])?;
+    let conf6 = |key: &str| format!("ipv6/conf/{}/{key}", stored.link);
+    let Some(gateway) = stored.network.gateway6 else {
+        host.write_sysctls(&[(&conf6("disable_ipv6"), "1")])?;
+        return Ok(made);
+    };
+    enable_ipv6(host, &stored.link)?;
+    if !links.addresses6()?.contains(&(index, gateway)) {
+        links.add_address6(index, gateway)?;
+    }
+    if !stored.network.spec.internal {
+        host.run(forward_ipv6)??;
+    }
     Ok(made)
+}
+
+/// Lets the host pass IPv6 packets on. A host that does so no longer learns its own routes from routers, unless told to on
+/// that link: one that did goes on doing so.
+fn forward_ipv6() -> io::Result<()> {
+    let conf = std::path::Path::new("/proc/sys/net/ipv6/conf");
+    let all = conf.join("all/forwarding");
+    if std::fs::read_to_string(&all)?.trim() == "1" {
+        return Ok(());
+    }
+    for link in std::fs::read_dir(conf)?.flatten() {
+        let accepts = link.path().join("accept_ra");
+        if std::fs::read_to_string(&accepts).is_ok_and(|value| value.trim() == "1") {
+            std::fs::write(&accepts, "2")?;
+        }
+    }
+    std::fs::write(conf.join("default/forwarding"), "1")?;
+    std::fs::write(&all, "1")
 }
 
 pub(crate) fn remove_bridge(host: &Namespace, stored: &Stored) -> io::Result<()> {
@@ -50,6 +79,7 @@ pub(crate) struct Port<'a> {
     /// Name in the container.
     pub(crate) name: &'a str,
     pub(crate) address: Ipv4Net,
+    pub(crate) address6: Option<Ipv6Net>,
     pub(crate) mac: [u8; 6],
 }
 
@@ -67,12 +97,30 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
         mtu: stored.mtu(),
     })?;
     let index = inside.links().index(port.name)?;
+    if port.address6.is_some() {
+        enable_ipv6(inside, port.name)?;
+    }
     inside.links().set_up(index)?;
     inside.links().add_address(index, port.address)?;
+    if let Some(address) = port.address6 {
+        inside.links().add_address6(index, address)?;
+    }
     // Asked for only now: with the question the kernel sees to it that the bridge knows of the carrier, which it would
     // otherwise be told in its own time, and drop the container's first frames until then.
     let near = host.links().index(port.host_end)?;
     prepare_port(host, stored, near, port.mac)
+}
+
+/// On a bridge, or an interface in a container's namespace, where the default is to have none.
+pub(crate) fn enable_ipv6(namespace: &Namespace, link: &str) -> io::Result<()> {
+    let conf = |key: &str| format!("ipv6/conf/{link}/{key}");
+    namespace.write_sysctls(&[
+        // A container must not tell the host, or another one, where to send its packets.
+        (&conf("accept_ra"), "0"),
+        // While the kernel asks whether its link-local address is taken, for a second, it finds no neighbour.
+        (&conf("accept_dad"), "0"),
+        (&conf("disable_ipv6"), "0"),
+    ])
 }
 
 fn prepare_port(host: &Namespace, stored: &Stored, near: u32, mac: [u8; 6]) -> io::Result<()> {
@@ -102,4 +150,10 @@ pub(crate) fn disconnect(host: &Namespace, host_end: &str) -> io::Result<()> {
 pub(crate) fn set_default_route(inside: &Namespace, name: &str, gateway: std::net::Ipv4Addr) -> io::Result<()> {
     let index = inside.links().index(name)?;
     inside.links().add_route(&Route::default_via(gateway, index))
+}
+
+/// The same for IPv6; `None` is no way at all.
+pub(crate) fn set_default_route6(inside: &Namespace, via: Option<(&str, std::net::Ipv6Addr)>) -> io::Result<()> {
+    let via = via.map(|(name, gateway)| Ok::<_, io::Error>((gateway, inside.links().index(name)?))).transpose()?;
+    inside.links().set_default_route6(via)
 }

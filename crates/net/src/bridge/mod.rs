@@ -1,12 +1,13 @@
 //! Networks of this host alone: which there are, their subnets, and the Linux bridges that carry them.
 //!
 //! [`Networks`] is the list and its rules (names, pools, addresses, who is connected), as a value; [`driver`] makes it so
-//! in the kernel; [`rules`] is the firewall that goes with it. Must not know about overlays or containers' files.
+//! in the kernel; [`rules`] and [`rules6`] are the firewall that goes with it. Must not know about overlays or containers' files.
 
 pub(crate) mod driver;
 mod networks;
 mod pool;
 pub(crate) mod rules;
+pub(crate) mod rules6;
 
 pub(crate) use networks::{Networks, Stored, default_spec, gwbridge_spec, is_predefined, write_atomically};
 

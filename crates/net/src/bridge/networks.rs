@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use skep_model::network::GWBRIDGE_NETWORK_NAME;
+use skep_model::network::{GWBRIDGE_NETWORK_NAME, first_host6, unique_local_subnet};
 use skep_model::sandbox::{EndpointInfo, LocalNetwork, LocalNetworkSpec};
 use skep_model::{ContainerId, NetworkId, Timestamp};
 
 use super::rules::Bridge;
+use super::rules6::Bridge6;
 use super::{DEFAULT_BRIDGE, DEFAULT_NETWORK, option, pool};
 use crate::config::AddressPool;
 use crate::error::{NetError, Result};
@@ -65,6 +66,15 @@ impl Stored {
         Some(Bridge {
             link: self.link.clone(),
             subnet: self.network.subnet?,
+            internal: self.network.spec.internal,
+            masquerade: self.flag(option::MASQUERADE),
+        })
+    }
+
+    pub(crate) fn rules6(&self) -> Option<Bridge6> {
+        Some(Bridge6 {
+            link: self.link.clone(),
+            subnet: self.network.gateway6?.trunc(),
             internal: self.network.spec.internal,
             masquerade: self.flag(option::MASQUERADE),
         })
@@ -174,15 +184,20 @@ impl Networks {
                     let text = format!("only one instance of \"{}\" network is allowed", spec.driver);
                     return Err(NetError::Forbidden(text));
                 }
-                let network =
-                    LocalNetwork { id, created_at: now, spec, subnet: None, gateway: None, endpoints: BTreeMap::new() };
+                let network = LocalNetwork {
+                    id,
+                    created_at: now,
+                    spec,
+                    subnet: None,
+                    gateway: None,
+                    gateway6: None,
+                    endpoints: BTreeMap::new(),
+                };
                 return Ok(Stored { network, link: String::new(), owns_link: false });
             }
             other => return Err(NetError::NoSuchDriver(other.to_owned())),
         }
-        if spec.ipv6 {
-            return Err(NetError::NotImplemented("IPv6 networks are not supported".to_owned()));
-        }
+        let gateway6 = if spec.ipv6 { Some(self.gateway6(&spec, &id)?) } else { None };
         let subnet = self.subnet(&spec, routed)?;
         if let Some(range) = spec.ip_range
             && !subnet.contains(&range)
@@ -214,6 +229,7 @@ impl Networks {
             spec,
             subnet: Some(subnet),
             gateway: Some(gateway),
+            gateway6,
             endpoints: BTreeMap::new(),
         };
         Ok(Stored { network, link, owns_link: false })
@@ -227,6 +243,26 @@ impl Networks {
         }
         taken.extend_from_slice(routed);
         pool::choose(&self.pools, &taken)
+    }
+
+    /// The gateway of a new network's IPv6 subnet, with its prefix length.
+    fn gateway6(&self, spec: &LocalNetworkSpec, id: &NetworkId) -> Result<Ipv6Net> {
+        let pool = spec.pool6.as_ref();
+        let subnet = pool.map_or_else(|| unique_local_subnet(id), |pool| pool.subnet.trunc());
+        let mut taken = self.by_id.values().filter_map(|stored| stored.network.gateway6);
+        if taken.any(|other| other.contains(&subnet) || subnet.contains(&other.trunc())) {
+            return Err(NetError::PoolOverlaps);
+        }
+        if let Some(range) = pool.and_then(|pool| pool.ip_range).filter(|range| !subnet.contains(range)) {
+            return Err(NetError::Invalid(format!(
+                "invalid network config:\ninvalid ip-range {range}: it should be within subnet {subnet}"
+            )));
+        }
+        let gateway = pool.and_then(|pool| pool.gateway).unwrap_or_else(|| first_host6(subnet));
+        if !subnet.contains(&gateway) {
+            return Err(NetError::Invalid(format!("no matching subnet for gateway {gateway}")));
+        }
+        Ok(Ipv6Net::new_assert(gateway, subnet.prefix_len()))
     }
 
     pub(crate) fn insert(&mut self, stored: Stored) {
@@ -262,6 +298,12 @@ impl Networks {
     pub(crate) fn assign(&self, id: &NetworkId, asked: Option<Ipv4Addr>) -> Result<Ipv4Net> {
         let stored = self.get(id).ok_or_else(|| NetError::NoSuchNetwork(id.to_string()))?;
         pool::assign(&stored.network, asked)
+    }
+
+    /// The same of IPv6; `None` on a network without.
+    pub(crate) fn assign6(&self, id: &NetworkId, asked: Option<Ipv6Addr>) -> Result<Option<Ipv6Net>> {
+        let stored = self.get(id).ok_or_else(|| NetError::NoSuchNetwork(id.to_string()))?;
+        pool::assign6(&stored.network, asked)
     }
 
     pub(crate) fn connect(&mut self, container: &ContainerId, endpoint: EndpointInfo) {
@@ -394,6 +436,8 @@ mod tests {
             endpoint_id: skep_model::EndpointId::from_bits([0xab << 120, 1]),
             address,
             gateway: None,
+            address6: None,
+            gateway6: None,
             mac: [0; 6],
             aliases: vec![],
             dns_names: vec!["c1".into()],

@@ -1,9 +1,9 @@
 //! Which subnet a network gets, and which address a container on it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use skep_model::sandbox::{LocalNetwork, LocalNetworkSpec};
 
 use crate::config::AddressPool;
@@ -62,6 +62,35 @@ pub(super) fn assign(network: &LocalNetwork, asked: Option<Ipv4Addr>) -> Result<
         .ok_or_else(|| NetError::NoFreeAddress { name: network.spec.name.clone(), id: network.id.to_string() })
 }
 
+/// The same of IPv6; `None` on a network without.
+pub(super) fn assign6(network: &LocalNetwork, asked: Option<Ipv6Addr>) -> Result<Option<Ipv6Net>> {
+    let outside = |address| {
+        NetError::Invalid(format!("invalid endpoint settings:\nno configured subnet contains IP address {address}"))
+    };
+    let Some(gateway) = network.gateway6 else { return asked.map_or(Ok(None), |address| Err(outside(address))) };
+    let subnet = gateway.trunc();
+    let pool = network.spec.pool6.as_ref();
+    let endpoints = network.endpoints.values().filter_map(|endpoint| endpoint.address6);
+    let mut used: BTreeSet<Ipv6Addr> = endpoints.map(|address| address.addr()).collect();
+    // The subnet's own address is every router's (RFC 4291, 2.6.1).
+    used.extend([subnet.network(), gateway.addr()]);
+    used.extend(pool.iter().flat_map(|pool| pool.auxiliary.values()));
+    let with_prefix = |address| Some(Ipv6Net::new_assert(address, subnet.prefix_len()));
+    if let Some(address) = asked {
+        return match address {
+            address if !subnet.contains(&address) => Err(outside(address)),
+            address if used.contains(&address) => Err(NetError::AddressInUse),
+            address => Ok(with_prefix(address)),
+        };
+    }
+    let range = pool.and_then(|pool| pool.ip_range).unwrap_or(subnet);
+    // One more than are in use is enough to find one that is not.
+    let candidates = (u128::from(range.network())..=u128::from(range.broadcast())).take(used.len() + 1);
+    let free = candidates.map(Ipv6Addr::from).find(|address| !used.contains(address));
+    let none = || NetError::NoFreeAddress { name: network.spec.name.clone(), id: network.id.to_string() };
+    free.map(with_prefix).ok_or_else(none)
+}
+
 /// All addresses of a range, its first and last too: only those of the whole subnet are special.
 fn addresses(range: Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
     (u32::from(range.network())..=u32::from(range.broadcast())).map(Ipv4Addr::from)
@@ -106,6 +135,7 @@ mod tests {
             spec,
             subnet: Some(net("10.1.0.0/29")),
             gateway: Some([10, 1, 0, 1].into()),
+            gateway6: None,
             endpoints: Default::default(),
         };
         let mut given = Vec::new();
@@ -118,6 +148,8 @@ mod tests {
                 endpoint_id: skep_model::EndpointId::from_bits([0, n]),
                 address,
                 gateway: None,
+                address6: None,
+                gateway6: None,
                 mac: [0; 6],
                 aliases: Vec::new(),
                 dns_names: Vec::new(),
@@ -131,5 +163,36 @@ mod tests {
         network.spec.ip_range = Some(net("10.1.0.4/31"));
         network.endpoints.clear();
         assert_eq!(assign(&network, None).unwrap().addr(), Ipv4Addr::new(10, 1, 0, 4));
+    }
+
+    #[test]
+    fn an_ipv6_address_is_the_lowest_that_nobody_has() {
+        let pool6 = skep_model::network::Ipv6Pool {
+            subnet: "fd00::/64".parse().unwrap(),
+            gateway: None,
+            ip_range: None,
+            auxiliary: [("nas".to_owned(), "fd00::2".parse().unwrap())].into(),
+        };
+        let mut network = LocalNetwork {
+            id: "abc".parse().unwrap(),
+            created_at: skep_model::Timestamp::ZERO,
+            spec: LocalNetworkSpec { pool6: Some(pool6), ..LocalNetworkSpec::default() },
+            subnet: None,
+            gateway: None,
+            gateway6: Some("fd00::1/64".parse().unwrap()),
+            endpoints: Default::default(),
+        };
+        let next = |network: &LocalNetwork| assign6(network, None).map(|address| address.unwrap().to_string());
+        assert_eq!(next(&network).unwrap(), "fd00::3/64");
+        for taken in ["fd00::", "fd00::1", "fd00::2"] {
+            assert!(matches!(assign6(&network, Some(taken.parse().unwrap())), Err(NetError::AddressInUse)), "{taken}");
+        }
+        assert!(matches!(assign6(&network, Some("fd01::5".parse().unwrap())), Err(NetError::Invalid(_))));
+        assert_eq!(assign6(&network, Some("fd00::5".parse().unwrap())).unwrap(), "fd00::5/64".parse().ok());
+        network.spec.pool6.as_mut().unwrap().ip_range = Some("fd00::1/128".parse().unwrap());
+        assert!(matches!(next(&network), Err(NetError::NoFreeAddress { .. })));
+        network.gateway6 = None;
+        assert!(matches!(assign6(&network, None), Ok(None)));
+        assert!(matches!(assign6(&network, Some("fd00::5".parse().unwrap())), Err(NetError::Invalid(_))));
     }
 }

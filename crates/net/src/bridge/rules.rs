@@ -11,7 +11,7 @@
 //! Published ports are elements of two maps, so that a container that starts changes one element and no rule. Nothing of
 //! the user's is touched; an `accept` here ends only this table's say.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::Ipv4Net;
 use skep_model::service::Protocol;
@@ -34,10 +34,11 @@ pub(crate) struct Bridge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Published {
     pub(crate) protocol: Protocol,
-    /// `0.0.0.0` is every address of the host.
-    pub(crate) host_ip: Ipv4Addr,
+    /// `0.0.0.0` is every IPv4 address of the host, `::` every IPv6 address.
+    pub(crate) host_ip: IpAddr,
     pub(crate) host_port: u16,
     pub(crate) address: Ipv4Addr,
+    pub(crate) address6: Option<Ipv6Addr>,
     pub(crate) port: u16,
 }
 
@@ -111,11 +112,12 @@ fn maps(published: impl Iterator<Item = Published>) -> (Set, Set) {
     let mut any = Set::map(PROTO_PORT, DataType::IPV4_PORT);
     let mut by_address = Set::map(PROTO_IPV4_PORT, DataType::IPV4_PORT);
     for port in published {
+        let IpAddr::V4(host_ip) = port.host_ip else { continue };
         let mut key = vec![protocol_number(port.protocol), 0, 0, 0];
-        let set = if port.host_ip.is_unspecified() {
+        let set = if host_ip.is_unspecified() {
             &mut any
         } else {
-            key.extend(port.host_ip.octets());
+            key.extend(host_ip.octets());
             &mut by_address
         };
         key.extend(port.host_port.to_be_bytes());
@@ -161,7 +163,7 @@ fn destination_nat() -> Expr {
     Expr::Nat { kind: NatKind::Destination, address: Some(Reg(0)), port: Some((Reg(1), None)) }
 }
 
-fn replies(rule: Rule) -> Rule {
+pub(super) fn replies(rule: Rule) -> Rule {
     rule.with([
         Expr::Ct { key: CtKey::State, original: false, to: Reg(0) },
         Expr::Bitwise {
@@ -190,11 +192,11 @@ fn in_subnet(rule: Rule, offset: u32, subnet: Ipv4Net) -> Rule {
     ])
 }
 
-fn not_from(rule: Rule, link: &str) -> Rule {
+pub(super) fn not_from(rule: Rule, link: &str) -> Rule {
     other_link(rule, MetaKey::InputName, link)
 }
 
-fn not_to(rule: Rule, link: &str) -> Rule {
+pub(super) fn not_to(rule: Rule, link: &str) -> Rule {
     other_link(rule, MetaKey::OutputName, link)
 }
 

@@ -20,7 +20,7 @@ fn questions_are_read() {
     assert_eq!(question("Web.Front.", RecordType::A), Question::A("web.front".into()));
     assert_eq!(question("web.", RecordType::AAAA), Question::Aaaa("web".into()));
     assert_eq!(question("my_web.", RecordType::A), Question::A("my_web".into()));
-    assert_eq!(question("2.1.0.10.in-addr.arpa.", RecordType::PTR), Question::Ptr(Ipv4Addr::new(10, 0, 1, 2)));
+    assert_eq!(question("2.1.0.10.in-addr.arpa.", RecordType::PTR), Question::Ptr(Ipv4Addr::new(10, 0, 1, 2).into()));
     assert_eq!(question("1.0.10.in-addr.arpa.", RecordType::PTR), Question::Other("1.0.10.in-addr.arpa".into()));
     assert_eq!(question("web.", RecordType::MX), Question::Other("web".into()));
 }

@@ -54,7 +54,7 @@ impl Asked {
             RecordType::AAAA => Question::Aaaa(name),
             RecordType::SRV => Question::Srv(name),
             RecordType::PTR => match self.query.name().parse_arpa_name().map(|net| (net.addr(), net.prefix_len())) {
-                Ok((IpAddr::V4(address), 32)) => Question::Ptr(address),
+                Ok((address @ IpAddr::V4(_), 32) | (address @ IpAddr::V6(_), 128)) => Question::Ptr(address),
                 _ => Question::Other(name),
             },
             _ => Question::Other(name),

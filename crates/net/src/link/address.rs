@@ -1,10 +1,10 @@
 //! Addresses, routes and policy rules.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use ipnet::{Ipv4Net, Ipv6Net};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -79,6 +79,43 @@ impl Links {
                 Some((message.header.index, Ipv4Net::new(local, message.header.prefix_len).ok()?))
             })
             .collect())
+    }
+
+    /// Idempotent. Usable at once: who has which address is decided elsewhere, and nobody need be asked first.
+    pub fn add_address6(&self, link: u32, address: Ipv6Net) -> io::Result<()> {
+        let message =
+            AddressMessageBuilder::<Ipv6Addr>::new().index(link).address(address.addr(), address.prefix_len());
+        let mut message = message.build();
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        self.socket.send(Request::replace(RouteNetlinkMessage::NewAddress(message)))
+    }
+
+    /// IPv6 addresses of all links, with the link's index; those that the kernel gave a link by itself too.
+    pub fn addresses6(&self) -> io::Result<Vec<(u32, Ipv6Net)>> {
+        let mut query = AddressMessage::default();
+        query.header.family = AddressFamily::Inet6;
+        let found = self.socket.dump(RouteNetlinkMessage::GetAddress(query))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| {
+                let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+                let own = message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+                    _ => None,
+                })?;
+                Some((message.header.index, Ipv6Net::new(own, message.header.prefix_len).ok()?))
+            })
+            .collect())
+    }
+
+    /// The way for IPv6 packets that have no other, in place of an earlier one; `None` takes it away, if there is one.
+    pub fn set_default_route6(&self, via: Option<(Ipv6Addr, u32)>) -> io::Result<()> {
+        let route = RouteMessageBuilder::<Ipv6Addr>::new();
+        let any = route.clone().build();
+        unless(self.socket.send(Request::change(RouteNetlinkMessage::DelRoute(any))), &[libc::ESRCH, libc::ENODEV])?;
+        let Some((gateway, link)) = via else { return Ok(()) };
+        let route = route.gateway(gateway).output_interface(link).build();
+        self.socket.send(Request::replace(RouteNetlinkMessage::NewRoute(route)))
     }
 
     /// Idempotent; takes the place of a route to the same destination in the same table.

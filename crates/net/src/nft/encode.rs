@@ -273,13 +273,13 @@ impl Encoder<'_> {
                 ids.push(id);
             }
         }
-        let mut ids = ids.into_iter();
+        let (mut ids, family) = (ids.into_iter(), self.family);
         self.begin(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND);
         self.writer.text(1, self.table);
         self.writer.text(2, chain);
         self.writer.nested(4, |writer| {
             for expression in &rule.0 {
-                writer.nested(LIST_ELEMENT, |writer| write_expression(writer, expression, &mut ids));
+                writer.nested(LIST_ELEMENT, |writer| write_expression(writer, expression, family, &mut ids));
             }
         });
         self.writer.end();
@@ -338,7 +338,7 @@ fn register(reg: super::Reg) -> u32 {
     8 + u32::from(reg.0)
 }
 
-fn write_expression(writer: &mut Writer, expression: &Expr, set_ids: &mut impl Iterator<Item = u32>) {
+fn write_expression(writer: &mut Writer, expression: &Expr, family: Family, set_ids: &mut impl Iterator<Item = u32>) {
     writer.text(1, name_of(expression));
     let data = writer.open(2);
     let value = |writer: &mut Writer, kind: u16, value: &[u8]| writer.nested(kind, |writer| writer.attribute(1, value));
@@ -423,7 +423,8 @@ fn write_expression(writer: &mut Writer, expression: &Expr, set_ids: &mut impl I
         }
         Expr::Nat { kind, address, port } => {
             writer.number(1, *kind as u32);
-            writer.number(2, 2); // NFPROTO_IPV4
+            // NFPROTO_IPV4 but in tables of the other.
+            writer.number(2, if family == Family::Ip6 { 10 } else { 2 });
             if let Some(address) = address {
                 writer.number(3, register(*address));
             }
@@ -451,7 +452,8 @@ fn write_expression(writer: &mut Writer, expression: &Expr, set_ids: &mut impl I
         }
         Expr::Reject(RejectWith::IcmpPortUnreachable) => {
             writer.number(1, 0);
-            writer.attribute(2, &[3]);
+            // ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH
+            writer.attribute(2, &[if family == Family::Ip6 { 4 } else { 3 }]);
         }
         Expr::Counter => {}
     }

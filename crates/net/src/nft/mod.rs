@@ -30,6 +30,7 @@ pub enum Family {
     Ip = 2,
     /// One device, below IP.
     Netdev = 5,
+    Ip6 = 10,
 }
 
 /// Whom a table belongs to.
@@ -137,6 +138,7 @@ pub struct DataType {
 impl DataType {
     pub const INTEGER: Self = Self { id: 4, length: 4, host_order: true };
     pub const IPV4: Self = Self { id: 7, length: 4, host_order: false };
+    pub const IPV6: Self = Self { id: 8, length: 16, host_order: false };
     pub const ETHER: Self = Self { id: 9, length: 6, host_order: false };
     pub const PORT: Self = Self { id: 13, length: 2, host_order: false };
     pub const MARK: Self = Self { id: 19, length: 4, host_order: true };
@@ -144,6 +146,8 @@ impl DataType {
     pub const IPV4_PORT: Self = Self { id: (7 << 6) | 13, length: 8, host_order: false };
     /// `ipv4_addr . inet_proto`, each padded to four bytes.
     pub const IPV4_PROTOCOL: Self = Self { id: (7 << 6) | 12, length: 8, host_order: false };
+    /// `ipv6_addr . inet_service`, the port padded to four bytes.
+    pub const IPV6_PORT: Self = Self { id: (8 << 6) | 13, length: 20, host_order: false };
     /// Goto or jump (`NFT_DATA_VERDICT`).
     pub const VERDICT: Self = Self { id: 0xffff_ff00, length: 0, host_order: false };
 }

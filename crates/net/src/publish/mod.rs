@@ -1,11 +1,12 @@
 //! Host ports of containers: chosen, held by a bound socket, given back.
 //!
-//! The socket answers nobody: [`crate::bridge::rules`] sends packets on before they reach it. It is there so that no other
-//! program takes the port, and so that a port another program has is refused here. Must not know about rules.
+//! An IPv4 socket answers nobody: [`crate::bridge::rules`] sends packets on before they reach it. It is there so that no other
+//! program takes the port, and so that a port another program has is refused here. An IPv6 one is there for those who do come
+//! that far, and [`relay`] serves them. Must not know about rules.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 
 use skep_model::sandbox::{PublishRequest, PublishedPort};
 use skep_model::service::Protocol;
@@ -14,6 +15,7 @@ use skep_model::{ContainerId, EndpointId};
 use crate::bridge::rules::Published;
 use crate::error::{NetError, Result};
 
+mod relay;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ const DEFAULT_RANGE: (u16, u16) = (49153, 65535);
 enum Holder {
     Tcp(TcpListener),
     Udp(UdpSocket),
+    Relay(relay::Relay),
 }
 
 #[derive(Debug)]
@@ -35,7 +38,7 @@ struct Held {
     _socket: Holder,
 }
 
-type Key = (Protocol, u16, Ipv4Addr);
+type Key = (Protocol, u16, IpAddr);
 
 /// All published ports of the host.
 #[derive(Debug)]
@@ -51,6 +54,7 @@ pub(crate) struct Target<'a> {
     pub(crate) name: &'a str,
     pub(crate) endpoint_id: &'a EndpointId,
     pub(crate) address: Ipv4Addr,
+    pub(crate) address6: Option<Ipv6Addr>,
     /// Host address for requests that name none.
     pub(crate) binding: Ipv4Addr,
 }
@@ -61,12 +65,13 @@ impl Ports {
         Self { held: BTreeMap::new(), ephemeral, next: ephemeral.0 }
     }
 
-    /// Takes every port asked for, or none.
+    /// Takes every port asked for, or none. One without a host address is published on those of both IP versions, as Docker
+    /// does. Must be called in a runtime, which serves the IPv6 ones.
     pub(crate) fn publish(&mut self, target: &Target<'_>, requests: &[PublishRequest]) -> Result<Vec<PublishedPort>> {
         let mut taken = Vec::new();
         for request in requests {
             match self.publish_one(target, request) {
-                Ok(key) => taken.push(key),
+                Ok(keys) => taken.extend(keys),
                 Err(error) => {
                     for key in taken {
                         self.held.remove(&key);
@@ -81,7 +86,7 @@ impl Ports {
             .map(|held| PublishedPort {
                 container_port: held.published.port,
                 protocol: held.published.protocol,
-                host_ip: IpAddr::V4(held.published.host_ip),
+                host_ip: held.published.host_ip,
                 host_port: held.published.host_port,
             })
             .collect())
@@ -104,15 +109,9 @@ impl Ports {
         self.held.values().map(|held| held.published)
     }
 
-    fn publish_one(&mut self, target: &Target<'_>, request: &PublishRequest) -> Result<Key> {
-        let host_ip = match request.host_ip {
-            None => target.binding,
-            Some(IpAddr::V4(address)) => address,
-            Some(IpAddr::V6(address)) => {
-                let text = format!("ports cannot be published on {address}: IPv6 publishing is not supported");
-                return Err(NetError::NotImplemented(text));
-            }
-        };
+    fn publish_one(&mut self, target: &Target<'_>, request: &PublishRequest) -> Result<Vec<Key>> {
+        let host_ip = request.host_ip.unwrap_or(target.binding.into());
+        let both = request.host_ip.is_none() && host_ip.is_unspecified();
         if request.protocol == Protocol::Sctp {
             let text = "ports cannot be published with SCTP: use tcp or udp".to_owned();
             return Err(NetError::NotImplemented(text));
@@ -121,12 +120,12 @@ impl Ports {
         let mut refusal = format!("Bind for {host_ip}:0 failed: all ports are allocated");
         let candidates: Vec<u16> = if first == 0 { self.ephemeral_candidates() } else { (first..=last).collect() };
         for port in candidates {
-            match self.hold(target, request, host_ip, port) {
-                Ok(key) => {
+            match self.hold_all(target, request, host_ip, both, port) {
+                Ok(keys) => {
                     if first == 0 {
                         self.next = port.checked_add(1).unwrap_or(self.ephemeral.0);
                     }
-                    return Ok(key);
+                    return Ok(keys);
                 }
                 Err(reason) => refusal = reason,
             }
@@ -138,28 +137,59 @@ impl Ports {
         })
     }
 
+    fn hold_all(
+        &mut self,
+        target: &Target<'_>,
+        request: &PublishRequest,
+        host_ip: IpAddr,
+        both: bool,
+        port: u16,
+    ) -> std::result::Result<Vec<Key>, String> {
+        let mut keys = vec![self.hold(target, request, host_ip, port)?];
+        if both && has_ipv6() {
+            match self.hold(target, request, Ipv6Addr::UNSPECIFIED.into(), port) {
+                Ok(key) => keys.push(key),
+                Err(reason) => {
+                    self.held.remove(&keys[0]);
+                    return Err(reason);
+                }
+            }
+        }
+        Ok(keys)
+    }
+
     fn hold(
         &mut self,
         target: &Target<'_>,
         request: &PublishRequest,
-        host_ip: Ipv4Addr,
+        host_ip: IpAddr,
         port: u16,
     ) -> std::result::Result<Key, String> {
-        let of_port = (request.protocol, port, Ipv4Addr::UNSPECIFIED)..=(request.protocol, port, Ipv4Addr::BROADCAST);
-        let clash = |other: &Ipv4Addr| *other == host_ip || other.is_unspecified() || host_ip.is_unspecified();
+        let (least, most) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::from(u128::MAX).into());
+        let of_port = (request.protocol, port, least)..=(request.protocol, port, most);
+        let clash = |other: &IpAddr| {
+            other.is_ipv4() == host_ip.is_ipv4()
+                && (*other == host_ip || other.is_unspecified() || host_ip.is_unspecified())
+        };
         if self.held.range(of_port).any(|((_, _, other), _)| clash(other)) {
-            return Err(format!("Bind for {host_ip}:{port} failed: port is already allocated"));
+            return Err(format!("Bind for {} failed: port is already allocated", SocketAddr::new(host_ip, port)));
         }
-        let socket = bind(request.protocol, SocketAddrV4::new(host_ip, port)).map_err(|error| {
+        let inside = SocketAddrV4::new(target.address, request.container_port);
+        let bound = match host_ip {
+            IpAddr::V4(address) => bind(request.protocol, SocketAddrV4::new(address, port)),
+            IpAddr::V6(address) => relay::start(request.protocol, address, port, inside).map(Holder::Relay),
+        };
+        let socket = bound.map_err(|error| {
+            let host = SocketAddr::new(host_ip, port);
             let protocol = request.protocol.as_str();
-            let (address, inside) = (target.address, request.container_port);
-            format!("failed to bind host port for {host_ip}:{port}:{address}:{inside}/{protocol}: {}", reason(&error))
+            format!("failed to bind host port for {host}:{inside}/{protocol}: {}", reason(&error))
         })?;
         let published = Published {
             protocol: request.protocol,
             host_ip,
             host_port: port,
             address: target.address,
+            address6: target.address6,
             port: request.container_port,
         };
         let key = (request.protocol, port, host_ip);
@@ -174,6 +204,11 @@ impl Ports {
         let start = self.next.clamp(first, last);
         (start..=last).chain(first..start).collect()
     }
+}
+
+/// A kernel may have been told to have none.
+fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
 fn bind(protocol: Protocol, address: SocketAddrV4) -> io::Result<Holder> {

@@ -105,7 +105,7 @@ impl Host {
             let text = format!("container cannot be connected to {} network with other networks", stored.name());
             return Err(NetError::Invalid(text));
         }
-        if request.address.is_some() && stored.is_default_bridge() {
+        if (request.address.is_some() || request.address6.is_some()) && stored.is_default_bridge() {
             let text = "user specified IP address is supported on user defined networks only";
             return Err(NetError::Invalid(text.to_owned()));
         }
@@ -120,13 +120,17 @@ impl Host {
             return Err(NetError::AlreadyConnected { container, network });
         }
         let address = state.networks.assign(&id, request.address)?;
+        let address6 = state.networks.assign6(&id, request.address6)?;
+        let leads_out = !stored.network.spec.internal;
         let named = !stored.is_default_bridge() && !way_out;
         let info = EndpointInfo {
             network_id: id,
             network_name: stored.name().to_owned(),
             endpoint_id,
             address,
-            gateway: stored.network.gateway.filter(|_| !stored.network.spec.internal),
+            gateway: stored.network.gateway.filter(|_| leads_out),
+            address6,
+            gateway6: stored.network.gateway6.filter(|_| leads_out).map(|gateway| gateway.addr()),
             mac: request.mac.unwrap_or_else(|| mac_of(address.addr())),
             aliases: request.aliases.clone(),
             dns_names: if named { record.dns_names(request) } else { vec![record.request.container_name.clone()] },
@@ -155,6 +159,7 @@ impl Host {
                 host_end: endpoint.host_end().unwrap_or_default(),
                 name: &endpoint.name,
                 address: endpoint.info.address,
+                address6: endpoint.info.address6,
                 mac: endpoint.info.mac,
             };
             driver::connect(&host.namespace, &stored, &inside, &port)
@@ -186,6 +191,8 @@ impl Host {
             endpoint_id: EndpointId::from_bits([rand::random(), rand::random()]),
             address: Ipv4Net::new_assert(address, 32),
             gateway: None,
+            address6: None,
+            gateway6: None,
             mac: mac_of(address),
             aliases: request.aliases.clone(),
             dns_names: record.dns_names(request),
@@ -236,6 +243,7 @@ impl Host {
         if record.needs_way_out() {
             self.attach_way_out(record, namespace).await?;
         }
+        self.route6(record, namespace).await?;
         let wanted = record.choose_gateway().cloned();
         let network = wanted.as_ref().map(|endpoint| endpoint.info.network_id.clone());
         if network == record.gateway {
@@ -258,6 +266,22 @@ impl Host {
         self.publish(record, wanted.as_ref())
     }
 
+    async fn route6(self: &Arc<Self>, record: &mut Record, namespace: &Namespace) -> Result<()> {
+        let wanted = record.choose_gateway6().map(|endpoint| (endpoint.info.clone(), endpoint.name.clone()));
+        let network = wanted.as_ref().map(|(info, _)| info.network_id.clone());
+        if network == record.gateway6 {
+            return Ok(());
+        }
+        record.gateway6 = network;
+        let inside = namespace.clone();
+        blocking(move || {
+            let via = wanted.as_ref().and_then(|(info, name)| Some((name.as_str(), info.gateway6?)));
+            driver::set_default_route6(&inside, via)
+        })
+        .await
+        .context(|| format!("set the IPv6 default route of container {}", record.request.container_name))
+    }
+
     /// Publishes the container's ports at `endpoint` in place of where they were; random ports stay what they were.
     fn publish(&self, record: &mut Record, endpoint: Option<&Endpoint>) -> Result<()> {
         if record.request.publish.is_empty() {
@@ -278,6 +302,7 @@ impl Host {
                 name: &record.request.container_name,
                 endpoint_id: &endpoint.info.endpoint_id,
                 address: endpoint.info.address.addr(),
+                address6: endpoint.info.address6.map(|address| address.addr()),
                 binding,
             };
             let published = state.ports.publish(&target, &requests)?;

@@ -109,6 +109,9 @@ pub(crate) fn hosts_file(request: &SandboxRequest, endpoints: &[EndpointInfo], h
     };
     for endpoint in endpoints {
         text += &format!("{}\t{names}\n", endpoint.address.addr());
+        if let Some(address) = endpoint.address6 {
+            text += &format!("{}\t{names}\n", address.addr());
+        }
     }
     text
 }
@@ -189,13 +192,16 @@ mod tests {
             endpoint_id: "e".parse().unwrap(),
             address: "172.17.0.2/16".parse().unwrap(),
             gateway: None,
+            address6: Some("fd00::2/64".parse().unwrap()),
+            gateway6: None,
             mac: [0; 6],
             aliases: vec![],
             dns_names: vec![],
         };
         let text = hosts_file(&request, &[endpoint], Some("172.17.0.1".parse().unwrap()));
         assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost"));
-        let tail = "10.0.0.9\tdb\n172.17.0.1\thost.docker.internal\n::1\tsix\n172.17.0.2\th1.example.org h1\n";
+        let tail = "10.0.0.9\tdb\n172.17.0.1\thost.docker.internal\n::1\tsix\n172.17.0.2\th1.example.org h1\n\
+            fd00::2\th1.example.org h1\n";
         assert!(text.ends_with(tail), "{text}");
     }
 }

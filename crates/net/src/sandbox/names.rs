@@ -51,6 +51,7 @@ pub(crate) fn zone_of(stored: &Stored) -> Zone {
         for name in &endpoint.dns_names {
             zone.names.entry(name.to_lowercase()).or_default().push(address);
         }
+        zone.six.extend(endpoint.address6.map(|six| (address, six.addr())));
         zone.addresses.entry(address).or_default().extend(endpoint.dns_names.first().cloned());
     }
     zone

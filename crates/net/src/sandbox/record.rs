@@ -17,6 +17,9 @@ pub(crate) struct Record {
     pub(crate) published: Vec<PublishedPort>,
     /// The network the default route and published ports lead through.
     pub(crate) gateway: Option<NetworkId>,
+    /// The network the IPv6 default route leads through.
+    #[serde(default)]
+    pub(crate) gateway6: Option<NetworkId>,
     /// Number of the next `eth`.
     pub(crate) next_interface: u32,
 }
@@ -63,7 +66,7 @@ impl Endpoint {
 
 impl Record {
     pub(crate) fn new(request: SandboxRequest) -> Self {
-        Self { request, endpoints: Vec::new(), published: Vec::new(), gateway: None, next_interface: 0 }
+        Self { request, endpoints: Vec::new(), published: Vec::new(), gateway: None, gateway6: None, next_interface: 0 }
     }
 
     pub(crate) fn container(&self) -> &ContainerId {
@@ -85,6 +88,13 @@ impl Record {
     pub(crate) fn choose_gateway(&self) -> Option<&Endpoint> {
         let present = self.endpoints.iter().find(|endpoint| Some(&endpoint.info.network_id) == self.gateway.as_ref());
         present.or_else(|| self.endpoints.iter().find(|endpoint| endpoint.is_way_out()))
+    }
+
+    /// The endpoint that ought to carry the IPv6 default route: where the other one leads, if IPv6 does too.
+    pub(crate) fn choose_gateway6(&self) -> Option<&Endpoint> {
+        let leads_out = |endpoint: &&Endpoint| endpoint.info.gateway6.is_some();
+        let first = self.choose_gateway().filter(leads_out);
+        first.or_else(|| self.endpoints.iter().find(leads_out))
     }
 
     /// Has a network that leads out, but only through overlays: needs `docker_gwbridge`.

@@ -1,9 +1,9 @@
 //! A host for one test: a network namespace of its own with a neighbour outside, and a `Net` in it.
 
-#![allow(unreachable_pub, reason = "shared by several test binaries")]
+#![allow(unreachable_pub, dead_code, reason = "shared by several test binaries")]
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -156,6 +156,16 @@ impl Server {
         })
     }
 
+    pub fn tcp6(namespace: &Namespace, port: u16) -> Self {
+        let listener = namespace.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap()).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self::spawn(move || {
+            if let Ok((mut stream, peer)) = listener.accept() {
+                let _ = stream.write_all(peer.ip().to_canonical().to_string().as_bytes());
+            }
+        })
+    }
+
     pub fn udp(namespace: &Namespace, port: u16) -> Self {
         let socket = namespace.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -248,9 +258,23 @@ pub fn udp(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> Opti
 
 /// Asks the container's resolver over UDP, and checks that it says the same over TCP.
 pub fn lookup(namespace: &Namespace, name: &str) -> (ResponseCode, Vec<Ipv4Addr>) {
+    let message = ask(namespace, name, RecordType::A);
+    let addresses = message.answers.iter().filter_map(|record| match &record.data {
+        RData::A(address) => Some(address.0),
+        _ => None,
+    });
+    (message.metadata.response_code, addresses.collect())
+}
+
+/// What the container's resolver says to a question of any type, as text.
+pub fn lookup_text(namespace: &Namespace, name: &str, kind: RecordType) -> Vec<String> {
+    ask(namespace, name, kind).answers.iter().map(|record| record.data.to_string()).collect()
+}
+
+fn ask(namespace: &Namespace, name: &str, kind: RecordType) -> Message {
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
-    query.add_query(Query::query(Name::from_str_relaxed(format!("{name}.")).unwrap(), RecordType::A));
+    query.add_query(Query::query(Name::from_str_relaxed(format!("{name}.")).unwrap(), kind));
     let bytes = query.to_vec().unwrap();
     let reply = namespace
         .run(|| {
@@ -265,11 +289,7 @@ pub fn lookup(namespace: &Namespace, name: &str) -> (ResponseCode, Vec<Ipv4Addr>
         .unwrap();
     let message = Message::from_vec(&reply).unwrap();
     assert_eq!(message.metadata.id, query.metadata.id);
-    let addresses = message.answers.iter().filter_map(|record| match &record.data {
-        RData::A(address) => Some(address.0),
-        _ => None,
-    });
-    (message.metadata.response_code, addresses.collect())
+    message
 }
 
 pub fn lookup_tcp(namespace: &Namespace, name: &str) -> usize {

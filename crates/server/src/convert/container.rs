@@ -83,6 +83,9 @@ fn connected(endpoint: &EndpointInfo, request: Option<&EndpointRequest>) -> Endp
         gateway: endpoint.gateway.map(|g| g.to_string()).unwrap_or_default(),
         ip_address: endpoint.address.addr().to_string(),
         ip_prefix_len: endpoint.address.prefix_len(),
+        ipv6_gateway: endpoint.gateway6.map(|g| g.to_string()).unwrap_or_default(),
+        global_ipv6_address: endpoint.address6.map(|a| a.addr().to_string()).unwrap_or_default(),
+        global_ipv6_prefix_len: endpoint.address6.map_or(0, |a| a.prefix_len()),
         dns_names: Some(endpoint.dns_names.clone()).filter(|n| !n.is_empty()),
         driver_opts: request.map(|r| r.driver_options.clone()).filter(|o| !o.is_empty()),
         ..Default::default()
@@ -90,8 +93,12 @@ fn connected(endpoint: &EndpointInfo, request: Option<&EndpointRequest>) -> Endp
 }
 
 fn asked_address(request: Option<&EndpointRequest>) -> Option<EndpointIpam> {
-    let address = request?.address?;
-    Some(EndpointIpam { ipv4_address: address.to_string(), ..Default::default() })
+    let request = request.filter(|r| r.address.is_some() || r.address6.is_some())?;
+    Some(EndpointIpam {
+        ipv4_address: request.address.map(|a| a.to_string()).unwrap_or_default(),
+        ipv6_address: request.address6.map(|a| a.to_string()).unwrap_or_default(),
+        ..Default::default()
+    })
 }
 
 /// By network name: what is connected, and what will be when it starts.
@@ -137,6 +144,9 @@ fn network_settings(record: &ContainerRecord) -> NetworkSettings {
         gateway: bridge.gateway,
         ip_address: bridge.ip_address,
         ip_prefix_len: bridge.ip_prefix_len,
+        ipv6_gateway: bridge.ipv6_gateway,
+        global_ipv6_address: bridge.global_ipv6_address,
+        global_ipv6_prefix_len: bridge.global_ipv6_prefix_len,
         mac_address: bridge.mac_address,
         networks,
         ..Default::default()

@@ -126,7 +126,7 @@ fn local_resource(state: &ServerState, network: &LocalNetwork) -> NetworkResourc
                 endpoint_id: endpoint.endpoint_id.to_string(),
                 mac_address: mac_text(endpoint.mac),
                 ipv4_address: endpoint.address.to_string(),
-                ipv6_address: String::new(),
+                ipv6_address: endpoint.address6.map(|a| a.to_string()).unwrap_or_default(),
             },
         );
     }
@@ -147,7 +147,7 @@ fn swarm_resource(state: &ServerState, network: &Network, verbose: bool) -> Netw
                     endpoint_id: endpoint.endpoint_id.to_string(),
                     mac_address: mac_text(endpoint.mac),
                     ipv4_address: endpoint.address.to_string(),
-                    ipv6_address: String::new(),
+                    ipv6_address: endpoint.address6.map(|a| a.to_string()).unwrap_or_default(),
                 },
             );
         }

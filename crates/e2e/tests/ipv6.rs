@@ -1,0 +1,120 @@
+//! Networks with IPv6.
+
+use skep_e2e::{Lab, SOON, eventually};
+
+fn host() -> Lab {
+    let lab = Lab::hosts(1);
+    lab.give_busybox();
+    lab
+}
+
+/// One member of what `docker inspect` tells of a container's place on a network.
+fn place(lab: &Lab, container: &str, member: &str) -> String {
+    let format = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{member}}}}}{{{{end}}}}");
+    lab.docker_words(1, &["inspect", "-f", &format, container]).ok()
+}
+
+#[test]
+fn containers_of_a_bridge_network_speak_ipv6() {
+    let lab = host();
+    // conformance: works | docker network create --ipv6 | bridge networks; both subnets in IPAM.Config
+    lab.docker(
+        1,
+        "network create --ipv6 --subnet fd00:a::/64 --gateway fd00:a::1 --subnet 10.35.0.0/24 --gateway 10.35.0.1 \
+         --aux-address nas=fd00:a::2 six",
+    )
+    .ok();
+    let format = "{{.EnableIPv6}}{{range .IPAM.Config}} {{.Subnet}} {{.Gateway}}{{end}}";
+    let shown = lab.docker_words(1, &["network", "inspect", "-f", format, "six"]).ok();
+    assert_eq!(shown, "true 10.35.0.0/24 10.35.0.1 fd00:a::/64 fd00:a::1");
+    lab.docker(1, "run -d --name web --network six --network-alias www busybox httpd -f -h /etc").ok();
+    let own = place(&lab, "web", "GlobalIPv6Address");
+    assert!(own.starts_with("fd00:a::") && own != "fd00:a::2", "{own}");
+    assert_eq!(place(&lab, "web", "GlobalIPv6PrefixLen"), "64");
+    assert_eq!(place(&lab, "web", "IPv6Gateway"), "fd00:a::1");
+    let format = "{{range .Containers}}{{.IPv6Address}}{{end}}";
+    assert_eq!(lab.docker_words(1, &["network", "inspect", "-f", format, "six"]).ok(), format!("{own}/64"));
+    let hosts = lab.docker(1, "exec web cat /etc/hosts").ok();
+    assert!(hosts.lines().any(|line| line.starts_with(&format!("{own}\t"))), "{hosts}");
+
+    // conformance: works | docker run --ip6
+    let line = "run -d --name fixed --network six --ip6 fd00:a::99 --network-alias fixed busybox httpd -f -h /etc";
+    lab.docker(1, line).ok();
+    assert_eq!(place(&lab, "fixed", "GlobalIPv6Address"), "fd00:a::99");
+    lab.docker(1, "run --rm --network six --ip6 fd00:a::99 busybox true").fails("Address already in use");
+    let inside = |words: &[&str]| lab.docker_words(1, &[&["exec", "web"], words].concat());
+    // conformance: works | names of networks with IPv6: AAAA, and PTR of ip6.arpa
+    inside(&["ping", "-6", "-c", "1", "-W", "2", "fixed"]).ok();
+    assert!(inside(&["nslookup", "-type=aaaa", "fixed", "127.0.0.11"]).ok().contains("fd00:a::99"));
+    assert!(inside(&["nslookup", "fd00:a::99", "127.0.0.11"]).ok().contains("name = fixed.six"));
+    let url = "http://[fd00:a::99]/hostname";
+    eventually(SOON, url, || lab.on(1, &["curl", "-gsS", "--max-time", "5", url]).code == 0);
+    inside(&["ping", "-6", "-c", "1", "-W", "2", "fd00:a::1"]).ok();
+
+    lab.docker(1, "network create --ipv6 --subnet fd00:b::/64 other").ok();
+    let ping =
+        |network: &str| lab.docker(1, &format!("run --rm --network {network} busybox ping -6 -c 1 -W 2 fd00:a::99"));
+    ping("six").ok();
+    // Released dockerd of before 27 leaves isolation of IPv6 to the user, and its networks chosen subnets.
+    if !lab.is_dockerd() {
+        assert!(ping("other").code != 0, "networks are apart");
+        // conformance: differs | docker network create --ipv6 without a subnet | as Docker 27 and later: a /64 of unique local addresses; it follows from the network's id
+        lab.docker(1, "network create --ipv6 chosen").ok();
+        lab.docker(1, "run -d --name ula --network chosen busybox sleep 1000").ok();
+        let own = place(&lab, "ula", "GlobalIPv6Address");
+        assert!(own.starts_with("fd") && own.ends_with("::2"), "{own}");
+    }
+    lab.docker(1, "run -d --name four busybox sleep 1000").ok();
+    assert_eq!(place(&lab, "four", "GlobalIPv6Address"), "");
+    let addresses = lab.docker(1, "exec four ip -6 addr show dev eth0").ok();
+    assert_eq!(addresses, "", "no IPv6 on a network without it");
+    lab.docker(1, "run --rm --network six --ip6 fd00:c::1 busybox true").fails("");
+    lab.docker(1, "network create --ipv6 --subnet fd00:a::/80 same").fails("Pool overlaps with other one");
+}
+
+#[test]
+fn an_internal_network_with_ipv6_leads_nowhere_and_others_do() {
+    let lab = host();
+    // The lab's own wire has no IPv6 unless it is given some.
+    lab.on(1, &["ip", "-6", "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad"]).ok();
+    lab.docker(1, "network create --ipv6 --subnet fd00:a::/64 open").ok();
+    lab.docker(1, "network create --ipv6 --subnet fd00:b::/64 --internal inner").ok();
+    let route = |network: &str| lab.docker(1, &format!("run --rm --network {network} busybox ip -6 route show")).ok();
+    assert!(route("open").contains("default via fd00:a::1 dev eth0"), "{}", route("open"));
+    lab.docker(1, "run --rm --network open busybox ping -6 -c 1 -W 2 2001:db8::1").ok();
+    // Released dockerd of before 27 seals internal networks for IPv4 alone.
+    if !lab.is_dockerd() {
+        assert!(!route("inner").contains("default"), "{}", route("inner"));
+        assert!(lab.docker(1, "run --rm --network inner busybox ping -6 -c 1 -W 1 2001:db8::1").code != 0);
+    }
+}
+
+#[test]
+fn published_ports_answer_on_ipv6() {
+    let lab = host();
+    lab.on(1, &["ip", "-6", "addr", "add", "2001:db8::1/128", "dev", "lo", "nodad"]).ok();
+    lab.docker(1, "network create --ipv6 --subnet fd00:a::/64 six").ok();
+    // conformance: works | docker run -p on IPv6: [::]:port and [::1]:port, for networks of either kind
+    for (name, network, port) in [("four", "bridge", 8080), ("six", "six", 8081)] {
+        let line = format!("run -d --name {name} --network {network} -p {port}:80 busybox httpd -f -h /etc");
+        lab.docker(1, &line).ok();
+        for host in ["[::1]", "[2001:db8::1]", "127.0.0.1"] {
+            let url = format!("http://{host}:{port}/hostname");
+            let get = || lab.on(1, &["curl", "-gsS", "--max-time", "5", &url]);
+            eventually(SOON, &url, || get().code == 0);
+        }
+        let shown = lab.docker(1, &format!("port {name}")).ok();
+        assert!(shown.contains(&format!("80/tcp -> 0.0.0.0:{port}")), "{shown}");
+        assert!(shown.contains(&format!("80/tcp -> [::]:{port}")) || shown.contains(&format!(":::{port}")), "{shown}");
+    }
+    lab.docker(1, "run -d --name only -p [::1]:8082:80 busybox httpd -f -h /etc").ok();
+    eventually(SOON, "a port of ::1 alone", || {
+        lab.on(1, &["curl", "-gsS", "--max-time", "5", "http://[::1]:8082/hostname"]).code == 0
+    });
+    assert!(lab.on(1, &["curl", "-gsS", "--max-time", "5", "http://127.0.0.1:8082/"]).code != 0);
+    lab.docker(1, "rm -f four six only").ok();
+    for port in [8080, 8081, 8082] {
+        let closed = lab.on(1, &["curl", "-gsS", "--max-time", "5", &format!("http://[::1]:{port}/")]);
+        assert!(closed.code == 7, "refused at once: {closed:?}");
+    }
+}
