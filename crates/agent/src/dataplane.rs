@@ -11,7 +11,7 @@ use ipnet::Ipv4Net;
 use skep_model::assignment::{AssignmentSet, EndpointRecord, ServiceRecord};
 use skep_model::dns::Zone;
 use skep_model::network::{ENCRYPTED_OVERLAY_MTU, Network, OVERLAY_MTU, mac_of};
-use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan, PublishedPort, Ring};
+use skep_model::plan::{Backend, Guard, HostPlan, IngressPlan, MeshPort, OverlayPlan, Ring};
 use skep_model::service::PublishMode;
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
 
@@ -82,10 +82,39 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
         internal: network.spec.internal,
         remote,
         balancers,
+        guards: guards(set, network),
         zone: zone(set, network),
         // Keys that are not here, as after a restart without a manager, are no reason to do without.
         keys: encrypted.then(|| network.keys.clone().unwrap_or_default()),
     }
+}
+
+/// The services on a network that say who may ask them. Everything with an address counts, whatever its state: a client
+/// that begins to run needs its servers before it serves. A name that no service has is nobody's.
+///
+/// The mesh's own network is guarded, too: tasks of other services have an address there, and what is published is asked for
+/// from outside or through a host.
+fn guards(set: &AssignmentSet, network: &Network) -> Vec<Guard> {
+    let restricted = set.services.iter().filter_map(|(id, record)| Some((id, record.traffic.allow_from.as_ref()?)));
+    let mut guards = Vec::new();
+    for (id, names) in restricted {
+        let mut guard = Guard { outside: network.spec.ingress, ..Guard::default() };
+        for (_, endpoint) in endpoints(set, &network.id) {
+            if endpoint.service_id == *id {
+                guard.tasks.insert(endpoint.address);
+            }
+            if set.services.get(&endpoint.service_id).is_some_and(|client| names.contains(&client.name)) {
+                guard.clients.insert(endpoint.address);
+            }
+        }
+        if network.spec.ingress {
+            guard.clients.extend(set.nodes.values().filter_map(|node| node.ingress_address));
+        }
+        if !guard.tasks.is_empty() {
+            guards.push(guard);
+        }
+    }
+    guards
 }
 
 /// An endpoint that may be given new connections.
@@ -205,7 +234,8 @@ fn ingress(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Option
         for port in record.ports.iter().filter(|p| p.mode == PublishMode::Ingress && p.published_port != 0) {
             let backend = |address| Backend { address, port: port.target_port };
             let ring = ring_of(backends(), record, (self_node, id), backend);
-            let published = PublishedPort { ring, masquerade: record.traffic.masquerade };
+            let traffic = &record.traffic;
+            let published = MeshPort { ring, masquerade: traffic.masquerade, proxy_protocol: traffic.proxy_protocol };
             ports.insert((port.protocol, port.published_port), published);
         }
     }

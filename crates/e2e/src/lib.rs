@@ -238,6 +238,22 @@ impl Lab {
         }
     }
 
+    /// Gives every host an image of busybox and a program of this machine, with the libraries it is linked to.
+    pub fn give_program(&self, image: &str, program: &str) {
+        let folder = busybox_folder();
+        let linked = Command::new("ldd").arg(program).output().expect("ldd is installed").stdout;
+        let linked = String::from_utf8_lossy(&linked).into_owned();
+        for file in linked.split_whitespace().filter(|word| word.starts_with('/')).chain([program]) {
+            let inside = folder.path().join(file.trim_start_matches('/'));
+            std::fs::create_dir_all(inside.parent().expect("a folder")).expect("a folder");
+            std::fs::copy(file, inside).unwrap_or_else(|error| panic!("{file}: {error}"));
+        }
+        let tar = tar_of(&folder);
+        for node in 1..=self.size() {
+            self.docker_with_input(node, &["import", "-", image], &tar).ok();
+        }
+    }
+
     /// Makes sure every host has `skep/whoami:latest`: skep brings it along, dockerd is given one of the same binary.
     pub fn give_whoami(&self) {
         if !self.is_dockerd() {
@@ -345,6 +361,10 @@ impl Drop for Following {
 
 /// A root file system with one static busybox and links for its applets.
 pub fn busybox_tar() -> Vec<u8> {
+    tar_of(&busybox_folder())
+}
+
+fn busybox_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let bin = folder.path().join("bin");
     for name in ["bin", "etc", "tmp", "root", "var", "usr/bin"] {
@@ -361,6 +381,10 @@ pub fn busybox_tar() -> Vec<u8> {
     )
     .expect("a file");
     std::fs::write(folder.path().join("etc/group"), "root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n").expect("a file");
+    folder
+}
+
+fn tar_of(folder: &tempfile::TempDir) -> Vec<u8> {
     let tar =
         Command::new("tar").arg("-C").arg(folder.path()).args(["--owner=0", "--group=0", "-cf", "-", "."]).output();
     tar.expect("tar is installed").stdout

@@ -2,7 +2,7 @@
 //!
 //! Applying a plan is idempotent; what is on the host and not in the plan (under our name prefix) is taken away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -39,9 +39,20 @@ pub struct OverlayPlan {
     /// VIP -> the addresses that take its connections now. Programmed in the namespace of every local
     /// container on this network.
     pub balancers: BTreeMap<Ipv4Addr, Ring<Ipv4Addr>>,
+    /// Services of which not everybody may ask something.
+    pub guards: Vec<Guard>,
     pub zone: Zone,
     /// Of an encrypted network: what to seal with. Frames leave the host sealed or not at all; without a key, not at all.
     pub keys: Option<NetworkKeys>,
+}
+
+/// Who may open connections to the tasks of one service, on one overlay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Guard {
+    pub tasks: BTreeSet<Ipv4Addr>,
+    pub clients: BTreeSet<Ipv4Addr>,
+    /// Whatever is not on the overlay may, too: the mesh's clients.
+    pub outside: bool,
 }
 
 /// The mesh on this host: published ports, and the leg of the host's namespace on the ingress network.
@@ -57,15 +68,17 @@ pub struct IngressPlan {
     /// mesh index -> MAC of that host's leg, for replies to go back the way they came.
     pub node_macs: BTreeMap<u16, [u8; 6]>,
     /// Held on every host, tasks or not; with no backend a connection is refused at once.
-    pub ports: BTreeMap<(Protocol, u16), PublishedPort>,
+    pub ports: BTreeMap<(Protocol, u16), MeshPort>,
 }
 
 /// Who takes the connections of one port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PublishedPort {
+pub struct MeshPort {
     pub ring: Ring<Backend>,
     /// Tasks see this host's address on the ingress network as the client's.
     pub masquerade: bool,
+    /// Connections (TCP only) begin with a header of the PROXY protocol, version 2.
+    pub proxy_protocol: bool,
 }
 
 /// Who takes the new connections of an address, in balancing order: one after the other or, with `by_client`, by a hash of

@@ -16,6 +16,7 @@
 
 mod config;
 mod error;
+mod guard;
 mod host;
 mod net;
 mod sys;

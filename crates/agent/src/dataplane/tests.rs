@@ -138,7 +138,7 @@ fn a_published_port_is_held_on_every_host_also_without_a_backend() {
 }
 
 /// What a host does with port 8080, after a change to what `web` asks for.
-fn port_at(node: &str, ask: impl Fn(&mut Traffic)) -> PublishedPort {
+fn port_at(node: &str, ask: impl Fn(&mut Traffic)) -> MeshPort {
     let mut set = set();
     ask(&mut set.services.get_mut(&"web".parse::<ServiceId>().unwrap()).unwrap().traffic);
     plan(&set, &node.parse().unwrap(), 4789).ingress.unwrap().ports.remove(&(Protocol::Tcp, 8080)).unwrap()
@@ -147,7 +147,7 @@ fn port_at(node: &str, ask: impl Fn(&mut Traffic)) -> PublishedPort {
 #[test]
 fn labels_say_who_takes_a_connection_and_what_is_seen_of_its_client() {
     assert!(port_at("n1", |traffic| traffic.masquerade = true).masquerade);
-    let takes = |port: &PublishedPort| port.ring.backends.iter().map(|b| b.address.to_string()).collect::<Vec<_>>();
+    let takes = |port: &MeshPort| port.ring.backends.iter().map(|b| b.address.to_string()).collect::<Vec<_>>();
     assert_eq!(takes(&port_at("n1", |traffic| traffic.local = true)), ["10.0.0.21"]);
     assert_eq!(takes(&port_at("n2", |traffic| traffic.local = true)), ["10.0.0.22"]);
     let [one, other] = ["n1", "n2"].map(|node| port_at(node, |traffic| traffic.by_client = true));
@@ -160,6 +160,34 @@ fn labels_say_who_takes_a_connection_and_what_is_seen_of_its_client() {
     let ring = &plan.overlays[&back].balancers[&address("10.0.1.10")].backends;
     let times = |backend: &str| ring.iter().filter(|one| **one == address(backend)).count();
     assert_eq!((times("10.0.1.21"), times("10.0.1.22")), (1, 3));
+}
+
+#[test]
+fn a_service_that_names_its_clients_is_guarded_on_every_network() {
+    let mut set = set();
+    let allow = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect());
+    let guards = |set: &AssignmentSet, network: &str| {
+        let plan = plan(set, &"n1".parse().unwrap(), 4789);
+        plan.overlays[&network.parse::<NetworkId>().unwrap()].guards.clone()
+    };
+    assert_eq!(guards(&set, "back"), []);
+    let web = set.services.get_mut(&"web".parse::<ServiceId>().unwrap()).unwrap();
+    web.traffic.allow_from = allow(&["dns", "nobody-yet"]);
+    let addresses = |list: &[&str]| list.iter().map(|text| address(text)).collect();
+    let tasks = ["10.0.1.21", "10.0.1.22", "10.0.1.23"];
+    let expected = Guard { tasks: addresses(&tasks), clients: addresses(&["10.0.1.31", "10.0.1.32"]), outside: false };
+    assert_eq!(guards(&set, "back"), [expected.clone()], "also of a task that does not serve yet");
+    let mesh = Guard {
+        tasks: addresses(&["10.0.0.21", "10.0.0.22"]),
+        clients: addresses(&["10.0.0.1", "10.0.0.2"]),
+        outside: true,
+    };
+    assert_eq!(guards(&set, "ing"), [mesh]);
+
+    set.endpoints.remove(&("back".parse().unwrap(), "d2".parse().unwrap()));
+    assert_eq!(guards(&set, "back"), [Guard { clients: addresses(&["10.0.1.31"]), ..expected }]);
+    set.services.get_mut(&"web".parse::<ServiceId>().unwrap()).unwrap().traffic.allow_from = allow(&[]);
+    assert_eq!(guards(&set, "back"), [Guard { tasks: addresses(&tasks), ..Guard::default() }]);
 }
 
 #[test]

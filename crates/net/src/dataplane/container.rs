@@ -9,6 +9,7 @@ use skep_model::{ContainerId, NetworkId};
 
 use crate::balance::{Balancers, Changed, Forget, UDP};
 use crate::conntrack::Conntrack;
+use crate::guard::Policy;
 use crate::ingress::rules::SourceMode;
 use crate::ingress::task::{self, NodeMacs};
 use crate::ingress::{fresh_name, remove_others};
@@ -25,6 +26,7 @@ pub(super) struct Container {
     pub(super) connections: BTreeMap<NetworkId, Connection>,
     nft: NftSocket,
     balancers: Balancers,
+    policy: Policy,
     wanted: Table,
     applied: Option<Table>,
     egress: Option<Table>,
@@ -75,6 +77,7 @@ impl Container {
             connections: BTreeMap::new(),
             nft,
             balancers,
+            policy: Policy::default(),
             wanted,
             applied: None,
             egress: None,
@@ -94,6 +97,11 @@ impl Container {
             .map(|(vip, backends)| (*vip, backends))
             .collect();
         outcome.balancers = self.balancers.update(&mut self.wanted, &wanted);
+        let policy = self.policy_of(plan);
+        if policy != self.policy {
+            policy.put(&mut self.wanted);
+            self.policy = policy;
+        }
         if self.applied.is_none() {
             // Nobody has tried these addresses in vain yet, or an earlier daemon has seen to it.
             outcome.balancers.added.clear();
@@ -130,6 +138,16 @@ impl Container {
             Err(error) => return Some(super::chain_of(&error)),
         };
         forget_connections(&self.namespace, &forget)
+    }
+
+    fn policy_of(&self, plan: &HostPlan) -> Policy {
+        let mut policy = Policy::default();
+        for (network, connection) in &self.connections {
+            if let Some(overlay) = plan.overlays.get(network) {
+                policy.add(overlay, &connection.ifname, connection.address);
+            }
+        }
+        policy
     }
 
     fn mesh_of(&self, plan: &HostPlan, mode: SourceMode) -> Option<Mesh> {

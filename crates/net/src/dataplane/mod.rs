@@ -386,6 +386,7 @@ impl State {
             report.failures.extend(container.forget_connections(changed, &dead));
         }
         let dead = self.mesh.as_ref().and_then(|(id, _)| gone.get(id)).cloned().unwrap_or_default();
+        self.mesh.iter().for_each(|(_, mesh)| mesh.cut(&dead));
         let forget = Forget { all: dead, datagrams, ..Forget::default() };
         report.failures.extend(container::forget_connections(&self.config.host, &forget));
     }
@@ -515,6 +516,7 @@ impl State {
         let mut failures: Vec<_> =
             clients.filter_map(|container| container.forget_connections(&Changed::default(), &dead)).collect();
         if self.mesh.as_ref().is_some_and(|(id, _)| id == network_id) {
+            self.mesh.iter().for_each(|(_, mesh)| mesh.cut(&dead));
             let forget = Forget { all: dead, ..Forget::default() };
             failures.extend(container::forget_connections(&self.config.host, &forget));
         }

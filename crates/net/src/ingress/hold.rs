@@ -1,12 +1,12 @@
 //! Published ports are also bound by the daemon, so that no other process takes one and wonders why it never hears
-//! anything. Connections never get as far as these sockets.
+//! anything. Connections never get as far as these sockets, but for those that are relayed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use skep_model::service::Protocol;
 
 use crate::link::Namespace;
@@ -59,6 +59,13 @@ impl HeldPorts {
     }
 }
 
+impl HeldPorts {
+    /// The socket that holds a port.
+    pub fn socket(&self, port: Port) -> Option<&OwnedFd> {
+        self.held.get(&port)
+    }
+}
+
 fn words((protocol, port): &Port, reason: &str) -> String {
     format!("published port {port}/{protocol} could not be reserved on this host: {reason}")
 }
@@ -72,7 +79,14 @@ fn bind_port((protocol, port): Port) -> io::Result<Option<OwnedFd>> {
     };
     let open = |family, address: SocketAddr| -> rustix::io::Result<OwnedFd> {
         let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-        bind(&socket, &address)?;
+        match bind(&socket, &address) {
+            // Connections that an earlier daemon relayed, and that are ending, do not stand in the way; a listener does.
+            Err(rustix::io::Errno::ADDRINUSE) if protocol == Protocol::Tcp => {
+                sockopt::set_socket_reuseaddr(&socket, true)?;
+                bind(&socket, &address)?;
+            }
+            other => other?,
+        }
         Ok(socket)
     };
     match open(AddressFamily::INET6, (Ipv6Addr::UNSPECIFIED, port).into()) {

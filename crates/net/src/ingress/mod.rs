@@ -10,10 +10,15 @@
 //! hosts never send a task the same address and port. The task answers through the host the connection came by, which it
 //! knows by the MAC ([`task`]).
 //!
+//! A port that is asked to begin its connections with a header is not translated but relayed by this daemon, which listens
+//! on it.
+//!
 //! Decides the rules ([`rules`]), the leg ([`leg`]) and the held ports ([`hold`]). Must not know which services there are.
 
 pub mod hold;
 pub mod leg;
+mod proxy_protocol;
+mod relay;
 pub mod rules;
 pub mod task;
 
@@ -21,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 
-use skep_model::plan::{IngressPlan, PublishedPort};
+use skep_model::plan::{IngressPlan, MeshPort};
 use skep_model::service::Protocol;
 
 use crate::link::Namespace;
@@ -41,6 +46,7 @@ pub struct Mesh {
     wanted: Table,
     applied: Option<Table>,
     held: hold::HeldPorts,
+    relays: relay::Relays,
 }
 
 /// What one update of the mesh did.
@@ -76,6 +82,7 @@ impl Mesh {
             wanted,
             applied: None,
             held: hold::HeldPorts::default(),
+            relays: relay::Relays::new(),
         })
     }
 
@@ -95,8 +102,17 @@ impl Mesh {
         let (changes, failures) = self.held.hold(host, &plan.ports.keys().copied().collect());
         update.changes += changes;
         update.failures.extend(failures);
+        let relayed = |(protocol, port): &(Protocol, u16), port_plan: &MeshPort| {
+            (*protocol == Protocol::Tcp && port_plan.proxy_protocol).then_some(*port)
+        };
+        let relays = plan.ports.iter().filter_map(|(key, port)| Some((relayed(key, port)?, &port.ring))).collect();
+        let (changes, failures) = self.relays.update(&relays, |port| self.held.socket((Protocol::Tcp, port)));
+        update.changes += changes;
+        update.failures.extend(failures);
+        let translated = plan.ports.iter().filter(|(key, port)| relayed(key, port).is_none());
+        let translated = translated.map(|(key, port)| (*key, port.clone())).collect();
         self.rules.prepare(&mut self.wanted, &self.leg, mode, (plan.mesh_index, plan.mesh_size));
-        update.dropped = self.rules.update(&mut self.wanted, &plan.ports);
+        update.dropped = self.rules.update(&mut self.wanted, &translated);
         match self.commit() {
             Ok(changes) => update.changes += changes,
             Err(error) => {
@@ -105,6 +121,11 @@ impl Mesh {
             }
         }
         update
+    }
+
+    /// Lets go the clients of backends that are dead, as far as the kernel cannot.
+    pub fn cut(&self, dead: &BTreeSet<Ipv4Addr>) {
+        self.relays.cut(dead);
     }
 
     /// Forgets what of it somebody else has taken away or changed, so that the next update makes it.
@@ -167,4 +188,4 @@ pub(crate) fn remove_others(nft: &mut NftSocket, family: Family, prefix: &str, k
 }
 
 /// Ports and who takes their connections.
-pub type Ports = BTreeMap<(Protocol, u16), PublishedPort>;
+pub type Ports = BTreeMap<(Protocol, u16), MeshPort>;

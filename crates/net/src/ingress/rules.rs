@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use skep_model::plan::{Backend, PublishedPort, Ring};
+use skep_model::plan::{Backend, MeshPort, Ring};
 use skep_model::service::Protocol;
 
 use super::Ports;
@@ -61,7 +61,7 @@ pub fn source_ports(mesh_index: u16, mesh_size: u16) -> (u16, u16) {
 /// Port chains of the mesh, and how far each one's order is rotated.
 #[derive(Clone, Debug, Default)]
 pub struct MeshRules {
-    entries: BTreeMap<(Protocol, u16), (PublishedPort, usize)>,
+    entries: BTreeMap<(Protocol, u16), (MeshPort, usize)>,
     prepared: Option<(SourceMode, (u16, u16))>,
 }
 

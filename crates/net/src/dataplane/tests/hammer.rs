@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use skep_model::plan::{Backend, PublishedPort};
+use skep_model::plan::{Backend, MeshPort};
 use skep_model::service::Protocol;
 
 use super::world::*;
@@ -75,7 +75,7 @@ fn no_connection_through_the_mesh_fails_while_backends_are_swapped() {
         let mut plan = plan(&[&a], 0, true);
         let backend = |last: &u8| Backend { address: on_overlay(*last), port: 80 };
         let ring = backends.iter().map(backend).collect::<Vec<_>>().into();
-        let port = PublishedPort { ring, ..PublishedPort::default() };
+        let port = MeshPort { ring, ..MeshPort::default() };
         plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), port)].into();
         plan
     };
@@ -125,7 +125,7 @@ fn a_thousand_services_are_applied_and_one_is_changed() {
     plan.ingress.as_mut().unwrap().ports = (0..1000)
         .map(|n| {
             let backends: Vec<_> = backends.iter().map(|address| Backend { address: *address, port: 80 }).collect();
-            ((Protocol::Tcp, 20_000 + n), PublishedPort { ring: backends.into(), ..PublishedPort::default() })
+            ((Protocol::Tcp, 20_000 + n), MeshPort { ring: backends.into(), ..MeshPort::default() })
         })
         .collect();
     let start = Instant::now();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 
-use skep_model::plan::{Backend, HostPlan, PublishedPort, Ring};
+use skep_model::plan::{Backend, HostPlan, MeshPort, Ring};
 use skep_model::service::Protocol;
 
 use super::world::*;
@@ -23,7 +23,7 @@ fn plans(hosts: &[&Host], backends: &[u8]) -> Vec<HostPlan> {
             }
             let backends: Vec<Backend> =
                 backends.iter().map(|last| Backend { address: on_overlay(*last), port: 80 }).collect();
-            let port = PublishedPort { ring: backends.into(), ..PublishedPort::default() };
+            let port = MeshPort { ring: backends.into(), ..MeshPort::default() };
             plan.ingress.as_mut().unwrap().ports =
                 [((Protocol::Tcp, 8080), port.clone()), ((Protocol::Udp, 8080), port)].into();
             plan
@@ -98,7 +98,7 @@ fn of_two_ports_one_can_hide_the_clients_address() {
     let task = |port| Ring::from(vec![Backend { address: on_overlay(21), port }]);
     let told = |plans: &mut [HostPlan], masquerade| {
         for (host, plan) in hosts.iter().zip(plans) {
-            let port = |masquerade| PublishedPort { ring: task(80), masquerade };
+            let port = |masquerade| MeshPort { ring: task(80), masquerade, ..MeshPort::default() };
             plan.ingress.as_mut().unwrap().ports = [
                 ((Protocol::Tcp, 8080), port(masquerade)),
                 ((Protocol::Udp, 8080), port(masquerade)),
@@ -192,8 +192,7 @@ fn published_ports_are_held_and_one_that_is_taken_is_told() {
         |port: u16| host.namespace.run(|| std::net::TcpListener::bind(("0.0.0.0", port)).is_err()).unwrap();
     let other = host.namespace.run(|| std::net::TcpListener::bind("0.0.0.0:8081").unwrap()).unwrap();
     let mut plan = plan(&[&host], 0, true);
-    plan.ingress.as_mut().unwrap().ports =
-        [8080, 8081].map(|port| ((Protocol::Tcp, port), PublishedPort::default())).into();
+    plan.ingress.as_mut().unwrap().ports = [8080, 8081].map(|port| ((Protocol::Tcp, port), MeshPort::default())).into();
     let report = world.block_on(host.dataplane.apply(&plan));
     assert_eq!(report.failures.len(), 1);
     assert!(report.failures[0].starts_with("published port 8081/tcp could not be reserved"), "{:?}", report.failures);
@@ -213,7 +212,7 @@ fn a_new_daemon_adopts_the_mesh_and_an_unwanted_one_goes() {
     let outside = world.outside(9);
     let mut plan = plan(&[&host], 0, true);
     let backend = Backend { address: on_overlay(21), port: 80 };
-    let port = PublishedPort { ring: vec![backend].into(), ..PublishedPort::default() };
+    let port = MeshPort { ring: vec![backend].into(), ..MeshPort::default() };
     plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), port)].into();
     world.apply(&host, &plan);
     let task = world.task(&host, 21);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 
+use skep_model::plan::Guard;
+
 use super::world::*;
 use crate::dataplane::overlay_path;
 use crate::ingress::rules::SourceMode;
@@ -67,6 +69,70 @@ fn containers_reach_each_other_and_services_across_hosts() {
         // A datagram that is refused on its way out fails in `send` itself.
         assert_eq!(ask_udp(&client.namespace, on_overlay(2), 80).unwrap_err().kind(), ErrorKind::PermissionDenied);
     }
+}
+
+#[test]
+fn only_who_is_allowed_opens_connections_and_either_end_refuses_others() {
+    let world = World::new();
+    let (a, b) = (world.host(1, SourceMode::Preserve), world.host(2, SourceMode::Preserve));
+    // 12 takes connections of 11 only; 13 is on the same host as 11.
+    let guard = |clients: &[u8]| Guard {
+        tasks: [on_overlay(12)].into(),
+        clients: clients.iter().map(|last| on_overlay(*last)).collect(),
+        outside: false,
+    };
+    let tell = |at_clients: &[Guard], at_task: &[Guard]| {
+        let [mut plan_a, mut plan_b] = plans(&a, &b, &[12]);
+        overlay_of(&mut plan_a).guards = at_clients.to_vec();
+        overlay_of(&mut plan_b).guards = at_task.to_vec();
+        world.apply(&a, &plan_a);
+        world.apply(&b, &plan_b);
+        assert_eq!(world.apply(&a, &plan_a).changes, 0);
+    };
+    tell(&[guard(&[11])], &[guard(&[11])]);
+    let [friend, stranger] = [11, 13].map(|last| world.task(&a, last));
+    let task = world.task(&b, 12);
+    let _servers: Vec<_> =
+        [&friend, &stranger, &task].map(|task| Server::start(&task.namespace, 80, &task.address.to_string())).into();
+    let refused = |from: &Task| {
+        for address in [on_overlay(12), on_overlay(2)] {
+            assert_eq!(
+                ask(&from.namespace, address, 80).unwrap_err().kind(),
+                ErrorKind::ConnectionRefused,
+                "{address}"
+            );
+            assert!(ask_udp(&from.namespace, address, 80).is_err(), "{address}");
+        }
+    };
+    let admitted = |from: &Task| {
+        for address in [on_overlay(12), on_overlay(2)] {
+            assert!(ask(&from.namespace, address, 80).is_ok() && ask_udp(&from.namespace, address, 80).is_ok());
+        }
+    };
+    admitted(&friend);
+    refused(&stranger);
+    assert!(ask(&task.namespace, task.address, 80).is_ok(), "itself");
+    assert!(ask(&task.namespace, stranger.address, 80).is_ok(), "who may not be asked may ask");
+
+    // Each end alone.
+    tell(&[guard(&[11])], &[]);
+    refused(&stranger);
+    tell(&[], &[guard(&[11])]);
+    refused(&stranger);
+    admitted(&friend);
+
+    // Who comes to be allowed is, and who is not any more loses what it had.
+    tell(&[guard(&[13])], &[guard(&[13])]);
+    admitted(&stranger);
+    refused(&friend);
+    let mut stream = open(&stranger.namespace, task.address, 80).unwrap();
+    read_line(&mut stream).unwrap();
+    tell(&[guard(&[])], &[guard(&[])]);
+    refused(&stranger);
+    std::io::Write::write_all(&mut stream, b"x").unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    tell(&[], &[]);
+    admitted(&friend);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What somebody else has changed in the kernel is made good, and nothing else.
 
-use skep_model::plan::{Backend, HostPlan, PublishedPort};
+use skep_model::plan::{Backend, HostPlan, MeshPort};
 use skep_model::service::Protocol;
 
 use super::world::*;
@@ -47,7 +47,7 @@ fn plans(hosts: &[&Host; 2]) -> [HostPlan; 2] {
         overlay_of(&mut plan).remote.insert(on_overlay(other), hosts[1 - me].underlay);
         overlay_of(&mut plan).balancers = [(on_overlay(2), vec![on_overlay(21)].into())].into();
         let ring = vec![Backend { address: on_overlay(21), port: 80 }].into();
-        let port = PublishedPort { ring, ..PublishedPort::default() };
+        let port = MeshPort { ring, ..MeshPort::default() };
         plan.ingress.as_mut().unwrap().ports = [((Protocol::Tcp, 8080), port)].into();
         plan
     })

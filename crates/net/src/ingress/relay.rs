@@ -1,0 +1,375 @@
+//! Published TCP ports that the kernel cannot pass on: this daemon takes the connection, says to the task who opened it,
+//! and copies.
+//!
+//! ```text
+//!   client --> host:8080 (listener of the daemon) --> ing-<tag> --(ingress overlay)--> task:80
+//!                                                  header first
+//! ```
+//!
+//! A port listens while somebody takes its connections, and else refuses them as every port does. Connections under way
+//! follow no change but one: those of a backend that is dead are reset. They end with the daemon.
+//!
+//! Decides who gets a connection, and when one is given up. Must not know why a port is relayed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::net::{Shutdown, sockopt};
+use skep_model::plan::{Backend, Ring};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::proxy_protocol::header;
+
+/// Connections that wait to be taken, a port; the kernel may allow fewer.
+const BACKLOG: i32 = 4096;
+/// Connections at once on all ports, each being two sockets; fewer where the daemon may have few files.
+const MOST_CONNECTIONS: usize = 16_384;
+/// Of a daemon's open files, one in so many is a relayed connection.
+const FILES_EACH: u64 = 4;
+/// Backends that are tried for one connection, for so long each.
+const TRIES: usize = 3;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// When the daemon has no file left for a connection.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Each way of a connection, in bytes.
+const BUFFER: usize = 16 * 1024;
+
+/// The ports of this host that are relayed.
+#[derive(Debug)]
+pub(super) struct Relays {
+    ports: BTreeMap<u16, Relay>,
+    connections: Arc<Connections>,
+    /// Ends what is under way with the mesh.
+    _end: DropGuard,
+}
+
+#[derive(Debug)]
+struct Relay {
+    ring: watch::Sender<Ring<Backend>>,
+    /// The listening socket; the reservation of the port has it, too.
+    socket: OwnedFd,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // Back to a socket that is bound and refuses: closing this one would not do, as it is not the last.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        let _ = sockopt::set_socket_reuseaddr(&self.socket, false);
+        self.task.abort();
+    }
+}
+
+impl Relays {
+    pub(super) fn new() -> Self {
+        let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+        let each = files.map_or(1024, |(soft, _)| soft) / FILES_EACH;
+        let most = usize::try_from(each).unwrap_or(MOST_CONNECTIONS).min(MOST_CONNECTIONS);
+        let end = CancellationToken::new();
+        let connections = Connections {
+            room: Arc::new(Semaphore::new(most)),
+            next: AtomicUsize::new(0),
+            open: Mutex::default(),
+            end: end.clone(),
+        };
+        Self { ports: BTreeMap::new(), connections: Arc::new(connections), _end: end.drop_guard() }
+    }
+
+    /// Relays exactly these ports; `held` gives the bound socket of one. Returns how many were begun or ended, and words
+    /// for those that could not be. Must be called within a runtime.
+    pub(super) fn update<'h, F: AsFd + 'h>(
+        &mut self,
+        wanted: &BTreeMap<u16, &Ring<Backend>>,
+        held: impl Fn(u16) -> Option<&'h F>,
+    ) -> (usize, Vec<String>) {
+        let before = self.ports.len();
+        self.ports.retain(|port, _| wanted.get(port).is_some_and(|ring| !ring.backends.is_empty()));
+        let (mut changes, mut failures) = (before - self.ports.len(), Vec::new());
+        for (port, ring) in wanted.iter().filter(|(_, ring)| !ring.backends.is_empty()) {
+            if let Some(relay) = self.ports.get(port) {
+                relay.ring.send_if_modified(|now| {
+                    let changed = now != *ring;
+                    if changed {
+                        now.clone_from(ring);
+                    }
+                    changed
+                });
+                continue;
+            }
+            // What could not be reserved has been told already.
+            let Some(socket) = held(*port) else { continue };
+            match self.listen(socket.as_fd(), (*ring).clone()) {
+                Ok(relay) => {
+                    self.ports.insert(*port, relay);
+                    changes += 1;
+                }
+                Err(error) => failures.push(format!("published port {port}/tcp cannot be listened on: {error}")),
+            }
+        }
+        (changes, failures)
+    }
+
+    fn listen(&self, socket: impl AsFd, ring: Ring<Backend>) -> io::Result<Relay> {
+        // For the next time: connections of this time may still be open then. Only while it listens, since two sockets that
+        // do not may have the same port so.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        let socket = socket.as_fd().try_clone_to_owned()?;
+        let listener = std::net::TcpListener::from(socket.try_clone()?);
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let (ring, rings) = watch::channel(ring);
+        let task = tokio::spawn(accept(listener, rings, Arc::clone(&self.connections)));
+        Ok(Relay { ring, socket, task })
+    }
+
+    /// Resets the connections of backends that are dead.
+    pub(super) fn cut(&self, dead: &BTreeSet<Ipv4Addr>) {
+        let open = self.connections.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.values().filter(|(backend, _)| dead.contains(backend)).for_each(|(_, cut)| cut.cancel());
+    }
+}
+
+/// What is under way, on all ports.
+#[derive(Debug)]
+struct Connections {
+    room: Arc<Semaphore>,
+    next: AtomicUsize,
+    open: Mutex<BTreeMap<usize, (Ipv4Addr, CancellationToken)>>,
+    end: CancellationToken,
+}
+
+async fn accept(listener: TcpListener, ring: watch::Receiver<Ring<Backend>>, connections: Arc<Connections>) {
+    let mut turn = 0_usize;
+    let mut full = false;
+    loop {
+        let (client, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return,
+            Err(error) => {
+                tracing::debug!(%error, "a connection to a published port was not taken");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(room) = Arc::clone(&connections.room).try_acquire_owned() else {
+            if !std::mem::replace(&mut full, true) {
+                tracing::warn!("too many connections are relayed; more are reset");
+            }
+            let _ = client.set_zero_linger();
+            continue;
+        };
+        full = false;
+        turn = turn.wrapping_add(1);
+        let backends = order(&ring.borrow(), turn, from.ip().to_canonical());
+        let connections = Arc::clone(&connections);
+        tokio::spawn(async move {
+            if let Err(error) = pass(client, from, &backends, &connections).await {
+                tracing::debug!(%error, client = %from, "a relayed connection was reset");
+            }
+            drop(room);
+        });
+    }
+}
+
+/// Whom to try for one connection, one after the other.
+fn order(ring: &Ring<Backend>, turn: usize, client: IpAddr) -> Vec<Backend> {
+    let length = ring.backends.len().max(1);
+    let first = if ring.by_client { place(client) % length } else { turn % length };
+    let mut order: Vec<Backend> = Vec::new();
+    for backend in ring.backends[first..].iter().chain(&ring.backends[..first]) {
+        if !order.contains(backend) {
+            order.push(*backend);
+        }
+        if order.len() == TRIES {
+            break;
+        }
+    }
+    order
+}
+
+/// The same on every host: FNV-1a.
+fn place(client: IpAddr) -> usize {
+    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let hash = match client {
+        IpAddr::V4(ip) => ip.octets().iter().fold(0x811c_9dc5, step),
+        IpAddr::V6(ip) => ip.octets().iter().fold(0x811c_9dc5, step),
+    };
+    (hash ^ (hash >> 15)) as usize
+}
+
+/// One connection from its beginning to its end. An error is passed on as a reset, both ways.
+async fn pass(
+    mut client: TcpStream,
+    from: SocketAddr,
+    backends: &[Backend],
+    connections: &Arc<Connections>,
+) -> io::Result<()> {
+    let begun = begin(&client, from, backends, connections).await;
+    let (mut server, entry) = begun.inspect_err(|_| _ = client.set_zero_linger())?;
+    let passed = tokio::select! {
+        passed = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER) => passed.map(drop),
+        () = entry.cut.cancelled() => Err(io::Error::other("its backend is gone")),
+    };
+    passed.inspect_err(|_| _ = (client.set_zero_linger(), server.set_zero_linger()))
+}
+
+/// A connection to the first backend that takes one, which has been told whose it is.
+async fn begin(
+    client: &TcpStream,
+    from: SocketAddr,
+    backends: &[Backend],
+    connections: &Arc<Connections>,
+) -> io::Result<(TcpStream, Entry)> {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let header = header(canonical(from), canonical(client.local_addr()?));
+    let mut last = io::Error::other("nobody takes it");
+    for backend in backends {
+        let entry = Entry::new(connections, backend.address);
+        let connecting = async {
+            let mut server = TcpStream::connect((backend.address, backend.port)).await?;
+            for stream in [client.as_fd(), server.as_fd()] {
+                sockopt::set_tcp_nodelay(stream, true)?;
+                sockopt::set_socket_keepalive(stream, true)?;
+            }
+            server.write_all(&header).await?;
+            Ok(server)
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(server)) => return Ok((server, entry)),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+/// A connection's place among those under way.
+struct Entry {
+    number: usize,
+    cut: CancellationToken,
+    connections: Arc<Connections>,
+}
+
+impl Entry {
+    fn new(connections: &Arc<Connections>, backend: Ipv4Addr) -> Self {
+        let number = connections.next.fetch_add(1, Ordering::Relaxed);
+        let cut = connections.end.child_token();
+        let mut open = connections.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(number, (backend, cut.clone()));
+        drop(open);
+        Self { number, cut, connections: Arc::clone(connections) }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.connections.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn backend(last: u8) -> Backend {
+        Backend { address: Ipv4Addr::new(127, 0, 0, last), port: 80 }
+    }
+
+    /// A server on an address of this machine that has what it was sent printed after its own name.
+    async fn serve(last: u8) -> Backend {
+        let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let mut head = [0; 28];
+                    stream.read_exact(&mut head).await.unwrap();
+                    stream.write_all(&[&[last], &head[..]].concat()).await.unwrap();
+                    let (mut reader, mut writer) = stream.split();
+                    let _ = tokio::io::copy(&mut reader, &mut writer).await;
+                });
+            }
+        });
+        Backend { address: Ipv4Addr::new(127, 0, 0, last), port }
+    }
+
+    /// Connects, and tells which server answered and who it says asked.
+    async fn ask(port: u16) -> io::Result<(TcpStream, u8)> {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let mut answer = [0; 29];
+        client.read_exact(&mut answer).await?;
+        let told = header(client.local_addr()?, client.peer_addr()?);
+        assert_eq!(answer[1..], told, "the client's address, and the one it came to");
+        Ok((client, answer[0]))
+    }
+
+    #[tokio::test]
+    async fn a_port_follows_its_backends_and_refuses_without_them() {
+        // Bound by number, as published ports are: one that the kernel chose would be another one at the next `listen`.
+        let port = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        let socket = {
+            use rustix::net::{AddressFamily, SocketType, bind, socket};
+            let socket = socket(AddressFamily::INET6, SocketType::STREAM, None).unwrap();
+            bind(&socket, &SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))).unwrap();
+            socket
+        };
+        let (one, two) = (serve(2).await, serve(3).await);
+        let mut relays = Relays::new();
+        let tell = |relays: &mut Relays, backends: &[Backend]| {
+            let ring = Ring::from(backends.to_vec());
+            let (changes, failures) = relays.update(&[(port, &ring)].into(), |_| Some(&socket));
+            assert_eq!(failures, Vec::<String>::new());
+            changes
+        };
+        assert_eq!((tell(&mut relays, &[one, two]), tell(&mut relays, &[one, two])), (1, 0));
+        let (mut kept, first) = ask(port).await.unwrap();
+        assert_ne!(ask(port).await.unwrap().1, first, "the next one");
+        let other = if first == 2 { two } else { one };
+
+        tell(&mut relays, &[other]);
+        for _ in 0..3 {
+            assert_ne!(ask(port).await.unwrap().1, first);
+        }
+        for _ in 0..2 {
+            assert_eq!(tell(&mut relays, &[]), 1);
+            assert_eq!(ask(port).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+            assert_eq!(tell(&mut relays, &[Backend { port: 1, ..one }, other]), 1);
+            assert_ne!(ask(port).await.unwrap().1, first, "where one does not answer, the next is tried");
+            assert_ne!(ask(port).await.unwrap().1, first);
+        }
+
+        // What is under way goes on until its backend is dead.
+        let mut byte = [0];
+        kept.write_all(b"x").await.unwrap();
+        kept.read_exact(&mut byte).await.unwrap();
+        relays.cut(&[Ipv4Addr::new(127, 0, 0, first)].into());
+        assert_eq!(kept.read(&mut byte).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(relays.connections.open.lock().unwrap().values().filter(|(b, _)| b.octets()[3] == first).count(), 0);
+    }
+
+    #[test]
+    fn each_connection_begins_with_the_next_and_a_clients_always_with_the_same() {
+        let client = "192.0.2.7".parse().unwrap();
+        let mut ring = Ring::from(vec![backend(1), backend(2), backend(1), backend(3)]);
+        assert_eq!(order(&ring, 1, client), [backend(2), backend(1), backend(3)]);
+        assert_eq!(order(&ring, 6, client), [backend(1), backend(3), backend(2)]);
+        ring.by_client = true;
+        assert_eq!(order(&ring, 1, client), order(&ring, 2, client));
+        let firsts: BTreeSet<_> =
+            (1..50).map(|last| order(&ring, 1, Ipv4Addr::new(192, 0, 2, last).into())[0]).collect();
+        assert_eq!(firsts.len(), 3, "other clients begin with others");
+        assert!(order(&Ring::default(), 1, client).is_empty());
+    }
+}
