@@ -43,6 +43,10 @@ fn every_host_answers_for_every_task() {
             assert!(field(&answer, "RemoteAddr:").starts_with(&machine), "{answer}");
         }
     }
+    // conformance: works | idle connections through the mesh and to services | kept for days; Docker cuts them at 900 s
+    let timeout = ["cat", "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established"];
+    let seconds: u64 = lab.on(1, &timeout).ok().parse().expect("seconds");
+    assert!(seconds >= 24 * 3600, "{seconds}");
     // No task: refused at once, on every host.
     lab.docker(1, "service scale --detach web=0").ok();
     for node in 1..=3 {
@@ -121,6 +125,8 @@ fn services_and_tasks_resolve_on_an_overlay() {
             run(&format!("timeout 5 wget -qO- http://{name}.{id}")).ok();
         }
         run("timeout 5 wget -qO- http://nobody.invalid").fails("bad address 'nobody.invalid'");
+        let timeout = run("cat /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established").ok();
+        assert!(timeout.parse::<u64>().is_ok_and(|seconds| seconds >= 24 * 3600), "{timeout}");
         // A way out of the overlay, to the host's own network.
         run(&format!("nc -w 2 {} 2377 </dev/null", lab.address(1))).ok();
     }

@@ -176,7 +176,11 @@ fn a_service_that_names_its_clients_is_guarded_on_every_network() {
     let addresses = |list: &[&str]| list.iter().map(|text| address(text)).collect();
     let tasks = ["10.0.1.21", "10.0.1.22", "10.0.1.23"];
     let expected = Guard { tasks: addresses(&tasks), clients: addresses(&["10.0.1.31", "10.0.1.32"]), outside: false };
-    assert_eq!(guards(&set, "back"), [expected.clone()], "also of a task that does not serve yet");
+    assert_eq!(
+        guards(&set, "back").as_slice(),
+        std::slice::from_ref(&expected),
+        "also of a task that does not serve yet"
+    );
     let mesh = Guard {
         tasks: addresses(&["10.0.0.21", "10.0.0.22"]),
         clients: addresses(&["10.0.0.1", "10.0.0.2"]),

@@ -33,7 +33,7 @@ const BACKLOG: i32 = 4096;
 /// Connections at once on all ports, each being two sockets; fewer where the daemon may have few files.
 const MOST_CONNECTIONS: usize = 16_384;
 /// Of a daemon's open files, one in so many is a relayed connection.
-const FILES_EACH: u64 = 4;
+const FILES_EACH: usize = 4;
 /// Backends that are tried for one connection, for so long each.
 const TRIES: usize = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -70,12 +70,9 @@ impl Drop for Relay {
 
 impl Relays {
     pub(super) fn new() -> Self {
-        let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
-        let each = files.map_or(1024, |(soft, _)| soft) / FILES_EACH;
-        let most = usize::try_from(each).unwrap_or(MOST_CONNECTIONS).min(MOST_CONNECTIONS);
         let end = CancellationToken::new();
         let connections = Connections {
-            room: Arc::new(Semaphore::new(most)),
+            room: Arc::new(Semaphore::new(room())),
             next: AtomicUsize::new(0),
             open: Mutex::default(),
             end: end.clone(),
@@ -136,6 +133,15 @@ impl Relays {
         let open = self.connections.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.values().filter(|(backend, _)| dead.contains(backend)).for_each(|(_, cut)| cut.cancel());
     }
+}
+
+/// How many connections there may be at once. The limit that a service manager sets for programs that use `select` is no
+/// limit for this one: it takes what it may have.
+fn room() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 / FILES_EACH };
+    let files = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
+    usize::try_from(files).unwrap_or(usize::MAX).div_euclid(FILES_EACH).min(MOST_CONNECTIONS)
 }
 
 /// What is under way, on all ports.

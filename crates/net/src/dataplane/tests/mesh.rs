@@ -171,6 +171,29 @@ fn a_client_port_used_with_several_hosts_is_no_collision() {
 }
 
 #[test]
+fn datagrams_of_a_client_follow_the_backends() {
+    let world = World::new();
+    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
+    let hosts: Vec<&Host> = hosts.iter().collect();
+    let outside = world.outside(9);
+    let tell = |backends: &[u8]| {
+        for (host, plan) in hosts.iter().zip(plans(&hosts, backends)) {
+            world.apply(host, &plan);
+        }
+    };
+    tell(&[21]);
+    let tasks = [world.task(hosts[1], 21), world.task(hosts[2], 31)];
+    let _servers: Vec<_> =
+        tasks.iter().map(|task| Server::start(&task.namespace, 80, &task.address.to_string())).collect();
+    let socket = udp_socket(&outside);
+    for (backends, answers) in [([21], 21), ([31], 31), ([21], 21)] {
+        tell(&backends);
+        let expected = format!("{} 192.168.50.9", on_overlay(answers));
+        assert_eq!(ask_udp_with(&socket, hosts[0].underlay, 8080).unwrap(), expected);
+    }
+}
+
+#[test]
 fn a_task_cannot_reach_the_hosts_loopback_through_the_leg() {
     let world = World::new();
     let host = world.host(1, SourceMode::Preserve);
