@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use skep_model::assignment::{AssignmentSet, EndpointRecord, ServiceRecord};
 use skep_model::dns::Zone;
-use skep_model::network::{ENCRYPTED_OVERLAY_MTU, Network, OVERLAY_MTU, mac_of};
+use skep_model::network::{Network, mac_of};
 use skep_model::plan::{Backend, Guard, HostPlan, IngressPlan, MeshPort, OverlayPlan, Ring};
 use skep_model::service::PublishMode;
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
@@ -18,9 +18,6 @@ use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
 mod ring;
 
 use ring::{Candidate, fnv};
-
-/// Option of an overlay that sets its MTU.
-const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 /// What this host's kernel should hold.
 pub fn plan(set: &AssignmentSet, self_node: &NodeId, vxlan_port: u16) -> HostPlan {
@@ -72,13 +69,13 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
         }
     }
     let encrypted = network.spec.is_encrypted();
-    let usual_mtu = if encrypted { ENCRYPTED_OVERLAY_MTU } else { OVERLAY_MTU };
+    let narrowest_link = set.nodes.values().filter_map(|node| node.link_mtu).min();
     OverlayPlan {
         name: network.spec.name.clone(),
         vni: allocation.map_or(0, |a| a.vni),
         subnet: allocation.map(|a| a.subnet),
         gateway: allocation.map(|a| a.gateway),
-        mtu: network.spec.driver_options.get(MTU_OPTION).and_then(|v| v.parse().ok()).unwrap_or(usual_mtu),
+        mtu: network.spec.mtu(narrowest_link),
         internal: network.spec.internal,
         remote,
         balancers,

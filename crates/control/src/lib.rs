@@ -25,6 +25,7 @@ mod allocate;
 mod schedule;
 
 pub mod dispatch;
+pub mod doctor;
 mod explain;
 pub mod membership;
 

@@ -71,6 +71,9 @@ pub struct NodeRecord {
     /// How many connections its tasks get where others get one; not told by older managers.
     #[serde(default = "one")]
     pub weight: u8,
+    /// MTU of the interface that holds that address.
+    #[serde(default)]
+    pub link_mtu: Option<u32>,
 }
 
 fn one() -> u8 {

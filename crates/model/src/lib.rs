@@ -7,6 +7,7 @@
 //! worker) and [`plan`] (what a worker makes of it in the kernel).
 #![forbid(unsafe_code)]
 
+pub mod doctor;
 pub mod explain;
 pub mod generic;
 pub mod id;

@@ -61,6 +61,23 @@ pub struct NetworkAllocation {
 }
 
 impl NetworkSpec {
+    /// What carrying a packet of it between hosts adds to the packet, in bytes.
+    pub fn overhead(&self) -> u32 {
+        if self.is_encrypted() {
+            OVERLAY_UNDERLAY_MTU - ENCRYPTED_OVERLAY_MTU
+        } else {
+            OVERLAY_UNDERLAY_MTU - OVERLAY_MTU
+        }
+    }
+
+    /// The MTU of its containers: the one asked for, else what the narrowest of the hosts' links carries, and no more than is
+    /// usual: what lies between the hosts is not known.
+    pub fn mtu(&self, narrowest_link: Option<u32>) -> u32 {
+        let asked = self.driver_options.get(MTU_OPTION).and_then(|text| text.parse().ok()).filter(|mtu| *mtu > 0);
+        let link = narrowest_link.unwrap_or(OVERLAY_UNDERLAY_MTU).clamp(SMALLEST_LINK_MTU, OVERLAY_UNDERLAY_MTU);
+        asked.unwrap_or(link - self.overhead())
+    }
+
     /// Whether frames between its hosts are sealed. The option counts by being there, whatever its value, as in Docker.
     pub fn is_encrypted(&self) -> bool {
         self.driver_options.contains_key(ENCRYPTED_OPTION)
@@ -125,6 +142,12 @@ pub const INGRESS_NETWORK_NAME: &str = "ingress";
 pub const GWBRIDGE_NETWORK_NAME: &str = "docker_gwbridge";
 /// Networks that every host has for itself and that services can be on (swarmkit `PredefinedNetworks`).
 pub const HOST_NETWORKS: [&str; 2] = ["host", "bridge"];
+/// Option of an overlay that sets its MTU.
+pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
+/// What hosts' links are taken to carry unless they say less.
+pub const OVERLAY_UNDERLAY_MTU: u32 = 1500;
+/// No link of a host is taken to carry less: IPv4 would barely work.
+const SMALLEST_LINK_MTU: u32 = 576;
 /// MTU of an overlay over a 1500-byte underlay: VXLAN takes 50 bytes.
 pub const OVERLAY_MTU: u32 = 1450;
 /// The same of an encrypted overlay: sealing takes 110 bytes.

@@ -73,6 +73,8 @@ pub struct NodeDescription {
     pub tls_issuer_key: Vec<u8>,
     /// SHA-256 in hex of the certificate it last opened a session with.
     pub tls_certificate: String,
+    /// MTU of the interface that holds the node's address.
+    pub link_mtu: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

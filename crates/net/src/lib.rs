@@ -23,6 +23,7 @@ mod sys;
 
 mod bridge;
 mod dns;
+mod probe;
 mod publish;
 mod sandbox;
 

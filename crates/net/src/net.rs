@@ -1,9 +1,11 @@
 //! The façade: every call from outside comes in here.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_model::doctor::{ProbeReport, ProbeRequest};
 use skep_model::plan::HostPlan;
 use skep_model::sandbox::{EndpointInfo, EndpointRequest, LocalNetwork, LocalNetworkSpec, Sandbox, SandboxRequest};
 use skep_model::{ContainerId, NetworkId};
@@ -123,6 +125,17 @@ impl Net {
             Err(error) => report.failures.push(crate::dataplane::chain_of(&error)),
         }
         report
+    }
+
+    /// MTU of the interface that holds this address of the host; `None` if none does.
+    pub fn underlay_mtu(&self, address: IpAddr) -> Option<u32> {
+        crate::probe::underlay(&self.host.namespace, address).ok().flatten().map(|(_, mtu)| mtu)
+    }
+
+    /// Tries what gets from here to other hosts and from them to here, and what this kernel can do. Takes two seconds.
+    pub async fn probe(&self, request: ProbeRequest) -> ProbeReport {
+        let scratch = self.host.config.exec_root.join(format!("netns/probe-{:016x}", request.token));
+        crate::probe::run(self.host.namespace.clone(), scratch, request).await
     }
 
     /// Networks of this host alone, by name.

@@ -38,11 +38,39 @@ pub(crate) fn attach_tap(device: &OwnedFd, name: &str) -> io::Result<()> {
 
 /// Has datagrams too large for a way fragmented on it, rather than believing whoever says that they are.
 pub(crate) fn let_fragment(socket: &impl AsRawFd) -> io::Result<()> {
-    let never = libc::IP_PMTUDISC_DONT;
-    let length = libc::socklen_t::try_from(std::mem::size_of_val(&never)).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open while `socket` is borrowed, and the value is as long as is said.
-    let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, (&raw const never).cast(), length)
+    set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &libc::IP_PMTUDISC_DONT)
+}
+
+/// Has datagrams too large for a way lost on it, whatever is known of the way.
+pub(crate) fn forbid_fragments(socket: &impl AsRawFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &libc::IP_PMTUDISC_PROBE)
+}
+
+/// Gives a raw socket only those UDP packets that have this word so many bytes into what UDP carries.
+pub(crate) fn only_udp_with(socket: &impl AsRawFd, offset: usize, word: u32) -> io::Result<()> {
+    let offset = u32::try_from(offset).map_err(io::Error::other)?;
+    let say = |code: u32, if_true, if_false, k| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(u16::MAX),
+        jt: if_true,
+        jf: if_false,
+        k,
     };
+    // The packet begins with the header of IP, of four times the length its first byte says; that of UDP has eight bytes.
+    let mut program = [
+        say(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0),
+        say(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, 0, 0, 8 + offset),
+        say(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, word),
+        say(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        say(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: 5, filter: program.as_mut_ptr() };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+}
+
+fn set<T>(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(std::mem::size_of_val(value)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open while `socket` is borrowed, and the value is as long as is said; what a filter points to
+    // lives until the call has copied it.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(value).cast(), length) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

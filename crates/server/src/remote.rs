@@ -5,12 +5,14 @@
 //! routes, on that node.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, Uri};
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use skep_api::ApiVersion;
 use skep_model::NodeId;
 
@@ -38,9 +40,51 @@ impl<'p> Target<'p> {
     }
 }
 
+/// What `skep network doctor` asks hosts.
+pub(crate) const PROBE: &str = "/skep/network/probe";
+
 /// Whether a manager may ask for this.
 pub(crate) fn may_be_asked(path: &str) -> bool {
-    Target::of(path).is_some()
+    Target::of(path).is_some() || path == PROBE
+}
+
+/// A connection to a node's API, to send requests on.
+pub(crate) type Line = hyper::client::conn::http1::SendRequest<Body>;
+
+fn gone(node_id: &NodeId, error: &hyper::Error) -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("node {node_id} broke the connection: {error}"))
+}
+
+pub(crate) async fn line(state: &ServerState, node_id: &NodeId) -> Result<Line> {
+    let connection = state.node().reach(node_id).await?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(connection)).await;
+    let (sender, driver) = handshake.map_err(|error| gone(node_id, &error))?;
+    tokio::spawn(async move {
+        if let Err(error) = driver.with_upgrades().await {
+            tracing::debug!(%error, "a connection to another node's API ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// A node that has not answered a question by then does not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The answer to one question.
+pub(crate) async fn ask<T: DeserializeOwned>(mut line: Line, question: Request<Body>) -> Result<T> {
+    let unanswered = |what: &str| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, what);
+    let answered = async {
+        let response = line.send_request(question).await?;
+        let (parts, body) = response.into_parts();
+        Ok::<_, hyper::Error>((parts.status, body.collect().await?.to_bytes()))
+    };
+    let answered = tokio::time::timeout(PATIENCE, answered).await.map_err(|_| unanswered("it does not answer"))?;
+    let (status, body) = answered.map_err(|error| unanswered(&format!("it broke the connection: {error}")))?;
+    match serde_json::from_slice(&body) {
+        Ok(answer) if status.is_success() => Ok(answer),
+        _ if status == StatusCode::NOT_FOUND => Err(unanswered("its daemon is older and does not know the question")),
+        _ => Err(unanswered(&format!("it answered {status}"))),
+    }
 }
 
 /// The answer from elsewhere, or the request back: it is for this node.
@@ -70,17 +114,7 @@ pub(crate) async fn forward(
 }
 
 async fn send(state: &ServerState, mut request: Request<Body>, node_id: &NodeId, path: &str) -> Result<Response<Body>> {
-    let gone = |error: &dyn std::fmt::Display| {
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("node {node_id} broke the connection: {error}"))
-    };
-    let connection = state.node().reach(node_id).await?;
-    let (mut sender, driver) =
-        hyper::client::conn::http1::handshake(TokioIo::new(connection)).await.map_err(|e| gone(&e))?;
-    tokio::spawn(async move {
-        if let Err(error) = driver.with_upgrades().await {
-            tracing::debug!(%error, "a connection to another node's containers ended");
-        }
-    });
+    let mut sender = line(state, node_id).await?;
     let version = request.extensions().get::<ApiVersion>().copied();
     let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
     let version = version.map(|v| format!("/v{v}")).unwrap_or_default();
@@ -88,7 +122,7 @@ async fn send(state: &ServerState, mut request: Request<Body>, node_id: &NodeId,
         format!("{version}{path}{query}").parse::<Uri>().map_err(|_| ApiError::invalid("malformed request path"))?;
     let makes_exec = request.method() == Method::POST && path.ends_with("/exec");
     let client = request.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
-    let mut response = sender.send_request(request).await.map_err(|e| gone(&e))?;
+    let mut response = sender.send_request(request).await.map_err(|e| gone(node_id, &e))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(client) = client
     {
@@ -104,7 +138,7 @@ async fn send(state: &ServerState, mut request: Request<Body>, node_id: &NodeId,
     if !makes_exec || parts.status != StatusCode::CREATED {
         return Ok(Response::from_parts(parts, Body::new(body)));
     }
-    let body = body.collect().await.map_err(|e| gone(&e))?.to_bytes();
+    let body = body.collect().await.map_err(|e| gone(node_id, &e))?.to_bytes();
     if let Some(id) =
         serde_json::from_slice::<serde_json::Value>(&body).ok().and_then(|v| v["Id"].as_str().map(str::to_owned))
     {
@@ -146,6 +180,7 @@ mod tests {
             "/containers/a/archive",
             "/images/json",
             "/swarm/leave",
+            "/skep/network/doctor",
         ] {
             assert!(!may_be_asked(path), "{path}");
         }

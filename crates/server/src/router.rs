@@ -20,6 +20,7 @@ pub(crate) fn router(state: ServerState) -> Router {
         .merge(routes::images::routes())
         .merge(routes::image_transfer::routes())
         .merge(routes::networks::routes())
+        .merge(routes::doctor::routes())
         .merge(routes::volumes::routes())
         .merge(routes::swarm::routes())
         .merge(routes::join_tokens::routes())

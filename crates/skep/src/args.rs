@@ -40,6 +40,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ServiceCommand,
     },
+    /// What can be asked of the network beyond `docker network`
+    Network {
+        /// The daemon to ask: of any manager
+        #[arg(short = 'H', long, env = "DOCKER_HOST", default_value = "unix:///var/run/docker.sock", global = true)]
+        host: String,
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
     /// The process that owns the containers of a host; started by the daemon
@@ -60,9 +68,33 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 50)]
         rounds: usize,
     },
+    /// Time the network side of a host, for `cargo xtask bench network`
+    #[command(hide = true, subcommand)]
+    BenchNetwork(BenchNetworkCommand),
     /// The HTTP server inside the image skep/whoami
     #[command(hide = true)]
     Whoami(WhoamiFlags),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum BenchNetworkCommand {
+    /// A thousand services applied, and one backend changed
+    Services,
+    /// Backends exchanged under load
+    Swaps {
+        #[arg(long, default_value_t = 12_000)]
+        count: usize,
+        /// Through the published port, not the VIP
+        #[arg(long)]
+        mesh: bool,
+    },
+    /// The moment at which a name has so many addresses (0: some), and none of these, asked in this network namespace
+    Await {
+        name: String,
+        count: usize,
+        #[arg(long)]
+        without: Vec<std::net::Ipv4Addr>,
+    },
 }
 
 #[derive(Subcommand)]
@@ -82,6 +114,16 @@ pub(crate) enum ServiceCommand {
         service: String,
         /// `text` or `json`
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
+        format: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Let every host try every other: ports, sizes of packets, clocks, kernels; say what is wrong and what to do
+    Doctor {
+        /// `table` or `json`
+        #[arg(long, default_value = "table", value_parser = ["table", "json"])]
         format: String,
     },
 }

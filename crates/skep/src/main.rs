@@ -4,10 +4,12 @@
 mod args;
 mod backup;
 mod bench;
+mod bench_network;
 mod client;
 mod config_file;
 mod daemon;
 mod lab;
+mod network;
 mod service;
 mod swarm;
 mod whoami;
@@ -34,9 +36,11 @@ fn main() -> ExitCode {
         Command::Lab(command) => lab::run(command),
         Command::Swarm { host, command } => swarm::run(&host, command),
         Command::Service { host, command } => service::run(&host, command),
+        Command::Network { host, command } => network::run(&host, command),
         Command::LabHost { spec } => lab::host(&spec),
         Command::Whoami(flags) => whoami::run(&flags),
         Command::BenchEngine { image_tar, rounds } => bench::run(&image_tar, rounds),
+        Command::BenchNetwork(command) => bench_network::run(&command),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "skep", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

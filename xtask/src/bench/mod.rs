@@ -7,6 +7,7 @@ mod api;
 mod cluster;
 mod drops;
 mod lab;
+mod network;
 mod overlays;
 mod scheduler;
 mod services;
@@ -32,6 +33,8 @@ enum Part {
     Drops,
     /// One TCP stream over a plain and an encrypted overlay; skep only, needs iperf3
     Overlays,
+    /// Paths of a request by what they cost, changes until every host knows them; skep only, needs wrk, nginx, haproxy and iperf3
+    Network,
     /// The scheduler alone: tasks placed in memory, against swarmkit's recorded times
     Scheduler,
     /// Nodes wrongly taken for dead, idle and under packet loss; takes twice --minutes
@@ -58,6 +61,15 @@ pub(crate) struct Options {
     /// Length of each half of the soak
     #[arg(long, default_value_t = 10)]
     minutes: u64,
+    /// Rounds of the network part
+    #[arg(long, default_value_t = 7)]
+    network_rounds: usize,
+    /// How long the network part sends by each way in a round
+    #[arg(long, default_value_t = 3)]
+    network_seconds: u64,
+    /// Containers on each host when the network part asks how fast a change is known
+    #[arg(long, default_value_t = 100)]
+    containers: u64,
     /// skep only
     #[arg(long)]
     alone: bool,
@@ -104,6 +116,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if wanted(Part::Overlays) {
         overlays::measure(&skep, &tar, &mut ours)?;
     }
+    if wanted(Part::Network) {
+        network::measure(&skep, options, &tar, &mut ours)?;
+    }
     if wanted(Part::Soak) {
         soak::measure(&skep, options.minutes, &mut ours)?;
     }
@@ -141,12 +156,12 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn print(ours: &Figures, theirs: &Figures) {
-    println!("\n{:<28} {:>10} {:>10} {:>8}", "", "skep", "dockerd", "ratio");
+    println!("\n{:<46} {:>10} {:>10} {:>8}", "", "skep", "dockerd", "ratio");
     for (name, values) in ours {
         let mine = median(values);
         match theirs.get(name).map(|v| median(v)) {
-            Some(peer) => println!("{name:<28} {mine:>10.3} {peer:>10.3} {:>8.2}", mine / peer),
-            None => println!("{name:<28} {mine:>10.3}"),
+            Some(peer) => println!("{name:<46} {mine:>10.3} {peer:>10.3} {:>8.2}", mine / peer),
+            None => println!("{name:<46} {mine:>10.3}"),
         }
     }
 }

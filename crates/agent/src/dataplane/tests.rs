@@ -1,5 +1,7 @@
 use skep_model::assignment::NodeRecord;
-use skep_model::network::{NetworkAllocation, NetworkKeys, NetworkSpec};
+use skep_model::network::{
+    ENCRYPTED_OVERLAY_MTU, MTU_OPTION, NetworkAllocation, NetworkKeys, NetworkSpec, OVERLAY_MTU,
+};
 use skep_model::secret::SecretBytes;
 use skep_model::service::{PortConfig, Protocol};
 use skep_model::traffic::Traffic;
@@ -26,6 +28,7 @@ fn node(number: u8) -> (NodeId, NodeRecord) {
         ingress_address: Some(Ipv4Addr::new(10, 0, 0, number)),
         mesh_index: Some(u16::from(number) - 1),
         weight: 1,
+        link_mtu: None,
     };
     (format!("n{number}").parse().unwrap(), record)
 }
@@ -208,6 +211,11 @@ fn an_encrypted_network_is_one_with_and_without_its_keys() {
         (plan.overlays[&back].keys.clone(), plan.overlays[&back].mtu)
     };
     assert_eq!(told(&set), (None, OVERLAY_MTU));
+    // As wide as the narrowest host's link has room for; a wide link says nothing of the way.
+    for (link, mtu) in [(1400, 1350), (9000, OVERLAY_MTU)] {
+        set.nodes.values_mut().next_back().unwrap().link_mtu = Some(link);
+        assert_eq!(told(&set), (None, mtu));
+    }
     let network = set.networks.get_mut(&back).unwrap();
     // Docker looks at whether the option is there, not at what it says.
     network.spec.driver_options.insert("encrypted".into(), "false".into());

@@ -36,6 +36,7 @@ impl<'a> Assigner<'a> {
                 ingress_address: ingress,
                 mesh_index: node.mesh_index,
                 weight: weight(&node.spec.labels).unwrap_or(1),
+                link_mtu: node.description.link_mtu,
             };
             Some((node.id.clone(), record))
         });

@@ -102,12 +102,13 @@ impl Overlay {
         };
         let subnet = plan.subnet.unwrap_or_default();
         let mtu = if plan.mtu == 0 { OVERLAY_MTU } else { plan.mtu };
-        let bridge = match namespace.links().find(BRIDGE)? {
-            Some(link) => link.index,
+        let (bridge, mtu) = match namespace.links().find(BRIDGE)? {
+            // Containers that are there send packets as large as it was.
+            Some(link) => (link.index, link.mtu),
             None => {
                 changes += 1;
                 let mac = mac_of(plan.gateway.unwrap_or(subnet.network()));
-                namespace.links().add_bridge(BRIDGE, mac, Some(mtu))?
+                (namespace.links().add_bridge(BRIDGE, mac, Some(mtu))?, mtu)
             }
         };
         let mut overlay = Self {

@@ -1,6 +1,7 @@
 //! Effects on this host: containers of its engine, kernel state of its net.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -143,7 +144,7 @@ fn already(error: &EngineError) -> bool {
 
 #[async_trait]
 impl Executor for EngineExecutor {
-    async fn describe(&self, root_pem: &str) -> NodeDescription {
+    async fn describe(&self, root_pem: &str, address: Option<IpAddr>) -> NodeDescription {
         let plugin = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
         NodeDescription {
             hostname: self.hostname.clone(),
@@ -163,6 +164,7 @@ impl Executor for EngineExecutor {
                 plugin("Volume", "local"),
             ],
             tls_trust_root_pem: root_pem.to_owned(),
+            link_mtu: address.and_then(|address| self.net.underlay_mtu(address)),
             ..NodeDescription::default()
         }
     }

@@ -1,6 +1,7 @@
 //! What performs the effects `agent` decides on. Two: the engine and net of this host, and an instant one in tests.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,7 +41,8 @@ pub(crate) type LogLines = BoxStream<'static, Result<LogLine, String>>;
 /// Errors are texts for the user: they become a task's `status.err`. Every call may be repeated.
 #[async_trait]
 pub(crate) trait Executor: Send + Sync + 'static {
-    async fn describe(&self, root_pem: &str) -> NodeDescription;
+    /// `address` is this node's own, where it has been told one.
+    async fn describe(&self, root_pem: &str, address: Option<IpAddr>) -> NodeDescription;
     async fn observe(&self, task: &Task) -> Observation;
     async fn pull(&self, task: &Task) -> Result<(), String>;
     async fn create(&self, task: &Task, around: &Surroundings) -> Result<String, String>;

@@ -161,7 +161,7 @@ impl Session {
         let connection = Connection::lazy(&address, &self.tls).map_err(|error| Unopened::Failed(error.to_string()))?;
         let (up, outgoing) = mpsc::channel(64);
         let tls = self.tls.current();
-        let mut description = self.executor.describe(&tls.root_pem).await;
+        let mut description = self.executor.describe(&tls.root_pem, self.advertise).await;
         description.tls_issuer_subject.clone_from(&tls.issuer.subject);
         description.tls_issuer_key.clone_from(&tls.issuer.key);
         let hello = Up::Hello(Box::new(Hello { description, address: self.advertise }));

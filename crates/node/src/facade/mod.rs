@@ -3,6 +3,7 @@
 //! One file per kind of object. Every write is validated here, proposed to the leader (forwarded if that is not us) and
 //! answered when it is committed and applied on this manager, so that the next read of [`Node::view`] sees it.
 
+mod doctor;
 mod events;
 mod info;
 mod join_tokens;

@@ -60,7 +60,7 @@ impl FakeHost {
 
 #[async_trait]
 impl Executor for FakeHost {
-    async fn describe(&self, root_pem: &str) -> NodeDescription {
+    async fn describe(&self, root_pem: &str, _: Option<std::net::IpAddr>) -> NodeDescription {
         NodeDescription {
             hostname: self.hostname.clone(),
             os: "linux".into(),

@@ -4,6 +4,7 @@
 pub(crate) mod archive;
 pub(crate) mod backup;
 pub(crate) mod containers;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod image_transfer;

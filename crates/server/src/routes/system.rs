@@ -19,7 +19,7 @@ use skep_node::LocalState;
 use crate::error::Result;
 use crate::state::{ServerState, now};
 
-mod host;
+pub(super) mod host;
 
 pub(crate) fn routes() -> Router<ServerState> {
     Router::new()
