@@ -35,7 +35,8 @@ pub struct Asked {
 
 /// All hosts that can be asked, each with its request.
 pub fn requests(view: &View, token: u64) -> Vec<(Asked, ProbeRequest)> {
-    let asked: Vec<Asked> = view.nodes().filter_map(|node| asked(node)).collect();
+    let mut asked: Vec<Asked> = view.nodes().filter_map(|node| asked(node)).collect();
+    asked.sort_by(|a, b| a.name.cmp(&b.name));
     let hosts: Vec<Ipv4Addr> = asked.iter().map(|host| host.address).collect();
     let tcp = |own: usize| {
         let others = asked.iter().enumerate().filter(move |(place, _)| *place != own);

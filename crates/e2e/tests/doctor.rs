@@ -53,7 +53,10 @@ fn what_does_not_get_from_host_to_host_is_told() {
 
     let (healthy, json) = doctor(&lab, &["--format", "json"]);
     let told: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!((healthy, told["Healthy"].as_bool(), told["Pairs"].as_array().map(Vec::len)), (true, Some(true), Some(6)));
+    assert_eq!(
+        (healthy, told["Healthy"].as_bool(), told["Pairs"].as_array().map(Vec::len)),
+        (true, Some(true), Some(6))
+    );
 
     lab.lab(&["partition", "node3"]).ok();
     eventually(LATER, "a host that is cut off is told", || {

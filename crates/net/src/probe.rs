@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsocko
 use skep_model::doctor::{Feature, ProbeReport, ProbeRequest};
 
 use crate::link::{Namespace, Vxlan};
+use crate::nft::expr::Choice;
 use crate::nft::{Chain, ChainType, Family, Hook, HookPoint, NftSocket, Ownership, Rule, Table};
 use crate::sandbox::blocking;
 
@@ -155,7 +156,7 @@ fn lacks(scratch: &Path) -> BTreeSet<Feature> {
         lacks.insert(Feature::Vxlan);
     }
     let mut table = Table::new(Family::Ip, "probe", Ownership::Shared);
-    let balanced = Rule::new().dnat_round_robin(&[Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)]);
+    let balanced = Rule::new().dnat_chosen(Choice::RoundRobin, &[Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)]);
     let hook = Hook::new(ChainType::Nat, HookPoint::Output, -100);
     table.chain("output", Chain::base(hook, vec![balanced]));
     let made = NftSocket::open(namespace.fd()).and_then(|mut socket| socket.apply(None, &table));

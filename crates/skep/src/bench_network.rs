@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, unshare};
-use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan};
+use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan, PublishedPort};
 use skep_model::sandbox::{EndpointRequest, NetworkMode, SandboxRequest};
 use skep_model::service::Protocol;
 use skep_model::{ContainerId, NetworkId};
@@ -87,6 +87,12 @@ fn plan() -> HostPlan {
     }
 }
 
+/// Port 80 of these tasks.
+fn published(addresses: impl Iterator<Item = Ipv4Addr>) -> PublishedPort {
+    let backends: Vec<Backend> = addresses.map(|address| Backend { address, port: 80 }).collect();
+    PublishedPort { ring: backends.into(), masquerade: false }
+}
+
 async fn apply(net: &Net, plan: &HostPlan) -> anyhow::Result<Duration> {
     let begun = Instant::now();
     let report = net.apply(plan).await;
@@ -130,18 +136,18 @@ async fn services(net: &Net) -> anyhow::Result<()> {
     let overlay = plan.overlays.get_mut(&network()).context("the overlay")?;
     let tasks = |n: u16| (0..3).map(move |k| address(9, n * 3 + k));
     overlay.remote = (0..1000).flat_map(tasks).map(|task| (task, elsewhere)).collect();
-    overlay.balancers = (0..1000).map(|n| (address(8, n), tasks(n).collect())).collect();
+    overlay.balancers = (0..1000).map(|n| (address(8, n), tasks(n).collect::<Vec<_>>().into())).collect();
     let ingress = plan.ingress.as_mut().context("the mesh")?;
-    let ports = |n| tasks(n).map(|address| Backend { address, port: 80 }).collect();
+    let ports = |n| published(tasks(n));
     ingress.ports = (0..1000).map(|n| ((Protocol::Tcp, 20_000 + n), ports(n))).collect();
     let print = |name: &str, took: Duration| println!("{name} {:.3}", took.as_secs_f64() * 1e3);
     print("network_1000_services_applied_ms", apply(net, &plan).await?);
     for n in 0..50 {
         // In the containers and in the mesh, as the agent has it.
         let overlay = plan.overlays.get_mut(&network()).context("the overlay")?;
-        overlay.balancers.get_mut(&address(8, n)).context("a service")?.pop();
+        overlay.balancers.get_mut(&address(8, n)).context("a service")?.backends.pop();
         let ingress = plan.ingress.as_mut().context("the mesh")?;
-        ingress.ports.get_mut(&(Protocol::Tcp, 20_000 + n)).context("a port")?.pop();
+        ingress.ports.get_mut(&(Protocol::Tcp, 20_000 + n)).context("a port")?.ring.backends.pop();
         print("network_one_backend_of_1000_changed_ms", apply(net, &plan).await?);
     }
     Ok(())
@@ -186,11 +192,10 @@ async fn swaps(net: &Net, count: usize, mesh: bool) -> anyhow::Result<()> {
         let mut plan = plan();
         let addresses = || backends.iter().map(|last| on_overlay(*last));
         for overlay in plan.overlays.values_mut() {
-            overlay.balancers = [(VIP, addresses().collect())].into();
+            overlay.balancers = [(VIP, addresses().collect::<Vec<_>>().into())].into();
         }
         if let Some(ingress) = &mut plan.ingress {
-            let backends = addresses().map(|address| Backend { address, port: 80 }).collect();
-            ingress.ports = BTreeMap::from([((Protocol::Tcp, PORT), backends)]);
+            ingress.ports = BTreeMap::from([((Protocol::Tcp, PORT), published(addresses()))]);
         }
         plan
     };
@@ -237,7 +242,8 @@ fn await_name(name: &str, count: usize, without: &[Ipv4Addr]) -> anyhow::Result<
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((Ipv4Addr::new(127, 0, 0, 11), 53))?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let (mut answer, deadline) = ([0; 4096], Instant::now() + Duration::from_secs(120));
+    let (mut answer, mut last) = ([0; 4096], Vec::new());
+    let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
         socket.send(&query)?;
         let length = socket.recv(&mut answer).unwrap_or(0);
@@ -248,9 +254,10 @@ fn await_name(name: &str, count: usize, without: &[Ipv4Addr]) -> anyhow::Result<
             println!("{:.3}", now.as_secs_f64() * 1e3);
             return Ok(ExitCode::SUCCESS);
         }
+        last = addresses;
         std::thread::sleep(Duration::from_millis(2));
     }
-    bail!("{name} had never {count} addresses")
+    bail!("{name} is to have {count} addresses without {without:?}, and has {last:?}")
 }
 
 /// Of the records after the question: each a name (here always a pointer), type, class, TTL, length and an address.

@@ -160,8 +160,16 @@ fn faults(
     put: &mut impl FnMut(&str, f64),
 ) -> anyhow::Result<()> {
     let (dies, cut) = (lab.hosts[1].name.as_str(), lab.hosts[2].name.as_str());
+    let gone = addresses_on(api, id, dies)?;
+    let watch = Watch::start(lab.skep, &[places[0], places[2]], 0, &gone)?;
+    let begun = now_ms()?;
+    lab.run("kill", &[dies])?;
+    put("host_killed_names_right_s", (watch.last().context("where a host is killed")? - begun) / 1e3);
+    let dead = node_id(api, dies)?;
+    api.await_running(id, usize::try_from(replicas)?, |t| t["NodeID"] != dead)?;
+    lab.run("start", &[dies])?;
     let gone = addresses_on(api, id, cut)?;
-    let watch = Watch::start(lab.skep, &places[..2], 0, &gone)?;
+    let watch = Watch::start(lab.skep, &places[..1], 0, &gone)?;
     let begun = now_ms()?;
     lab.run("partition", &[cut])?;
     put("host_cut_off_names_right_s", (watch.last().context("where a host is cut off")? - begun) / 1e3);
@@ -169,14 +177,9 @@ fn faults(
     let node = node_id(api, cut)?;
     scale(api, id, replicas + 1)?;
     api.await_running(id, usize::try_from(replicas + 1)?, |t| t["NodeID"] != node)?;
-    let watch = Watch::start(lab.skep, &places[2..], replicas + 1, &gone)?;
+    let watch = Watch::start(lab.skep, &places[2..], replicas + 1, &[])?;
     let begun = now_ms()?;
     lab.run("heal", &[])?;
     put("host_back_names_right_s", (watch.last().context("where a host is back")? - begun) / 1e3);
-    let gone = addresses_on(api, id, dies)?;
-    let watch = Watch::start(lab.skep, &[places[0], places[2]], 0, &gone)?;
-    let begun = now_ms()?;
-    lab.run("kill", &[dies])?;
-    put("host_killed_names_right_s", (watch.last().context("where a host is killed")? - begun) / 1e3);
     Ok(())
 }
