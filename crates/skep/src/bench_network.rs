@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 use nix::sched::{CloneFlags, unshare};
-use skep_model::plan::{Backend, HostPlan, IngressPlan, OverlayPlan, PublishedPort};
+use skep_model::plan::{Backend, HostPlan, IngressPlan, MeshPort, OverlayPlan};
 use skep_model::sandbox::{EndpointRequest, NetworkMode, SandboxRequest};
 use skep_model::service::Protocol;
 use skep_model::{ContainerId, NetworkId};
@@ -88,9 +88,9 @@ fn plan() -> HostPlan {
 }
 
 /// Port 80 of these tasks.
-fn published(addresses: impl Iterator<Item = Ipv4Addr>) -> PublishedPort {
+fn published(addresses: impl Iterator<Item = Ipv4Addr>) -> MeshPort {
     let backends: Vec<Backend> = addresses.map(|address| Backend { address, port: 80 }).collect();
-    PublishedPort { ring: backends.into(), masquerade: false }
+    MeshPort { ring: backends.into(), ..MeshPort::default() }
 }
 
 async fn apply(net: &Net, plan: &HostPlan) -> anyhow::Result<Duration> {
