@@ -220,8 +220,12 @@ fn flags_of_networks_names_and_ports() {
     assert_eq!(service.inspect("/HostConfig/PortBindings/71~1udp/0/HostPort"), "8071");
     lab.docker(1, "service update --detach --endpoint-mode dnsrr net").ok();
     assert_eq!(service.spec("/EndpointSpec"), json!({"Mode": "dnsrr", "Ports": [port(71, "udp", "host")]}));
-    lab.docker(1, "service update --detach --publish-add 90:90 net")
-        .fails("port published with ingress mode can't be used with dnsrr mode");
+    let published = lab.docker(1, "service update --detach --publish-add 90:90 net");
+    if lab.is_dockerd() {
+        published.fails("port published with ingress mode can't be used with dnsrr mode");
+    } else {
+        published.ok();
+    }
 }
 
 #[test]

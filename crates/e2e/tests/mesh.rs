@@ -33,6 +33,14 @@ fn every_host_answers_for_every_task() {
             })
             .collect();
         assert_eq!(seen.len(), 2, "127.0.0.1 on host {node}: {seen:?}");
+        // conformance: works | published ports by IPv6 | TCP; tasks see the host's address in the mesh
+        let seen: BTreeSet<String> = (0..8)
+            .map(|_| {
+                field(&lab.on(node, &["curl", "-gsS", "--max-time", "5", "http://[::1]:8080"]).ok(), "Hostname:")
+                    .to_owned()
+            })
+            .collect();
+        assert_eq!(seen.len(), 2, "::1 on host {node}: {seen:?}");
     }
     // The client's address is what the task sees.
     // conformance: works | client address in the mesh | Docker shows the ingress host's address instead
@@ -55,6 +63,7 @@ fn every_host_answers_for_every_task() {
             let begun = std::time::Instant::now();
             lab.curl(&url).code == 7 && begun.elapsed() < Duration::from_secs(1)
         });
+        assert_eq!(lab.on(node, &["curl", "-gsS", "--max-time", "5", "http://[::1]:8080"]).code, 7);
     }
     lab.docker(1, "service scale --detach web=3").ok();
     for node in 1..=3 {
@@ -130,6 +139,19 @@ fn services_and_tasks_resolve_on_an_overlay() {
         // A way out of the overlay, to the host's own network.
         run(&format!("nc -w 2 {} 2377 </dev/null", lab.address(1))).ok();
     }
+    // conformance: differs | service create --endpoint-mode dnsrr --publish (ingress) | works; Docker refuses it
+    lab.docker(1, "service create --detach --name dns --replicas 2 --network back --endpoint-mode dnsrr --publish 8087:80 skep/whoami").ok();
+    lab.await_running("dns", 2);
+    for node in 1..=3 {
+        let url = format!("http://{}:8087", lab.address(node));
+        eventually(SOON, "this host's port answers", || lab.curl(&url).code == 0);
+        let seen: BTreeSet<String> = (0..6).map(|_| field(&lab.curl(&url).ok(), "Hostname:").to_owned()).collect();
+        assert_eq!(seen.len(), 2, "host {node} balances over both tasks: {seen:?}");
+        let container = lab.docker(node, "ps -q --filter name=client").ok();
+        let answer = lab.docker_words(node, &["exec", &container, "nslookup", "dns", "127.0.0.11"]).ok();
+        assert_eq!(answer.lines().filter(|l| l.starts_with("Address") && l.contains("10.")).count(), 2, "{answer}");
+    }
+    lab.docker(1, "service rm dns").ok();
     lab.docker(1, "network rm back").fails("in use by");
     lab.docker(1, "service rm api client").ok();
     eventually(LATER, "the network can be removed", || lab.docker(1, "network rm back").code == 0);

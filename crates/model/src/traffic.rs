@@ -49,7 +49,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Of labels that [`check_service`] let pass; a value that it would not is as if it were not there, but for
+    /// Of labels that `check_service` let pass; a value that it would not is as if it were not there, but for
     /// [`ALLOW_FROM_LABEL`], where it is the name of a service that does not exist.
     pub fn of(labels: &Labels) -> Self {
         let asked = |wanted: &str| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::Labels;
 use crate::constraint::Constraint;
 use crate::container::HealthConfig;
-use crate::service::{EndpointSpec, Mode, PublishMode, ResolutionMode, ServiceSpec, UpdateConfig};
+use crate::service::{EndpointSpec, Mode, ServiceSpec, UpdateConfig};
 use crate::task::{ContainerSpec, CredentialSpec, FileTarget, Resources, RestartPolicy, TaskSpec};
 use crate::traffic;
 
@@ -227,9 +227,6 @@ fn endpoint(spec: &EndpointSpec) -> Result<(), Invalid> {
     for port in &spec.ports {
         if port.target_port == 0 {
             return invalid("EndpointSpec: invalid target port 0");
-        }
-        if spec.mode == ResolutionMode::DnsRoundRobin && port.mode == PublishMode::Ingress {
-            return invalid("EndpointSpec: port published with ingress mode can't be used with dnsrr mode");
         }
         if port.published_port != 0 && !published.insert((port.published_port, port.protocol)) {
             return invalid("EndpointSpec: duplicate published ports provided");

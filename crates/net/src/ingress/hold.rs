@@ -1,5 +1,5 @@
 //! Published ports are also bound by the daemon, so that no other process takes one and wonders why it never hears
-//! anything. Connections never get as far as these sockets, but for those that are relayed.
+//! anything. Connections never get as far as these sockets, but for those that no rule translates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

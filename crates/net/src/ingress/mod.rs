@@ -10,8 +10,8 @@
 //! hosts never send a task the same address and port. The task answers through the host the connection came by, which it
 //! knows by the MAC ([`task`]).
 //!
-//! A port that is asked to begin its connections with a header is not translated but relayed by this daemon, which listens
-//! on it.
+//! Connections of IPv6 clients, and all to a port that is asked to begin them with a header, are not translated but relayed by
+//! this daemon, which listens on TCP ports (`relay`).
 //!
 //! Decides the rules ([`rules`]), the leg ([`leg`]) and the held ports ([`hold`]). Must not know which services there are.
 
@@ -102,17 +102,13 @@ impl Mesh {
         let (changes, failures) = self.held.hold(host, &plan.ports.keys().copied().collect());
         update.changes += changes;
         update.failures.extend(failures);
-        let relayed = |(protocol, port): &(Protocol, u16), port_plan: &MeshPort| {
-            (*protocol == Protocol::Tcp && port_plan.proxy_protocol).then_some(*port)
-        };
-        let relays = plan.ports.iter().filter_map(|(key, port)| Some((relayed(key, port)?, &port.ring))).collect();
-        let (changes, failures) = self.relays.update(&relays, |port| self.held.socket((Protocol::Tcp, port)));
+        let tcp = plan.ports.iter().filter(|((protocol, _), _)| *protocol == Protocol::Tcp);
+        let relayed = tcp.map(|((_, port), plan)| (*port, plan)).collect();
+        let (changes, failures) = self.relays.update(&relayed, |port| self.held.socket((Protocol::Tcp, port)));
         update.changes += changes;
         update.failures.extend(failures);
-        let translated = plan.ports.iter().filter(|(key, port)| relayed(key, port).is_none());
-        let translated = translated.map(|(key, port)| (*key, port.clone())).collect();
         self.rules.prepare(&mut self.wanted, &self.leg, mode, (plan.mesh_index, plan.mesh_size));
-        update.dropped = self.rules.update(&mut self.wanted, &translated);
+        update.dropped = self.rules.update(&mut self.wanted, &plan.ports);
         match self.commit() {
             Ok(changes) => update.changes += changes,
             Err(error) => {

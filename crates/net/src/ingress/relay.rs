@@ -1,10 +1,11 @@
-//! Published TCP ports that the kernel cannot pass on: this daemon takes the connection, says to the task who opened it,
-//! and copies.
+//! Connections to published TCP ports that the kernel cannot pass on: this daemon takes them, and copies. Those that are to
+//! begin with a header, which says who opened them; and those of IPv6 clients, since the mesh is of IPv4.
 //!
 //! ```text
 //!   client --> host:8080 (listener of the daemon) --> ing-<tag> --(ingress overlay)--> task:80
-//!                                                  header first
 //! ```
+//!
+//! All TCP ports are listened on. What rules translate never gets as far as the listener.
 //!
 //! A port listens while somebody takes its connections, and else refuses them as every port does. Connections under way
 //! follow no change but one: those of a backend that is dead are reset. They end with the daemon.
@@ -14,13 +15,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{Shutdown, sockopt};
-use skep_model::plan::{Backend, Ring};
+use skep_model::plan::{Backend, MeshPort, Ring};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -53,17 +54,17 @@ pub(super) struct Relays {
 
 #[derive(Debug)]
 struct Relay {
-    ring: watch::Sender<Ring<Backend>>,
-    /// The listening socket; the reservation of the port has it, too.
-    socket: OwnedFd,
+    port: watch::Sender<MeshPort>,
+    /// The socket that also reserves the port.
+    listener: Arc<TcpListener>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
         // Back to a socket that is bound and refuses: closing this one would not do, as it is not the last.
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-        let _ = sockopt::set_socket_reuseaddr(&self.socket, false);
+        let _ = rustix::net::shutdown(&*self.listener, Shutdown::Both);
+        let _ = sockopt::set_socket_reuseaddr(&*self.listener, false);
         self.task.abort();
     }
 }
@@ -84,18 +85,19 @@ impl Relays {
     /// for those that could not be. Must be called within a runtime.
     pub(super) fn update<'h, F: AsFd + 'h>(
         &mut self,
-        wanted: &BTreeMap<u16, &Ring<Backend>>,
+        wanted: &BTreeMap<u16, &MeshPort>,
         held: impl Fn(u16) -> Option<&'h F>,
     ) -> (usize, Vec<String>) {
         let before = self.ports.len();
-        self.ports.retain(|port, _| wanted.get(port).is_some_and(|ring| !ring.backends.is_empty()));
+        let taken = |plan: &MeshPort| !plan.ring.backends.is_empty();
+        self.ports.retain(|port, _| wanted.get(port).is_some_and(|plan| taken(plan)));
         let (mut changes, mut failures) = (before - self.ports.len(), Vec::new());
-        for (port, ring) in wanted.iter().filter(|(_, ring)| !ring.backends.is_empty()) {
+        for (port, plan) in wanted.iter().filter(|(_, plan)| taken(plan)) {
             if let Some(relay) = self.ports.get(port) {
-                relay.ring.send_if_modified(|now| {
-                    let changed = now != *ring;
+                relay.port.send_if_modified(|now| {
+                    let changed = now != *plan;
                     if changed {
-                        now.clone_from(ring);
+                        now.clone_from(plan);
                     }
                     changed
                 });
@@ -103,7 +105,7 @@ impl Relays {
             }
             // What could not be reserved has been told already.
             let Some(socket) = held(*port) else { continue };
-            match self.listen(socket.as_fd(), (*ring).clone()) {
+            match self.listen(socket.as_fd(), (*plan).clone()) {
                 Ok(relay) => {
                     self.ports.insert(*port, relay);
                     changes += 1;
@@ -114,18 +116,17 @@ impl Relays {
         (changes, failures)
     }
 
-    fn listen(&self, socket: impl AsFd, ring: Ring<Backend>) -> io::Result<Relay> {
+    fn listen(&self, socket: impl AsFd, plan: MeshPort) -> io::Result<Relay> {
         // For the next time: connections of this time may still be open then. Only while it listens, since two sockets that
         // do not may have the same port so.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         rustix::net::listen(&socket, BACKLOG)?;
-        let socket = socket.as_fd().try_clone_to_owned()?;
-        let listener = std::net::TcpListener::from(socket.try_clone()?);
+        let listener = std::net::TcpListener::from(socket.as_fd().try_clone_to_owned()?);
         listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
-        let (ring, rings) = watch::channel(ring);
-        let task = tokio::spawn(accept(listener, rings, Arc::clone(&self.connections)));
-        Ok(Relay { ring, socket, task })
+        let listener = Arc::new(TcpListener::from_std(listener)?);
+        let (port, ports) = watch::channel(plan);
+        let task = tokio::spawn(accept(Arc::clone(&listener), ports, Arc::clone(&self.connections)));
+        Ok(Relay { port, listener, task })
     }
 
     /// Resets the connections of backends that are dead.
@@ -153,7 +154,7 @@ struct Connections {
     end: CancellationToken,
 }
 
-async fn accept(listener: TcpListener, ring: watch::Receiver<Ring<Backend>>, connections: Arc<Connections>) {
+async fn accept(listener: Arc<TcpListener>, port: watch::Receiver<MeshPort>, connections: Arc<Connections>) {
     let mut turn = 0_usize;
     let mut full = false;
     loop {
@@ -175,10 +176,13 @@ async fn accept(listener: TcpListener, ring: watch::Receiver<Ring<Backend>>, con
         };
         full = false;
         turn = turn.wrapping_add(1);
-        let backends = order(&ring.borrow(), turn, from.ip().to_canonical());
+        let (backends, header) = {
+            let port = port.borrow();
+            (order(&port.ring, turn, from.ip().to_canonical()), port.proxy_protocol.then(|| header_of(&client, from)))
+        };
         let connections = Arc::clone(&connections);
         tokio::spawn(async move {
-            if let Err(error) = pass(client, from, &backends, &connections).await {
+            if let Err(error) = pass(client, &backends, &header.unwrap_or_default(), &connections).await {
                 tracing::debug!(%error, client = %from, "a relayed connection was reset");
             }
             drop(room);
@@ -215,11 +219,11 @@ fn place(client: IpAddr) -> usize {
 /// One connection from its beginning to its end. An error is passed on as a reset, both ways.
 async fn pass(
     mut client: TcpStream,
-    from: SocketAddr,
     backends: &[Backend],
+    header: &[u8],
     connections: &Arc<Connections>,
 ) -> io::Result<()> {
-    let begun = begin(&client, from, backends, connections).await;
+    let begun = begin(&client, backends, header, connections).await;
     let (mut server, entry) = begun.inspect_err(|_| _ = client.set_zero_linger())?;
     let passed = tokio::select! {
         passed = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER) => passed.map(drop),
@@ -228,15 +232,19 @@ async fn pass(
     passed.inspect_err(|_| _ = (client.set_zero_linger(), server.set_zero_linger()))
 }
 
+/// What tells a task whose connection it is; nothing, if the client is gone already.
+fn header_of(client: &TcpStream, from: SocketAddr) -> Vec<u8> {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    client.local_addr().map(|to| header(canonical(from), canonical(to))).unwrap_or_default()
+}
+
 /// A connection to the first backend that takes one, which has been told whose it is.
 async fn begin(
     client: &TcpStream,
-    from: SocketAddr,
     backends: &[Backend],
+    header: &[u8],
     connections: &Arc<Connections>,
 ) -> io::Result<(TcpStream, Entry)> {
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let header = header(canonical(from), canonical(client.local_addr()?));
     let mut last = io::Error::other("nobody takes it");
     for backend in backends {
         let entry = Entry::new(connections, backend.address);
@@ -246,7 +254,7 @@ async fn begin(
                 sockopt::set_tcp_nodelay(stream, true)?;
                 sockopt::set_socket_keepalive(stream, true)?;
             }
-            server.write_all(&header).await?;
+            server.write_all(header).await?;
             Ok(server)
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
@@ -334,8 +342,8 @@ mod tests {
         let (one, two) = (serve(2).await, serve(3).await);
         let mut relays = Relays::new();
         let tell = |relays: &mut Relays, backends: &[Backend]| {
-            let ring = Ring::from(backends.to_vec());
-            let (changes, failures) = relays.update(&[(port, &ring)].into(), |_| Some(&socket));
+            let plan = MeshPort { ring: backends.to_vec().into(), proxy_protocol: true, ..MeshPort::default() };
+            let (changes, failures) = relays.update(&[(port, &plan)].into(), |_| Some(&socket));
             assert_eq!(failures, Vec::<String>::new());
             changes
         };

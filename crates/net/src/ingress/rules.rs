@@ -110,7 +110,7 @@ impl MeshRules {
     pub fn update(&mut self, table: &mut Table, wanted: &Ports) -> BTreeSet<Ipv4Addr> {
         let mut dropped = BTreeSet::new();
         self.entries.retain(|(protocol, port), (old, _)| {
-            let keep = wanted.contains_key(&(*protocol, *port));
+            let keep = wanted.get(&(*protocol, *port)).is_some_and(|plan| is_translated(*protocol, plan));
             if !keep {
                 contain(table, &published(*protocol), *port, false);
                 contain(table, &masqueraded(*protocol), *port, false);
@@ -120,7 +120,7 @@ impl MeshRules {
             }
             keep
         });
-        for ((protocol, port), new) in wanted {
+        for ((protocol, port), new) in wanted.iter().filter(|((protocol, _), plan)| is_translated(*protocol, plan)) {
             let rotation = match self.entries.get(&(*protocol, *port)) {
                 Some((old, _)) if old == new => continue,
                 Some((old, rotation)) => {
@@ -138,6 +138,11 @@ impl MeshRules {
         }
         dropped
     }
+}
+
+/// Whether the kernel passes the port's connections on. Those that begin with a header it cannot.
+fn is_translated(protocol: Protocol, plan: &MeshPort) -> bool {
+    protocol != Protocol::Tcp || !plan.proxy_protocol
 }
 
 fn map_name(protocol: Protocol) -> String {

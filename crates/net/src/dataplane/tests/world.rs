@@ -107,7 +107,7 @@ impl World {
         let folder = Folder::new();
         let switch = Namespace::create(&folder.0.join("switch")).unwrap();
         let bridge = switch.links().add_bridge("sw0", [2, 0, 0, 0, 0, 1], None).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
         Self { folder, switch, bridge, runtime, links: 0.into() }
     }
 
