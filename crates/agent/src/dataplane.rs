@@ -75,6 +75,7 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
         vni: allocation.map_or(0, |a| a.vni),
         subnet: allocation.map(|a| a.subnet),
         gateway: allocation.map(|a| a.gateway),
+        dual_stack: allocation.and_then(|a| a.dual_stack()),
         mtu: network.spec.mtu(narrowest_link),
         internal: network.spec.internal,
         remote,
@@ -170,6 +171,9 @@ fn zone(set: &AssignmentSet, network: &Network) -> Zone {
         addresses.sort_unstable();
         addresses.dedup();
     });
+    if let Some(dual) = network.allocation.as_ref().and_then(|a| a.dual_stack()) {
+        zone.six = zone.names.values().flatten().map(|address| (*address, dual.six(*address))).collect();
+    }
     zone
 }
 

@@ -336,26 +336,35 @@ fn shown_labels(network: &model::Network) -> Labels {
 
 fn ipam_configs(network: &model::Network) -> Vec<IpamConfig> {
     match &network.allocation {
-        Some(allocation) => vec![IpamConfig {
-            subnet: allocation.subnet.to_string(),
-            gateway: allocation.gateway.to_string(),
-            ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
-            auxiliary_addresses: texts(&network.spec.auxiliary),
-        }],
+        Some(allocation) => {
+            let four = IpamConfig {
+                subnet: allocation.subnet.to_string(),
+                gateway: allocation.gateway.to_string(),
+                ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
+                auxiliary_addresses: texts(&network.spec.auxiliary),
+            };
+            let six = allocation.gateway6.map(|gateway| config6(gateway, network.spec.pool6.as_ref()));
+            [four].into_iter().chain(six).collect()
+        }
         None => asked_configs(&network.spec),
     }
 }
 
 fn asked_configs(spec: &model::NetworkSpec) -> Vec<IpamConfig> {
-    if spec.subnet.is_none() && spec.gateway.is_none() && spec.ip_range.is_none() {
-        return Vec::new();
-    }
-    vec![IpamConfig {
+    let asked = spec.subnet.is_some() || spec.gateway.is_some() || spec.ip_range.is_some();
+    let four = asked.then(|| IpamConfig {
         subnet: spec.subnet.map(|s| s.to_string()).unwrap_or_default(),
         gateway: spec.gateway.map(|g| g.to_string()).unwrap_or_default(),
         ip_range: spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
         auxiliary_addresses: texts(&spec.auxiliary),
-    }]
+    });
+    let six = spec.pool6.as_ref().map(|pool| IpamConfig {
+        subnet: pool.subnet.to_string(),
+        gateway: pool.gateway.map(|g| g.to_string()).unwrap_or_default(),
+        ip_range: pool.ip_range.map(|r| r.to_string()).unwrap_or_default(),
+        auxiliary_addresses: texts(&pool.auxiliary),
+    });
+    four.into_iter().chain(six).collect()
 }
 
 /// The IPv6 half of an IPAM configuration, of the gateway with the subnet's prefix length.

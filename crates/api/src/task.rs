@@ -159,6 +159,7 @@ mod tests {
             meta: Meta::default(),
             spec: NetworkSpec { name: "ingress".into(), driver: "overlay".into(), ingress: true, ..Default::default() },
             allocation: Some(NetworkAllocation {
+                gateway6: None,
                 vni: 4096,
                 subnet: "10.0.0.0/24".parse().unwrap(),
                 gateway: "10.0.0.1".parse().unwrap(),

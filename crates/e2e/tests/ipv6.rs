@@ -118,3 +118,85 @@ fn published_ports_answer_on_ipv6() {
         assert!(closed.code == 7, "refused at once: {closed:?}");
     }
 }
+
+/// A request from a container's own namespace, by a program of the host.
+fn from_inside(lab: &Lab, node: usize, container: &str, url: &str) -> skep_e2e::Ran {
+    let pid = lab.docker_words(node, &["inspect", "-f", "{{.State.Pid}}", container]).ok();
+    lab.on(node, &["nsenter", "-t", &pid, "-n", "curl", "-gsS", "--max-time", "5", url])
+}
+
+/// Containers of a service on a node.
+fn containers(lab: &Lab, node: usize, service: &str) -> Vec<String> {
+    let filter = format!("label=com.docker.swarm.service.name={service}");
+    lab.docker_words(node, &["ps", "-q", "--filter", &filter]).ok().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn services_on_an_overlay_speak_ipv6() {
+    let lab = Lab::swarm(1, 1);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.give_busybox();
+    lab.give_whoami();
+    // conformance: differs | docker network create --driver overlay --ipv6 | services and tasks have IPv6 addresses, which Docker's have not: in the place that their IPv4 ones have in the other subnet
+    for (name, subnets, options) in [
+        ("dual", "--subnet 10.50.0.0/24 --subnet fd00:d::/64", ""),
+        ("sealed", "--subnet 10.51.0.0/24 --subnet fd00:e::/64", "--opt encrypted"),
+    ] {
+        lab.docker(1, &format!("network create -d overlay --ipv6 {subnets} {options} {name}")).ok();
+        let format = "{{.EnableIPv6}}{{range .IPAM.Config}} {{.Subnet}} {{.Gateway}}{{end}}";
+        let net = if name == "dual" { "fd00:d::" } else { "fd00:e::" };
+        let (four, web) = (if name == "dual" { "10.50.0" } else { "10.51.0" }, format!("web-{name}"));
+        let expected = format!("true {four}.0/24 {four}.1 {net}/64 {net}1");
+        eventually(SOON, &expected, || {
+            lab.docker_words(1, &["network", "inspect", "-f", format, name]).ok() == expected
+        });
+        lab.docker(1, &format!("service create --detach --mode global --name {web} --network {name} skep/whoami")).ok();
+        lab.docker(
+            1,
+            &format!("service create --detach --mode global --name {name}-box --network {name} busybox sleep 1000"),
+        )
+        .ok();
+        lab.await_running(&web, 2);
+        lab.await_running(&format!("{name}-box"), 2);
+        let format = "{{range .Endpoint.VirtualIPs}}{{.Addr}}{{end}}";
+        let vip = lab.docker_words(1, &["service", "inspect", "-f", format, &web]).ok();
+        let place: u8 = vip.trim_end_matches("/24").rsplit('.').next().and_then(|n| n.parse().ok()).expect("a VIP");
+        let vip = format!("{net}{place:x}");
+
+        let own = place_of(&lab, 2, &containers(&lab, 2, &web)[0], name);
+        assert!(own.starts_with(net), "{own}");
+        let here = place_of(&lab, 1, &containers(&lab, 1, &web)[0], name);
+        let format = "{{range .Containers}}{{.IPv6Address}} {{end}}";
+        let listed = lab.docker_words(1, &["network", "inspect", "-f", format, name]).ok();
+        assert!(listed.split(' ').any(|a| a == format!("{here}/64")), "{listed}");
+        let client = &containers(&lab, 1, &format!("{name}-box"))[0];
+        let look = |name: &str| lab.docker(1, &format!("exec {client} nslookup -type=aaaa {name} 127.0.0.11")).ok();
+        assert!(look(&web).contains(&format!("Address: {vip}\n")) || look(&web).ends_with(&vip), "{}", look(&web));
+        eventually(SOON, "both tasks are there", || look(&format!("tasks.{web}")).matches(net).count() == 2);
+        lab.docker(1, &format!("exec {client} ping -6 -c 1 -W 3 {own}")).ok();
+
+        // By the service's address each new connection takes the next task, which sees the client's address.
+        let mine = place_of(&lab, 1, client, name);
+        let mut hosts = std::collections::BTreeSet::new();
+        for _ in 0..6 {
+            let answer = from_inside(&lab, 1, client, &format!("http://[{vip}]/")).ok();
+            assert!(answer.contains(&format!("RemoteAddr: [{mine}]:")), "{answer}");
+            hosts.extend(answer.lines().find(|line| line.starts_with("Hostname:")).map(str::to_owned));
+        }
+        assert_eq!(hosts.len(), 2, "{hosts:?}");
+        lab.docker(1, &format!("service rm {web}")).ok();
+        eventually(SOON, "its name is gone", || {
+            lab.docker(1, &format!("exec {client} nslookup -type=aaaa {web} 127.0.0.11")).code != 0
+        });
+    }
+    lab.docker(1, "network create -d overlay --ipv6 --subnet fd00:f::/112 small").fails("too small");
+    let range = "network create -d overlay --ipv6 --subnet fd00:f::/64 --ip-range fd00:f::/80 range";
+    lab.docker(1, range).fails("not implemented yet");
+}
+
+fn place_of(lab: &Lab, node: usize, container: &str, network: &str) -> String {
+    let format = format!("{{{{(index .NetworkSettings.Networks {network:?}).GlobalIPv6Address}}}}");
+    lab.docker_words(node, &["inspect", "-f", &format, container]).ok()
+}

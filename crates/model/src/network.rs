@@ -58,6 +58,62 @@ pub struct NetworkAllocation {
     pub vni: u32,
     pub subnet: Ipv4Net,
     pub gateway: Ipv4Addr,
+    /// The IPv6 gateway with its subnet's prefix length, on a network that has IPv6.
+    #[serde(default)]
+    pub gateway6: Option<Ipv6Net>,
+}
+
+impl NetworkAllocation {
+    /// How its IPv6 addresses follow, if it has any.
+    pub fn dual_stack(&self) -> Option<DualStack> {
+        self.gateway6.map(|gateway| DualStack { subnet: self.subnet, subnet6: gateway.trunc() })
+    }
+}
+
+impl Network {
+    /// Whether a task or a service may be given this address: it is in the subnet, and neither it nor the IPv6 address that
+    /// goes with it is the gateway's or set aside.
+    pub fn gives(&self, address: Ipv4Addr) -> bool {
+        let Some(allocation) = &self.allocation else { return false };
+        let set_aside = self.spec.auxiliary.values().any(|other| *other == address);
+        if set_aside || allocation.gateway == address || !allocation.subnet.contains(&address) {
+            return false;
+        }
+        let Some(six) = allocation.dual_stack().map(|dual| dual.six(address)) else { return true };
+        let mut set_aside = self.spec.pool6.iter().flat_map(|pool| pool.auxiliary.values());
+        allocation.gateway6.is_none_or(|gateway| gateway.addr() != six) && !set_aside.any(|other| *other == six)
+    }
+}
+
+/// The two subnets of a network with IPv6. An endpoint has the same place in both: of 10.0.5.7 in 10.0.5.0/24 and fd00::/64
+/// follows fd00::7, as its MAC follows. So there is nothing to allocate, to keep or to tell besides the subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DualStack {
+    pub subnet: Ipv4Net,
+    /// Of [`DualStack::LONGEST_PREFIX`] bits at most.
+    pub subnet6: Ipv6Net,
+}
+
+impl DualStack {
+    /// With a longer one there would not be room for the places of every IPv4 subnet.
+    pub const LONGEST_PREFIX: u8 = 96;
+
+    pub fn six(self, address: Ipv4Addr) -> Ipv6Addr {
+        let place = u32::from(address) & u32::from(self.subnet.hostmask());
+        Ipv6Addr::from(u128::from(self.subnet6.network()) | u128::from(place))
+    }
+
+    /// Whose IPv6 address it is.
+    pub fn four(self, six: Ipv6Addr) -> Option<Ipv4Addr> {
+        let place = u32::try_from(u128::from(six) ^ u128::from(self.subnet6.network())).ok()?;
+        let address = Ipv4Addr::from(u32::from(self.subnet.network()) | place);
+        (self.six(address) == six).then_some(address)
+    }
+
+    /// With the subnet's prefix length.
+    pub fn with_prefix(self, address: Ipv4Addr) -> Ipv6Net {
+        Ipv6Net::new_assert(self.six(address), self.subnet6.prefix_len())
+    }
 }
 
 impl NetworkSpec {
@@ -175,4 +231,64 @@ pub fn unique_local_subnet(id: &NetworkId) -> Ipv6Net {
 pub fn first_host6(subnet: Ipv6Net) -> Ipv6Addr {
     let first = u128::from(subnet.network()).saturating_add(1);
     Ipv6Addr::from(first.min(u128::from(subnet.broadcast())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> Network {
+        let pool6 = Ipv6Pool {
+            subnet: "fd00:a::/64".parse().unwrap(),
+            gateway: None,
+            ip_range: None,
+            auxiliary: [("nas".to_owned(), "fd00:a::9".parse().unwrap())].into(),
+        };
+        let allocation = NetworkAllocation {
+            vni: 4097,
+            subnet: "10.0.4.0/23".parse().unwrap(),
+            gateway: "10.0.4.1".parse().unwrap(),
+            gateway6: Some("fd00:a::1fe/64".parse().unwrap()),
+        };
+        Network {
+            id: "n".parse().unwrap(),
+            meta: Meta::default(),
+            spec: NetworkSpec { ipv6: true, pool6: Some(pool6), ..NetworkSpec::default() },
+            allocation: Some(allocation),
+            keys: None,
+        }
+    }
+
+    #[test]
+    fn an_endpoint_has_the_same_place_in_both_subnets() {
+        let dual = network().allocation.unwrap().dual_stack().unwrap();
+        for (four, six) in [("10.0.4.0", "fd00:a::"), ("10.0.4.7", "fd00:a::7"), ("10.0.5.7", "fd00:a::107")] {
+            assert_eq!(dual.six(four.parse().unwrap()).to_string(), six);
+            assert_eq!(dual.four(six.parse().unwrap()), four.parse().ok());
+        }
+        for stranger in ["fd00:a::207", "fd00:a::1:0:0:7", "fd00:b::7", "fe80::7"] {
+            assert_eq!(dual.four(stranger.parse().unwrap()), None, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn what_is_set_aside_in_either_subnet_is_given_to_nobody() {
+        let network = network();
+        let given = |text: &str| network.gives(text.parse().unwrap());
+        assert!(given("10.0.4.2") && given("10.0.5.9"));
+        for (address, why) in [("10.0.4.1", "gateway"), ("10.0.5.254", "IPv6 gateway"), ("10.0.4.9", "IPv6 auxiliary")]
+        {
+            assert!(!given(address), "{why}");
+        }
+        assert!(!given("10.0.6.2"), "another subnet");
+    }
+
+    #[test]
+    fn a_chosen_ipv6_subnet_is_unique_local_and_follows_from_the_id() {
+        let of = |id: &str| unique_local_subnet(&id.parse().unwrap());
+        assert_eq!(of("abc"), of("abc"));
+        assert_ne!(of("abc"), of("abd"));
+        assert!("fd00::/8".parse::<Ipv6Net>().unwrap().contains(&of("abc")) && of("abc").prefix_len() == 64);
+        assert_eq!(first_host6("fd00::/64".parse().unwrap()).to_string(), "fd00::1");
+    }
 }

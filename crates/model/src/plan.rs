@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 
 use crate::NetworkId;
 use crate::dns::Zone;
-use crate::network::NetworkKeys;
+use crate::network::{DualStack, NetworkKeys};
 use crate::service::Protocol;
 
 /// All of the swarm's kernel state on one host.
@@ -32,6 +32,8 @@ pub struct OverlayPlan {
     pub vni: u32,
     pub subnet: Option<Ipv4Net>,
     pub gateway: Option<Ipv4Addr>,
+    /// On a network with IPv6: which addresses go with the IPv4 ones that the rest of the plan is made of.
+    pub dual_stack: Option<DualStack>,
     pub mtu: u32,
     pub internal: bool,
     /// Endpoints on other hosts: address -> the host's VTEP. The MAC follows from the address (`network::mac_of`).

@@ -13,18 +13,19 @@
 //! generation one after the other, so that a packet in the old rules may miss every element of the old map, and conntrack
 //! would pin that connection to the VIP itself, where nobody answers.
 //!
+//! The same for IPv6, in a table of its own, on networks that have it.
+//!
 //! What still has a VIP as destination after translation has no backend and is refused. (`reject` does nothing in a nat
 //! chain; and before translation it would cut the connections of backends that drain.)
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use skep_model::plan::Ring;
 
 use crate::nft::expr::{Choice, RejectWith};
 use crate::nft::{
-    Chain, ChainType, DataType, Element, Family, Hook, HookPoint, NftError, NftSocket, Rule, Set, Table, Verdict,
+    Address, Chain, ChainType, DataType, Element, Hook, HookPoint, NftError, NftSocket, Rule, Set, Table, Verdict,
 };
 
 const VIPS: &str = "vips";
@@ -42,50 +43,50 @@ const PRIORITY_DSTNAT: i32 = -100;
 
 /// The balancers of one container, and the nf_tables table that says the same.
 #[derive(Clone, Debug)]
-pub struct Balancers {
-    entries: BTreeMap<Ipv4Addr, Entry>,
+pub struct Balancers<A> {
+    entries: BTreeMap<A, Entry<A>>,
     /// Backends that take no more connections, and of which VIPs they were: they may still have some.
-    past: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Addr>>,
+    past: BTreeMap<A, BTreeSet<A>>,
     /// What [`USED`] had in tables before this one.
-    used_before: BTreeSet<Use>,
+    used_before: BTreeSet<Use<A>>,
     /// So that containers that start together do not all send their first connection to the same task.
     seed: usize,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
-    ring: Ring<Ipv4Addr>,
+struct Entry<A> {
+    ring: Ring<A>,
     /// The kernel's counter starts again at 0 with every change; the order is rotated on so that the first backend is not
     /// favoured while a service scales.
     rotation: usize,
 }
 
-impl Balancers {
+impl<A: Address> Balancers<A> {
     pub fn new(seed: usize) -> Self {
         Self { entries: BTreeMap::new(), past: BTreeMap::new(), used_before: BTreeSet::new(), seed }
     }
 
     /// Puts the base chain and the map into a fresh table.
     pub fn prepare(table: &mut Table) {
-        table.sets.insert(VIPS.to_owned(), Set::map(DataType::IPV4, DataType::VERDICT));
+        table.sets.insert(VIPS.to_owned(), Set::map(A::TYPE, DataType::VERDICT));
         let hook = Hook::new(ChainType::Nat, HookPoint::Output, PRIORITY_DSTNAT);
-        let note = Rule::new().destination_in(BALANCED).add_destination_and_protocol(USED);
-        table.chain("output", Chain::base(hook, vec![note, Rule::new().destination_vmap(VIPS)]));
-        table.sets.insert(BALANCED.to_owned(), Set::plain(DataType::IPV4));
-        table.sets.insert(USED.to_owned(), Set { dynamic: Some(USED_SIZE), ..Set::plain(DataType::IPV4_PROTOCOL) });
+        let note = Rule::new().destination_in::<A>(BALANCED).add_destination_and_protocol::<A>(USED);
+        table.chain("output", Chain::base(hook, vec![note, Rule::new().destination_vmap::<A>(VIPS)]));
+        table.sets.insert(BALANCED.to_owned(), Set::plain(A::TYPE));
+        table.sets.insert(USED.to_owned(), Set { dynamic: Some(USED_SIZE), ..Set::plain(A::WITH_PROTOCOL) });
         let hook = Hook::new(ChainType::Filter, HookPoint::Output, 0);
-        let refuse = Rule::new().destination_in(BALANCED).verdict(Verdict::Goto(REJECTED.to_owned()));
+        let refuse = Rule::new().destination_in::<A>(BALANCED).verdict(Verdict::Goto(REJECTED.to_owned()));
         table.chain("refuse", Chain::base(hook, vec![refuse]));
         table.chain(REJECTED, rejected());
     }
 
     /// Makes the balancers, and `table`, those of `wanted`.
-    pub fn update(&mut self, table: &mut Table, wanted: &BTreeMap<Ipv4Addr, &Ring<Ipv4Addr>>) -> Changed {
+    pub fn update(&mut self, table: &mut Table, wanted: &BTreeMap<A, &Ring<A>>) -> Changed<A> {
         let mut changed = Changed::default();
         self.entries.retain(|vip, entry| {
             let keep = wanted.contains_key(vip);
             if !keep {
-                elements(table, BALANCED).remove(vip.octets().as_slice());
+                elements(table, BALANCED).remove(vip.bytes().as_slice());
                 put(table, *vip, &Ring::default(), 0);
                 changed.dropped.extend(entry.ring.backends.iter().map(|backend| (*vip, *backend)));
             }
@@ -102,7 +103,7 @@ impl Balancers {
                 }
                 None => {
                     changed.added.insert(*vip);
-                    elements(table, BALANCED).insert(vip.octets().to_vec(), Element::Present);
+                    elements(table, BALANCED).insert(vip.bytes(), Element::Present);
                     self.seed
                 }
             };
@@ -116,29 +117,24 @@ impl Balancers {
     }
 
     /// Reads what the container has used, from a table in its namespace.
-    pub fn used(nft: &mut NftSocket, table: &str) -> Result<BTreeSet<Use>, NftError> {
-        let keys = nft.elements(Family::Ip, table, USED)?;
-        Ok(keys
-            .iter()
-            .filter_map(|key| match key.as_slice() {
-                [a, b, c, d, protocol, ..] => Some((Ipv4Addr::new(*a, *b, *c, *d), *protocol)),
-                _ => None,
-            })
-            .collect())
+    pub fn used(nft: &mut NftSocket, table: &str) -> Result<BTreeSet<Use<A>>, NftError> {
+        let keys = nft.elements(A::FAMILY, table, USED)?;
+        let parts = keys.iter().filter_map(|key| key.split_at_checked(A::LENGTH as usize));
+        Ok(parts.filter_map(|(address, protocol)| Some((A::from_bytes(address)?, *protocol.first()?))).collect())
     }
 
     /// Remembers what an earlier table said.
-    pub fn used_before(&mut self, used: BTreeSet<Use>) {
+    pub fn used_before(&mut self, used: BTreeSet<Use<A>>) {
         self.used_before.extend(used);
     }
 
     /// Whether `changed` and `gone` may concern any connection at all; if not, [`Self::forget`] has nothing to say.
-    pub fn concerned(&self, changed: &Changed, gone: &BTreeSet<Ipv4Addr>) -> bool {
+    pub fn concerned(&self, changed: &Changed<A>, gone: &BTreeSet<A>) -> bool {
         *changed != Changed::default() || gone.iter().any(|address| self.past.contains_key(address))
     }
 
     /// Which connections of this container to forget, given what it has `used`.
-    pub fn forget(&mut self, changed: &Changed, gone: &BTreeSet<Ipv4Addr>, mut used: BTreeSet<Use>) -> Forget {
+    pub fn forget(&mut self, changed: &Changed<A>, gone: &BTreeSet<A>, mut used: BTreeSet<Use<A>>) -> Forget<A> {
         used.extend(&self.used_before);
         let mut forget = Forget { untranslated: changed.added.clone(), ..Forget::default() };
         for (vip, backend) in &changed.dropped {
@@ -157,35 +153,47 @@ impl Balancers {
 }
 
 /// A VIP and the protocol it was used by.
-pub type Use = (Ipv4Addr, u8);
+pub type Use<A> = (A, u8);
 
 /// Tracked connections to forget, by who answers them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Forget {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forget<A> {
     /// Backends that are dead.
-    pub all: BTreeSet<Ipv4Addr>,
+    pub all: BTreeSet<A>,
     /// Backends that drain: a stream may end in its own time, the next datagram goes elsewhere.
-    pub datagrams: BTreeSet<Ipv4Addr>,
+    pub datagrams: BTreeSet<A>,
     /// Addresses to which something was sent before they were balanced, and which conntrack would leave so.
-    pub untranslated: BTreeSet<Ipv4Addr>,
+    pub untranslated: BTreeSet<A>,
 }
 
 /// What an update did that tracked connections should hear of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changed {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Changed<A> {
     /// VIPs that were no VIPs before.
-    pub added: BTreeSet<Ipv4Addr>,
+    pub added: BTreeSet<A>,
     /// VIP and backend that takes no more connections of it.
-    pub dropped: BTreeSet<(Ipv4Addr, Ipv4Addr)>,
+    pub dropped: BTreeSet<(A, A)>,
+}
+
+impl<A> Default for Forget<A> {
+    fn default() -> Self {
+        Self { all: BTreeSet::new(), datagrams: BTreeSet::new(), untranslated: BTreeSet::new() }
+    }
+}
+
+impl<A> Default for Changed<A> {
+    fn default() -> Self {
+        Self { added: BTreeSet::new(), dropped: BTreeSet::new() }
+    }
 }
 
 fn elements<'t>(table: &'t mut Table, set: &str) -> &'t mut BTreeMap<Vec<u8>, Element> {
     &mut table.sets.get_mut(set).expect("the table was prepared").elements
 }
 
-fn put(table: &mut Table, vip: Ipv4Addr, ring: &Ring<Ipv4Addr>, rotation: usize) {
+fn put<A: Address>(table: &mut Table, vip: A, ring: &Ring<A>, rotation: usize) {
     let name = chain_name(vip);
-    let key = vip.octets().to_vec();
+    let key = vip.bytes();
     if ring.backends.is_empty() {
         elements(table, VIPS).remove(&key);
         table.chains.remove(&name);
@@ -195,12 +203,12 @@ fn put(table: &mut Table, vip: Ipv4Addr, ring: &Ring<Ipv4Addr>, rotation: usize)
     }
 }
 
-fn chain_name(vip: Ipv4Addr) -> String {
+fn chain_name(vip: impl Address) -> String {
     format!("vip-{vip}")
 }
 
 /// Rules of a VIP's chain.
-fn rules(ring: &Ring<Ipv4Addr>, rotation: usize) -> Vec<Rule> {
+fn rules<A: Address>(ring: &Ring<A>, rotation: usize) -> Vec<Rule> {
     match ring.backends.as_slice() {
         [] => Vec::new(),
         [only] => vec![Rule::new().dnat(*only)],
@@ -232,14 +240,16 @@ pub(crate) fn rejected() -> Chain {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
-    use crate::nft::Ownership;
+    use crate::nft::{Family, Ownership};
 
     fn address(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 1, last)
     }
 
-    fn update(balancers: &mut Balancers, table: &mut Table, wanted: &[(u8, &[u8])]) -> Changed {
+    fn update(balancers: &mut Balancers<Ipv4Addr>, table: &mut Table, wanted: &[(u8, &[u8])]) -> Changed<Ipv4Addr> {
         let ring = |list: &[u8]| list.iter().map(|b| address(*b)).collect::<Vec<_>>().into();
         let wanted: BTreeMap<_, Ring<_>> = wanted.iter().map(|(vip, list)| (address(*vip), ring(list))).collect();
         balancers.update(table, &wanted.iter().map(|(vip, list)| (*vip, list)).collect())
@@ -248,7 +258,7 @@ mod tests {
     #[test]
     fn only_a_changed_service_changes_its_chain_and_its_order_is_rotated() {
         let mut table = Table::new(Family::Ip, "t", Ownership::Shared);
-        Balancers::prepare(&mut table);
+        Balancers::<Ipv4Addr>::prepare(&mut table);
         let mut balancers = Balancers::new(0);
         let changed = update(&mut balancers, &mut table, &[(2, &[11, 12]), (3, &[21])]);
         assert_eq!(changed, Changed { added: [address(2), address(3)].into(), dropped: [].into() });
@@ -276,7 +286,7 @@ mod tests {
     #[test]
     fn only_what_was_used_is_forgotten() {
         let mut table = Table::new(Family::Ip, "t", Ownership::Shared);
-        Balancers::prepare(&mut table);
+        Balancers::<Ipv4Addr>::prepare(&mut table);
         let mut balancers = Balancers::new(0);
         update(&mut balancers, &mut table, &[(2, &[11, 12])]);
         let changed = update(&mut balancers, &mut table, &[(2, &[11])]);

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 
 use netlink_sys::Socket;
 
 use crate::nft::socket::open_in;
 use crate::nft::wire::{self, NLM_F_DUMP, PREAMBLE, Writer};
+use crate::nft::{Address, Family};
 
 /// `NFNL_SUBSYS_CTNETLINK`, `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE`.
 const SUBSYSTEM: u16 = 1;
@@ -26,7 +26,6 @@ const ID: u16 = 12;
 const FILTER: u16 = 25;
 /// `CTA_FILTER_F_CTA_IP_SRC`
 const FILTER_IP_SOURCE: u32 = 1;
-const AF_INET: u8 = 2;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// Deletions per `send`; the receive buffer must hold the answers to those that were already gone.
@@ -34,11 +33,11 @@ const CHUNK: usize = 128;
 
 /// What is known of a tracked connection when choosing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
+pub struct Connection<A> {
     pub protocol: u8,
-    pub original_destination: Ipv4Addr,
+    pub original_destination: A,
     /// Who really answers.
-    pub reply_source: Ipv4Addr,
+    pub reply_source: A,
 }
 
 /// A conntrack socket of one namespace. Open it when needed: it pins the namespace.
@@ -52,17 +51,22 @@ impl Conntrack {
         Ok(Self { socket: open_in(netns.as_fd())? })
     }
 
-    /// Deletes the IPv4 connections answered by one of `backends` that `gone` picks; returns how many. The kernel walks the
+    /// Deletes the connections answered by one of `backends` that `gone` picks; returns how many. The kernel walks the
     /// whole machine's table for it, which takes milliseconds.
-    pub fn forget(&self, backends: &BTreeSet<Ipv4Addr>, gone: impl Fn(&Connection) -> bool) -> io::Result<usize> {
+    pub fn forget<A: Address>(
+        &self,
+        backends: &BTreeSet<A>,
+        gone: impl Fn(&Connection<A>) -> bool,
+    ) -> io::Result<usize> {
         let mut writer = Writer::default();
-        writer.begin_in(SUBSYSTEM, GET, NLM_F_DUMP, AF_INET);
-        if let (1, Some(backend)) = (backends.len(), backends.first()) {
-            // The kernel picks by source of the reply direction; one too old for that sends all.
+        writer.begin_in(SUBSYSTEM, GET, NLM_F_DUMP, A::FAMILY as u8);
+        if let (1, Some(backend), Family::Ip) = (backends.len(), backends.first(), A::FAMILY) {
+            // The kernel picks by source of the reply direction; one too old for that sends all. Of IPv6 it would send those of
+            // all others (`ctnetlink_filter_match_tuple` of Linux 6.18 has the comparison the wrong way round).
             writer.nested(TUPLE_REPLY, |writer| {
                 writer.nested(TUPLE_IP, |writer| {
-                    writer.attribute(1, &backend.octets());
-                    writer.attribute(2, &[0; 4]);
+                    writer.attribute(A::TRACKED_SOURCE, &backend.bytes());
+                    writer.attribute(A::TRACKED_SOURCE + 1, &vec![0; A::LENGTH as usize]);
                 });
             });
             writer.nested(FILTER, |writer| {
@@ -71,7 +75,7 @@ impl Conntrack {
             });
         }
         writer.end();
-        let gone = |connection: &Connection| backends.contains(&connection.reply_source) && gone(connection);
+        let gone = |connection: &Connection<A>| backends.contains(&connection.reply_source) && gone(connection);
         self.socket.send(&writer.bytes, 0)?;
         let mut keys = Vec::new();
         let mut buffer = vec![0_u8; 1 << 16];
@@ -91,15 +95,15 @@ impl Conntrack {
             }
         }
         for chunk in keys.chunks(CHUNK) {
-            self.delete(chunk)?;
+            self.delete(A::FAMILY as u8, chunk)?;
         }
         Ok(keys.len())
     }
 
-    fn delete(&self, keys: &[Key]) -> io::Result<()> {
+    fn delete(&self, family: u8, keys: &[Key]) -> io::Result<()> {
         let mut writer = Writer::default();
         for key in keys {
-            writer.begin_in(SUBSYSTEM, DELETE, 0, AF_INET);
+            writer.begin_in(SUBSYSTEM, DELETE, 0, family);
             writer.nested(TUPLE_ORIGINAL, |writer| writer.bytes.extend_from_slice(&key.original));
             writer.attribute(ID, &key.id);
             writer.end();
@@ -118,7 +122,7 @@ struct Key {
     id: Vec<u8>,
 }
 
-fn chosen(body: &[u8], gone: &impl Fn(&Connection) -> bool) -> Option<Key> {
+fn chosen<A: Address>(body: &[u8], gone: &impl Fn(&Connection<A>) -> bool) -> Option<Key> {
     let (mut original, mut reply, mut id) = (None, None, None);
     for (kind, value) in wire::attributes(body) {
         match kind {
@@ -136,11 +140,11 @@ fn chosen(body: &[u8], gone: &impl Fn(&Connection) -> bool) -> Option<Key> {
 }
 
 /// Source, destination and protocol of a tuple.
-fn tuple(value: &[u8]) -> Option<(Ipv4Addr, Ipv4Addr, u8)> {
+fn tuple<A: Address>(value: &[u8]) -> Option<(A, A, u8)> {
     let part = |wanted: u16, inside: &[u8], kind: u16| -> Option<Vec<u8>> {
         let (_, value) = wire::attributes(inside).find(|(kind, _)| *kind == wanted)?;
         wire::attributes(value).find(|(found, _)| *found == kind).map(|(_, value)| value.to_vec())
     };
-    let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(part(1, value, kind)?).ok()?));
-    Some((address(1)?, address(2)?, *part(2, value, 1)?.first()?))
+    let address = |kind| A::from_bytes(&part(1, value, kind)?);
+    Some((address(A::TRACKED_SOURCE)?, address(A::TRACKED_SOURCE + 1)?, *part(2, value, 1)?.first()?))
 }

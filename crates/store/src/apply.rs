@@ -432,8 +432,7 @@ impl Entry {
             Some(_) => return Err(Refused::Stale(format!("address {address} is taken"))),
             None => {}
         }
-        let has_use = of.spec.auxiliary.values().any(|other| *other == address);
-        if has_use || of.allocation.as_ref().is_none_or(|a| !a.subnet.contains(&address) || a.gateway == address) {
+        if !of.gives(address) {
             return Err(Refused::Stale(format!("address {address} is not the network's to give")));
         }
         addresses.held.insert(address, owner.clone());

@@ -57,7 +57,10 @@ fn network(id: &str, name: &str) -> Change {
 fn allocation(id: &str, subnet: &str, vni: u32) -> Change {
     let subnet: ipnet::Ipv4Net = subnet.parse().unwrap();
     let gateway = subnet.hosts().next().unwrap();
-    Change::AllocateNetwork { network_id: id.parse().unwrap(), allocation: NetworkAllocation { vni, subnet, gateway } }
+    Change::AllocateNetwork {
+        network_id: id.parse().unwrap(),
+        allocation: NetworkAllocation { vni, subnet, gateway, gateway6: None },
+    }
 }
 
 fn new_task(id: &str, service: &str, spec_version: u64) -> NewTask {

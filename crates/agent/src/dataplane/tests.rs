@@ -11,7 +11,7 @@ use super::*;
 
 fn network(id: &str, name: &str, subnet: &str) -> (NetworkId, Network) {
     let subnet: Ipv4Net = subnet.parse().unwrap();
-    let allocation = NetworkAllocation { vni: 4096, subnet, gateway: subnet.hosts().next().unwrap() };
+    let allocation = NetworkAllocation { vni: 4096, subnet, gateway: subnet.hosts().next().unwrap(), gateway6: None };
     let spec = NetworkSpec { name: name.into(), ingress: name == "ingress", ..NetworkSpec::default() };
     let network =
         Network { id: id.parse().unwrap(), meta: Meta::default(), spec, allocation: Some(allocation), keys: None };
@@ -226,4 +226,19 @@ fn an_encrypted_network_is_one_with_and_without_its_keys() {
     network.spec.driver_options.insert(MTU_OPTION.into(), "8000".into());
     let keys = network.keys.clone();
     assert_eq!(told(&set), (keys, 8000));
+}
+
+#[test]
+fn on_a_network_with_ipv6_every_address_has_another() {
+    let mut set = set();
+    let back = set.networks.get_mut(&"back".parse().unwrap()).unwrap();
+    back.allocation.as_mut().unwrap().gateway6 = Some("fd00:b::1/64".parse().unwrap());
+    let plan = plan(&set, &"n1".parse().unwrap(), 4789);
+    let overlay = &plan.overlays[&"back".parse().unwrap()];
+    assert_eq!(overlay.dual_stack.unwrap().six(address("10.0.1.21")).to_string(), "fd00:b::15");
+    let six = |text: &str| overlay.zone.six.get(&address(text)).map(ToString::to_string);
+    assert_eq!(six("10.0.1.10").as_deref(), Some("fd00:b::a"), "the service's");
+    assert_eq!(six("10.0.1.22").as_deref(), Some("fd00:b::16"), "a task's");
+    let mesh = &plan.overlays[&"ing".parse().unwrap()];
+    assert!(mesh.dual_stack.is_none() && mesh.zone.six.is_empty());
 }

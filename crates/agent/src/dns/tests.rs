@@ -69,3 +69,21 @@ fn addresses_have_names_with_their_network() {
     assert_eq!(answer(&list, &Question::Ptr([10, 0, 1, 2].into())), Answer::Ptr(vec!["web.front".into()]));
     assert_eq!(answer(&list, &Question::Ptr([10, 0, 1, 9].into())), Answer::Forward);
 }
+
+#[test]
+fn ipv6_addresses_are_found_by_the_names_of_the_others() {
+    let mut six = zone("six", false, &[("web", &[2]), ("db", &[4, 5]), ("none", &[])]);
+    let of = |last: u8| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last));
+    six.six = [2, 4, 5].map(|last| (Ipv4Addr::new(10, 0, 1, last), of(last))).into();
+    let zones = [zone("four", false, &[("web", &[9]), ("old", &[8])]), six];
+    let zones: Vec<&Zone> = zones.iter().collect();
+    let asked = |name: &str| answer(&zones, &Question::Aaaa(name.to_owned()));
+    assert_eq!(asked("db"), Answer::Aaaa(vec![of(4), of(5)]));
+    assert_eq!(asked("web.six"), Answer::Aaaa(vec![of(2)]));
+    // The first network that knows a name answers for both kinds of addresses, so that they are of one container.
+    assert_eq!(asked("web"), Answer::NoData);
+    assert_eq!((asked("old"), asked("none")), (Answer::NoData, Answer::NoData));
+    assert_eq!(asked("example.com"), Answer::Forward);
+    assert_eq!(answer(&zones, &Question::Ptr(of(4).into())), Answer::Ptr(vec!["db.six".into()]));
+    assert_eq!(answer(&zones, &Question::Ptr(of(7).into())), Answer::Forward);
+}

@@ -19,8 +19,7 @@ pub(super) fn next(view: &View, network: &Network) -> Option<Ipv4Addr> {
     let start = if (first..last).contains(&cursor) { cursor + 1 } else { first };
     let free = |bits: &u32| {
         let address = Ipv4Addr::from(*bits);
-        let taken = address == allocation.gateway || network.spec.auxiliary.values().any(|a| *a == address);
-        !taken && addresses.is_none_or(|a| a.owner(address).is_none())
+        network.gives(address) && addresses.is_none_or(|a| a.owner(address).is_none())
     };
     (start..=last).chain(first..start).find(free).map(Ipv4Addr::from)
 }

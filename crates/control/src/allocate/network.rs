@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use skep_model::cluster::{DEFAULT_POOL, DEFAULT_SUBNET_SIZE};
-use skep_model::network::{Network, NetworkAllocation, VNI_START};
+use skep_model::network::{DualStack, Network, NetworkAllocation, VNI_START, unique_local_subnet};
 use skep_model::node::Node;
 use skep_store::{Change, View};
 
@@ -41,7 +41,22 @@ fn allocate(view: &View, network: &Network) -> Option<NetworkAllocation> {
     }?;
     let has_use = |address: &Ipv4Addr| network.spec.auxiliary.values().any(|a| a == address);
     let gateway = network.spec.gateway.or_else(|| subnet.hosts().find(|address| !has_use(address)))?;
-    Some(NetworkAllocation { vni: free_vni(view)?, subnet, gateway })
+    let gateway6 = if network.spec.ipv6 { Some(gateway6(view, network, subnet, gateway)?) } else { None };
+    Some(NetworkAllocation { vni: free_vni(view)?, subnet, gateway, gateway6 })
+}
+
+/// With its subnet's prefix length: where the user says, else in the place that the gateway has in the other subnet.
+fn gateway6(view: &View, network: &Network, subnet: Ipv4Net, gateway: Ipv4Addr) -> Option<Ipv6Net> {
+    let pool = network.spec.pool6.as_ref();
+    let subnet6 = pool.map_or_else(|| unique_local_subnet(&network.id), |pool| pool.subnet.trunc());
+    let allocations = view.networks().filter_map(|n| n.allocation.as_ref());
+    let mut taken = allocations.filter_map(|a| a.gateway6);
+    if taken.any(|other| other.contains(&subnet6) || subnet6.contains(&other.trunc())) {
+        return None;
+    }
+    let same_place = || DualStack { subnet, subnet6 }.six(gateway);
+    let address = pool.and_then(|pool| pool.gateway).unwrap_or_else(same_place);
+    Ipv6Net::new(address, subnet6.prefix_len()).ok()
 }
 
 fn free_vni(view: &View) -> Option<u32> {

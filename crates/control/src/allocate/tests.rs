@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use skep_model::network::{Network, NetworkSpec};
+use skep_model::network::{Ipv6Pool, Network, NetworkSpec};
 use skep_model::service::{EndpointSpec, NetworkAttachmentConfig, PortConfig, Protocol, ServiceSpec};
 use skep_model::{Meta, NetworkId};
 use skep_store::Change;
@@ -40,6 +40,27 @@ fn networks_get_the_next_free_subnet_and_number() {
     };
     assert_eq!(network(&mut world, "d", gateway), Some(("172.20.0.0/16 172.20.9.9".into(), 4100)));
     assert_eq!(network(&mut world, "e", |s| s.subnet = subnet("172.20.3.0/24")), None, "it overlaps");
+}
+
+#[test]
+fn a_network_with_ipv6_gets_a_gateway_in_either_subnet() {
+    let mut world = World::new(1);
+    let mut six = |id: &str, pool: Option<&str>, gateway: Option<&str>| {
+        network(&mut world, id, |s| {
+            s.ipv6 = true;
+            let (ip_range, auxiliary) = (None, Default::default());
+            let pool = pool.map(|subnet| subnet.parse().unwrap());
+            let gateway = gateway.map(|gateway| gateway.parse().unwrap());
+            s.pool6 = pool.map(|subnet| Ipv6Pool { subnet, gateway, ip_range, auxiliary });
+        })?;
+        let allocation = world.view().network(&id.parse().unwrap()).unwrap().allocation.clone().unwrap();
+        allocation.gateway6.map(|gateway| gateway.to_string())
+    };
+    assert_eq!(six("a", Some("fd00:a::/64"), None).as_deref(), Some("fd00:a::1/64"));
+    assert_eq!(six("b", Some("fd00:b::/48"), Some("fd00:b::ffff")).as_deref(), Some("fd00:b::ffff/48"));
+    assert_eq!(six("c", Some("fd00:b::/64"), None), None, "it overlaps");
+    let chosen = skep_model::network::unique_local_subnet(&"d".parse().unwrap());
+    assert_eq!(six("d", None, None), Some(format!("{}1/64", chosen.addr())));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use skep_model::plan::HostPlan;
 use skep_model::{ContainerId, NetworkId};
 
+use super::six::Six;
 use crate::balance::{Balancers, Changed, Forget, UDP};
 use crate::conntrack::Conntrack;
 use crate::guard::Policy;
@@ -14,9 +15,9 @@ use crate::ingress::rules::SourceMode;
 use crate::ingress::task::{self, NodeMacs};
 use crate::ingress::{fresh_name, remove_others};
 use crate::link::Namespace;
-use crate::nft::{Family, NftError, NftSocket, Ownership, Table};
+use crate::nft::{Address, Family, NftError, NftSocket, Ownership, Table};
 
-const TABLE_PREFIX: &str = "skep-lb-";
+pub(super) const TABLE_PREFIX: &str = "skep-lb-";
 const EGRESS_PREFIX: &str = "skep-mesh-";
 
 /// A container that is on at least one overlay.
@@ -25,8 +26,11 @@ pub(super) struct Container {
     pub(super) namespace: Namespace,
     pub(super) connections: BTreeMap<NetworkId, Connection>,
     nft: NftSocket,
-    balancers: Balancers,
-    policy: Policy,
+    balancers: Balancers<Ipv4Addr>,
+    policy: Policy<Ipv4Addr>,
+    /// Since it was on a network with IPv6.
+    six: Option<Six>,
+    seed: usize,
     wanted: Table,
     applied: Option<Table>,
     egress: Option<Table>,
@@ -57,14 +61,14 @@ pub(super) struct Outcome {
     pub(super) failures: Vec<String>,
     /// The balancers' rules could not be put in force.
     pub(super) misdirected: bool,
-    pub(super) balancers: Changed,
+    pub(super) balancers: Changed<Ipv4Addr>,
 }
 
 impl Container {
     pub(super) fn open(id: &ContainerId, namespace: Namespace) -> Result<Self, NftError> {
         let mut nft = NftSocket::open(namespace.fd())?;
         let mut wanted = Table::new(Family::Ip, fresh_name(&mut nft, Family::Ip, TABLE_PREFIX)?, Ownership::Ours);
-        Balancers::prepare(&mut wanted);
+        Balancers::<Ipv4Addr>::prepare(&mut wanted);
         let mut used = BTreeSet::new();
         for earlier in nft.tables(Family::Ip, TABLE_PREFIX)? {
             used.extend(Balancers::used(&mut nft, &earlier)?);
@@ -78,6 +82,8 @@ impl Container {
             nft,
             balancers,
             policy: Policy::default(),
+            six: None,
+            seed,
             wanted,
             applied: None,
             egress: None,
@@ -124,12 +130,39 @@ impl Container {
                 outcome.failures.push(super::chain_of(&error));
             }
         }
+        match self.update_six(plan) {
+            Ok(changes) => outcome.changes += changes,
+            Err(error) => {
+                outcome.misdirected = true;
+                outcome.failures.push(super::chain_of(&error));
+            }
+        }
         outcome
+    }
+
+    fn update_six(&mut self, plan: &HostPlan) -> Result<usize, NftError> {
+        if self.six.is_none() {
+            if !Six::is_needed(plan, &self.connections) {
+                return Ok(0);
+            }
+            self.six = Some(Six::open(&mut self.nft, self.seed)?);
+        }
+        let Some(six) = &mut self.six else { return Ok(0) };
+        six.update(&mut self.nft, plan, &self.connections)
     }
 
     /// New datagrams of clients that used a backend which takes no more connections go elsewhere; and everything of
     /// endpoints that are `gone` is forgotten.
-    pub(super) fn forget_connections(&mut self, changed: &Changed, gone: &BTreeSet<Ipv4Addr>) -> Option<String> {
+    pub(super) fn forget_connections(
+        &mut self,
+        changed: &Changed<Ipv4Addr>,
+        gone: &BTreeSet<Ipv4Addr>,
+    ) -> Option<String> {
+        let six = self.six.as_mut().and_then(|six| six.forget_connections(&mut self.nft, &self.namespace, gone));
+        self.forget_ipv4_connections(changed, gone).or(six)
+    }
+
+    fn forget_ipv4_connections(&mut self, changed: &Changed<Ipv4Addr>, gone: &BTreeSet<Ipv4Addr>) -> Option<String> {
         if !self.balancers.concerned(changed, gone) {
             return None;
         }
@@ -140,11 +173,11 @@ impl Container {
         forget_connections(&self.namespace, &forget)
     }
 
-    fn policy_of(&self, plan: &HostPlan) -> Policy {
+    fn policy_of(&self, plan: &HostPlan) -> Policy<Ipv4Addr> {
         let mut policy = Policy::default();
         for (network, connection) in &self.connections {
             if let Some(overlay) = plan.overlays.get(network) {
-                policy.add(overlay, &connection.ifname, connection.address);
+                policy.add(overlay, &connection.ifname, connection.address, |address| address);
             }
         }
         policy
@@ -214,6 +247,9 @@ impl Container {
 
     /// Forgets what of its rules is not there any more, so that the next update makes it.
     pub(super) fn look_again(&mut self) -> Result<(), NftError> {
+        if let Some(six) = &mut self.six {
+            six.look_again(&mut self.nft)?;
+        }
         if let Some(applied) = &self.applied
             && !self.nft.has(applied)?
         {
@@ -244,14 +280,15 @@ impl Container {
     /// Takes the rules away.
     pub(super) fn clear(&mut self) -> Result<(), NftError> {
         remove_others(&mut self.nft, Family::Netdev, EGRESS_PREFIX, "")?;
+        remove_others(&mut self.nft, Family::Ip6, TABLE_PREFIX, "")?;
         remove_others(&mut self.nft, Family::Ip, TABLE_PREFIX, "").map(drop)
     }
 }
 
 /// Deletes tracked connections.
-pub(super) fn forget_connections(namespace: &Namespace, forget: &Forget) -> Option<String> {
+pub(super) fn forget_connections<A: Address>(namespace: &Namespace, forget: &Forget<A>) -> Option<String> {
     let Forget { all, datagrams, untranslated } = forget;
-    let backends: BTreeSet<Ipv4Addr> = all.iter().chain(datagrams).chain(untranslated).copied().collect();
+    let backends: BTreeSet<A> = all.iter().chain(datagrams).chain(untranslated).copied().collect();
     if backends.is_empty() {
         return None;
     }

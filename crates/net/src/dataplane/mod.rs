@@ -13,6 +13,7 @@
 
 mod container;
 mod repair;
+mod six;
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use skep_model::network::mac_of;
 use skep_model::plan::{HostPlan, IngressPlan};
 use skep_model::{ContainerId, NetworkId};
@@ -70,6 +71,8 @@ pub struct Attached {
     pub network_name: String,
     /// With the subnet's prefix length.
     pub address: Ipv4Net,
+    /// On a network with IPv6.
+    pub address6: Option<Ipv6Net>,
     pub mac: [u8; 6],
 }
 
@@ -317,7 +320,9 @@ impl State {
         };
         let tunnel = self.tunnel.insert(tunnel);
         tunnel.retain(|vni| sealed.iter().any(|(plan, ..)| plan.vni == vni));
-        sealed.iter().try_for_each(|(plan, keys, (tap, remote))| tunnel.put(plan.vni, tap, remote, keys))
+        sealed
+            .iter()
+            .try_for_each(|(plan, keys, (tap, remote))| tunnel.put(plan.vni, tap, remote, plan.dual_stack, keys))
     }
 
     /// Before the first mesh: falls back to what every kernel can do.
@@ -360,7 +365,7 @@ impl State {
         gone
     }
 
-    fn update_containers(&mut self, report: &mut ApplyReport) -> BTreeMap<ContainerId, Changed> {
+    fn update_containers(&mut self, report: &mut ApplyReport) -> BTreeMap<ContainerId, Changed<Ipv4Addr>> {
         let mut changed = BTreeMap::new();
         for (id, container) in &mut self.containers {
             let outcome = container.update(&self.plan, self.config.source_mode);
@@ -374,7 +379,7 @@ impl State {
     /// After all rules are in force: looking through connections is slow beside writing rules.
     fn forget_connections(
         &mut self,
-        changed: &BTreeMap<ContainerId, Changed>,
+        changed: &BTreeMap<ContainerId, Changed<Ipv4Addr>>,
         datagrams: BTreeSet<Ipv4Addr>,
         gone: &BTreeMap<NetworkId, BTreeSet<Ipv4Addr>>,
         report: &mut ApplyReport,
@@ -463,6 +468,7 @@ impl State {
         let attached = Attached {
             network_name: plan.name.clone(),
             address: overlay.with_prefix(attachment.address),
+            address6: overlay.six(attachment.address),
             mac: mac_of(attachment.address),
         };
         let container = match self.containers.entry(attachment.container_id.clone()) {

@@ -151,7 +151,7 @@ pub fn route_back(namespace: &Namespace, ifname: &str, gateway: Ipv4Addr) -> io:
     ])?;
     let links = namespace.links();
     let link = links.index(ifname)?;
-    let neighbour = Entry::Neighbour { link, address: gateway, mac: mac_of(gateway) };
+    let neighbour = Entry::Neighbour { link, address: gateway.into(), mac: mac_of(gateway) };
     links.set_entries(&[neighbour])?.into_iter().collect::<io::Result<()>>()?;
     links.add_route(&Route { table: Some(ROUTE_TABLE), ..Route::default_via(gateway, link) })?;
     links.add_mark_rule(MARK_BIT, MARK_BIT, ROUTE_TABLE, RULE_PRIORITY)

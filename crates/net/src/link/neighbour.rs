@@ -1,7 +1,7 @@
 //! Permanent neighbour and forwarding entries, many at a time.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -14,7 +14,7 @@ use super::{Links, Request};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Entry {
     /// `ip neigh`: this address has this MAC.
-    Neighbour { link: u32, address: Ipv4Addr, mac: [u8; 6] },
+    Neighbour { link: u32, address: IpAddr, mac: [u8; 6] },
     /// `bridge fdb … self`: a VXLAN link sends frames for this MAC to that host.
     Forward { link: u32, mac: [u8; 6], vtep: Ipv4Addr },
 }
@@ -25,10 +25,14 @@ impl Entry {
         message.header.state = NeighbourState::Permanent;
         match *self {
             Self::Neighbour { link, address, mac } => {
-                message.header.family = AddressFamily::Inet;
+                let (family, destination) = match address {
+                    IpAddr::V4(address) => (AddressFamily::Inet, NeighbourAddress::Inet(address)),
+                    IpAddr::V6(address) => (AddressFamily::Inet6, NeighbourAddress::Inet6(address)),
+                };
+                message.header.family = family;
                 message.header.ifindex = link;
                 message.attributes = vec![
-                    NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+                    NeighbourAttribute::Destination(destination),
                     NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
                 ];
             }
@@ -84,7 +88,7 @@ impl Links {
     /// The permanent entries of a link, of both kinds.
     pub fn entries(&self, link: u32) -> io::Result<Vec<Entry>> {
         let mut found = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
             let mut query = NeighbourMessage::default();
             query.header.family = family;
             for message in self.socket.dump(RouteNetlinkMessage::GetNeighbour(query))? {
@@ -106,17 +110,19 @@ fn entry_of(message: &NeighbourMessage) -> Option<Entry> {
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::LinkLayerAddress(found) => mac = <[u8; 6]>::try_from(found.as_slice()).ok(),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(*found),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(IpAddr::V4(*found)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => address = Some(IpAddr::V6(*found)),
             // Of a forwarding entry, whose family does not say what its destination is.
             NeighbourAttribute::Destination(NeighbourAddress::Other(found)) => {
-                address = <[u8; 4]>::try_from(found.as_slice()).ok().map(Ipv4Addr::from);
+                address = <[u8; 4]>::try_from(found.as_slice()).ok().map(IpAddr::from);
             }
             _ => {}
         }
     }
     let (link, mac, address) = (message.header.ifindex, mac?, address?);
-    Some(match message.header.family {
-        AddressFamily::Bridge => Entry::Forward { link, mac, vtep: address },
-        _ => Entry::Neighbour { link, address, mac },
-    })
+    match (message.header.family, address) {
+        (AddressFamily::Bridge, IpAddr::V4(vtep)) => Some(Entry::Forward { link, mac, vtep }),
+        (AddressFamily::Bridge, IpAddr::V6(_)) => None,
+        _ => Some(Entry::Neighbour { link, address, mac }),
+    }
 }

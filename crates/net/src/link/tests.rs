@@ -82,7 +82,7 @@ fn vxlan_is_moved_and_takes_fixed_entries() {
         .flat_map(|n| {
             let mac = [2, 0x42, 10, 0, 1, n];
             [
-                Entry::Neighbour { link: index, address: [10, 0, 1, n].into(), mac },
+                Entry::Neighbour { link: index, address: std::net::IpAddr::from([10, 0, 1, n]), mac },
                 Entry::Forward { link: index, mac, vtep: [192, 168, 50, 2].into() },
             ]
         })

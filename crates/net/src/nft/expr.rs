@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{DataType, Element, Set};
+use super::{Address, DataType, Element, Set};
 
 /// One of the sixteen 4-byte registers; a longer value takes the following ones too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,22 +297,28 @@ impl Rule {
     }
 
     /// `ip daddr @<set>`
-    pub fn destination_in(self, set: &str) -> Self {
-        self.with([daddr(), Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
+    pub fn destination_in<A: Address>(self, set: &str) -> Self {
+        self.with([
+            A::load_destination(),
+            Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false },
+        ])
     }
 
     /// `add @<set> { ip daddr . meta l4proto }`
-    pub fn add_destination_and_protocol(self, set: &str) -> Self {
+    pub fn add_destination_and_protocol<A: Address>(self, set: &str) -> Self {
         self.with([
-            daddr(),
-            Expr::Meta { key: MetaKey::L4Proto, to: Reg(1) },
+            A::load_destination(),
+            Expr::Meta { key: MetaKey::L4Proto, to: A::NEXT },
             Expr::Add { set: set.to_owned(), from: R },
         ])
     }
 
     /// `ip saddr @<set>`
-    pub fn source_in(self, set: &str) -> Self {
-        self.with([saddr(), Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false }])
+    pub fn source_in<A: Address>(self, set: &str) -> Self {
+        self.with([
+            A::load_source(),
+            Expr::Lookup { set: SetRef::Named(set.to_owned()), from: R, to: None, vmap: false },
+        ])
     }
 
     /// `ct original proto-dst @<set>`
@@ -327,8 +333,11 @@ impl Rule {
     }
 
     /// `ip daddr vmap @<map>`
-    pub fn destination_vmap(self, map: &str) -> Self {
-        self.with([daddr(), Expr::Lookup { set: SetRef::Named(map.to_owned()), from: R, to: None, vmap: true }])
+    pub fn destination_vmap<A: Address>(self, map: &str) -> Self {
+        self.with([
+            A::load_destination(),
+            Expr::Lookup { set: SetRef::Named(map.to_owned()), from: R, to: None, vmap: true },
+        ])
     }
 
     /// `th dport vmap @<map>`
@@ -337,9 +346,9 @@ impl Rule {
     }
 
     /// `dnat to <address>`
-    pub fn dnat(self, address: Ipv4Addr) -> Self {
+    pub fn dnat<A: Address>(self, address: A) -> Self {
         self.with([
-            Expr::Immediate { to: R, value: address.octets().to_vec() },
+            Expr::Immediate { to: R, value: address.bytes() },
             Expr::Nat { kind: NatKind::Destination, address: Some(R), port: None },
         ])
     }
@@ -362,9 +371,9 @@ impl Rule {
     }
 
     /// `dnat to numgen inc mod n map { 0 : a, 1 : b, … }`, or `dnat to jhash …`.
-    pub fn dnat_chosen(self, by: Choice, addresses: &[Ipv4Addr]) -> Self {
-        let values = addresses.iter().map(|address| address.octets().to_vec());
-        self.chosen(by, DataType::IPV4, values).with([Expr::Nat {
+    pub fn dnat_chosen<A: Address>(self, by: Choice, addresses: &[A]) -> Self {
+        let values = addresses.iter().map(|address| address.bytes());
+        self.chosen::<A>(by, A::TYPE, values).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: None,
@@ -379,14 +388,14 @@ impl Rule {
             value.extend([0, 0]);
             value
         });
-        self.chosen(by, DataType::IPV4_PORT, values).with([Expr::Nat {
+        self.chosen::<Ipv4Addr>(by, DataType::IPV4_PORT, values).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: Some((Reg(1), None)),
         }])
     }
 
-    fn chosen(self, by: Choice, data: DataType, values: impl Iterator<Item = Vec<u8>>) -> Self {
+    fn chosen<A: Address>(self, by: Choice, data: DataType, values: impl Iterator<Item = Vec<u8>>) -> Self {
         let mut map = Set::map(DataType::INTEGER, data);
         for (index, value) in (0_u32..).zip(values) {
             map.elements.insert(index.to_ne_bytes().to_vec(), Element::Value(value));
@@ -394,7 +403,9 @@ impl Rule {
         let modulus = u32::try_from(map.elements.len()).expect("a map of fewer than 2^32 backends");
         let rule = match by {
             Choice::RoundRobin => self.with([Expr::NumgenInc { modulus, to: R }]),
-            Choice::Source => self.with([saddr(), Expr::Hash { from: R, length: 4, modulus, seed: SEED, to: R }]),
+            Choice::Source => {
+                self.with([A::load_source(), Expr::Hash { from: R, length: A::LENGTH, modulus, seed: SEED, to: R }])
+            }
         };
         rule.with([Expr::Lookup { set: SetRef::Anonymous(Box::new(map)), from: R, to: Some(R), vmap: false }])
     }

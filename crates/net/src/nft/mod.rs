@@ -7,6 +7,7 @@
 //! Decides what the bytes are. Must not know what a ruleset is for. Read [`expr`] for what a rule can say, then
 //! [`encode`] for the order of a transaction.
 
+pub mod address;
 pub mod encode;
 pub mod expr;
 pub mod socket;
@@ -17,6 +18,7 @@ pub(crate) mod wire;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use address::Address;
 pub use encode::{Batch, difference, removal};
 pub use expr::{Expr, Reg, Rule, Verdict};
 pub use socket::{NftError, NftSocket};
@@ -148,6 +150,8 @@ impl DataType {
     pub const IPV4_PROTOCOL: Self = Self { id: (7 << 6) | 12, length: 8, host_order: false };
     /// `ipv6_addr . inet_service`, the port padded to four bytes.
     pub const IPV6_PORT: Self = Self { id: (8 << 6) | 13, length: 20, host_order: false };
+    /// `ipv6_addr . inet_proto`, the protocol padded to four bytes.
+    pub const IPV6_PROTOCOL: Self = Self { id: (8 << 6) | 12, length: 20, host_order: false };
     /// Goto or jump (`NFT_DATA_VERDICT`).
     pub const VERDICT: Self = Self { id: 0xffff_ff00, length: 0, host_order: false };
 }

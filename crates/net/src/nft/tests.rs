@@ -45,7 +45,10 @@ fn example() -> Table {
     let mut nodes = Set::map(DataType::ETHER, DataType::MARK);
     nodes.elements.insert(vec![2, 0x42, 10, 0, 0, 2], Element::Value(0x10001_u32.to_ne_bytes().to_vec()));
     table.sets.insert("nodes".to_owned(), nodes);
-    table.chain("output", base(ChainType::Nat, HookPoint::Output, vec![Rule::new().destination_vmap("vips")]));
+    table.chain(
+        "output",
+        base(ChainType::Nat, HookPoint::Output, vec![Rule::new().destination_vmap::<Ipv4Addr>("vips")]),
+    );
     table.chain(
         "web",
         Chain::regular(vec![
@@ -231,7 +234,7 @@ fn a_thousand_services_fit_in_one_batch() {
     let netns = namespace();
     let mut socket = NftSocket::open(&netns).unwrap();
     let mut table = Table::new(Family::Ip, "many", Ownership::Ours);
-    crate::balance::Balancers::prepare(&mut table);
+    crate::balance::Balancers::<Ipv4Addr>::prepare(&mut table);
     let ring = (0..3).map(|n| Ipv4Addr::new(10, 1, 0, n)).collect::<Vec<_>>().into();
     let wanted = (0..1000_u32).map(|n| (Ipv4Addr::from(0x0a02_0000 + n), &ring)).collect();
     crate::balance::Balancers::new(0).update(&mut table, &wanted);

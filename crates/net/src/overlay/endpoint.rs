@@ -9,6 +9,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use skep_model::network::mac_of;
 
 use super::Overlay;
+use crate::bridge::driver::enable_ipv6;
 use crate::link::{Links, Namespace, Request, Veth, VethEnd};
 
 pub(super) const PORT_PREFIX: &str = "ep-";
@@ -44,7 +45,9 @@ impl Overlay {
         if let (Some(near), Some(far)) = (links.find(&port)?, inside.find(endpoint.ifname)?) {
             let fits =
                 near.master == Some(self.bridge) && near.peer == Some(far.index) && far.mac == Some(mac) && far.up;
-            if fits && inside.addresses()?.contains(&(far.index, address)) {
+            let has_six = |six| Ok::<_, io::Error>(inside.addresses6()?.contains(&(far.index, six)));
+            let fits6 = self.six(endpoint.address).map_or(Ok(true), has_six)?;
+            if fits && fits6 && inside.addresses()?.contains(&(far.index, address)) {
                 return Ok(0);
             }
         }
@@ -66,22 +69,23 @@ impl Overlay {
             let _ = links.delete(&port);
             error
         };
-        self.finish(&port, mac, inside, endpoint.ifname, address).map_err(undo)?;
+        self.finish(&port, mac, endpoint).map_err(undo)?;
         Ok(4)
     }
 
-    fn finish(
-        &self,
-        port: &str,
-        mac: [u8; 6],
-        inside: &Links,
-        ifname: &str,
-        address: ipnet::Ipv4Net,
-    ) -> io::Result<()> {
+    fn finish(&self, port: &str, mac: [u8; 6], endpoint: &Endpoint<'_>) -> io::Result<()> {
         fix_forwarding(self.namespace.links(), port, mac)?;
-        let index = inside.index(ifname)?;
-        inside.add_address(index, address)?;
+        let inside = endpoint.namespace.links();
+        let index = inside.index(endpoint.ifname)?;
+        inside.add_address(index, self.with_prefix(endpoint.address))?;
+        let six = self.six(endpoint.address);
+        if six.is_some() {
+            enable_ipv6(endpoint.namespace, endpoint.ifname)?;
+        }
         inside.set_up(index)?;
+        if let Some(six) = six {
+            inside.add_address6(index, six)?;
+        }
         // With the question the kernel tells the bridge of the port's carrier, which it would otherwise do in its own time,
         // dropping the container's first frames until then.
         self.namespace.links().index(port).map(|_| ())

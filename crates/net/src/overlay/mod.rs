@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The VXLAN link is made in the host's namespace and moved, so that its outer packets leave from there. It learns nothing
-//! and answers ARP itself: every remote endpoint is written into it from the plan, and no broadcast leaves the host. An
+//! and answers ARP and neighbour solicitations itself: every remote endpoint is written into it from the plan, and no broadcast leaves the host. An
 //! endpoint's MAC follows from its address, so a task that moves leaves remote ARP caches right.
 //!
 //! An encrypted overlay has a TAP interface in the VXLAN link's place and never both; see `tunnel`.
@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use skep_model::network::{OVERLAY_MTU, mac_of};
+use skep_model::network::{DualStack, OVERLAY_MTU, mac_of};
 use skep_model::plan::OverlayPlan;
 
 use crate::link::{LinkInfo, Namespace, Vxlan};
@@ -63,6 +63,7 @@ pub struct Overlay {
     path: PathBuf,
     namespace: Namespace,
     subnet: Ipv4Net,
+    dual_stack: Option<DualStack>,
     mtu: u32,
     bridge: u32,
     vxlan_name: String,
@@ -89,7 +90,7 @@ impl Overlay {
                 Namespace::delete(path)?;
                 changes += 1;
                 let namespace = Namespace::create(path)?;
-                // The bridge must not pass its frames through anybody's iptables rules; and nothing here speaks IPv6.
+                // The bridge must not pass its frames through anybody's iptables rules; and nothing here speaks IPv6 itself.
                 namespace.write_sysctls(&[
                     ("bridge/bridge-nf-call-iptables", "0"),
                     ("bridge/bridge-nf-call-ip6tables", "0"),
@@ -115,6 +116,7 @@ impl Overlay {
             path: path.to_owned(),
             namespace,
             subnet,
+            dual_stack: plan.dual_stack,
             mtu,
             bridge,
             vxlan_name: String::new(),
@@ -202,6 +204,9 @@ impl Overlay {
             host.links().delete(&name)?;
             host.links().add_vxlan(&vxlan)?;
             changes += 1;
+            if self.dual_stack.is_some() {
+                self.answer_for_ipv6(&name)?;
+            }
         }
         let index = match found {
             Some(index) => index,
@@ -214,8 +219,22 @@ impl Overlay {
         };
         self.vxlan = index;
         self.vxlan_name = name;
-        self.remote = if found.is_some() { remote::read(links, index)? } else { BTreeMap::new() };
+        self.remote = if found.is_some() { self.place().read()? } else { BTreeMap::new() };
         Ok(changes)
+    }
+
+    fn place(&self) -> remote::Place<'_> {
+        remote::Place { links: self.namespace.links(), link: self.vxlan, dual_stack: self.dual_stack }
+    }
+
+    /// Lets the VXLAN link have entries for IPv6 addresses, but none of its own, with which it would take part.
+    fn answer_for_ipv6(&self, name: &str) -> io::Result<()> {
+        let conf = |key: &str| format!("ipv6/conf/{name}/{key}");
+        self.namespace.write_sysctls(&[
+            (&conf("addr_gen_mode"), "1"),
+            (&conf("accept_ra"), "0"),
+            (&conf("disable_ipv6"), "0"),
+        ])
     }
 
     /// Forgets what of it is not as it was made, so that [`ensure_link`](Self::ensure_link) and
@@ -236,7 +255,7 @@ impl Overlay {
                 Some(_) => {}
             }
         } else if links.find(&self.vxlan_name)?.is_some_and(|link| link.index == self.vxlan && fits(&link)) {
-            self.remote = remote::read(links, self.vxlan)?;
+            self.remote = self.place().read()?;
         } else {
             self.vxlan_name.clear();
         }
@@ -249,7 +268,10 @@ impl Overlay {
             self.remote.extend(wanted);
             return (0, Vec::new());
         }
-        remote::put(self.namespace.links(), self.vxlan, &mut self.remote, wanted)
+        let mut remote = std::mem::take(&mut self.remote);
+        let done = self.place().put(&mut remote, wanted);
+        self.remote = remote;
+        done
     }
 
     /// Takes away those that `wanted` has not.
@@ -258,7 +280,10 @@ impl Overlay {
             self.remote.retain(|address, _| wanted.contains_key(address));
             return (0, Vec::new());
         }
-        remote::prune(self.namespace.links(), self.vxlan, &mut self.remote, wanted)
+        let mut remote = std::mem::take(&mut self.remote);
+        let done = self.place().prune(&mut remote, wanted);
+        self.remote = remote;
+        done
     }
 
     pub fn subnet(&self) -> Ipv4Net {
@@ -273,6 +298,11 @@ impl Overlay {
     /// An address of this overlay with the subnet's prefix length.
     pub fn with_prefix(&self, address: Ipv4Addr) -> Ipv4Net {
         Ipv4Net::new(address, self.subnet.prefix_len()).expect("the prefix length of a subnet is at most 32")
+    }
+
+    /// The address that goes with it, on a network with IPv6.
+    pub(crate) fn six(&self, address: Ipv4Addr) -> Option<ipnet::Ipv6Net> {
+        self.dual_stack.map(|dual| dual.with_prefix(address))
     }
 
     /// Takes everything away: the link first, so that its VNI is free even if somebody still holds the namespace.

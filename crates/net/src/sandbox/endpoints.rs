@@ -181,6 +181,10 @@ impl Host {
         let Some(address) = request.address else {
             return Err(NetError::Invalid(format!("no address was given for the container on network {}", info.name)));
         };
+        if request.address6.is_some() {
+            let text = "an IPv6 address on an overlay network cannot be asked for: it follows from the IPv4 one (--ip)";
+            return Err(NetError::NotImplemented(text.to_owned()));
+        }
         if record.endpoints.iter().any(|endpoint| endpoint.info.network_id == id) {
             let (container, network) = (record.request.container_name.clone(), info.name.clone());
             return Err(NetError::AlreadyConnected { container, network });
@@ -212,6 +216,7 @@ impl Host {
             .await?;
         if let Some(endpoint) = record.endpoints.iter_mut().find(|endpoint| endpoint.info.network_id == id) {
             endpoint.info.address = attached.address;
+            endpoint.info.address6 = attached.address6;
             endpoint.info.mac = attached.mac;
         }
         Ok(())

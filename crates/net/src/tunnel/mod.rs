@@ -7,13 +7,14 @@
 //! ```
 //!
 //! An encrypted network has no VXLAN link, so nothing of it can leave, or come in, that way; without a key, or while the
-//! daemon is down, nothing moves. Which host has which MAC comes from the plan; nothing is learned or flooded, and ARP is
-//! answered here. `seal` and `open` decide what is sent and taken and know neither socket nor clock; `wire` is the format.
+//! daemon is down, nothing moves. Which host has which MAC comes from the plan; nothing is learned or flooded, and ARP and
+//! neighbour solicitations are answered here. `seal` and `open` decide what is sent and taken and know neither socket nor clock; `wire` is the format.
 //!
 //! Decides how frames travel sealed. Must not know where keys come from or when they change.
 
 mod arp;
 mod channel;
+mod nd;
 mod open;
 mod seal;
 mod socket;
@@ -34,7 +35,7 @@ use std::thread::JoinHandle;
 use arc_swap::ArcSwap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use skep_model::network::{NetworkKeys, mac_of};
+use skep_model::network::{DualStack, NetworkKeys, mac_of};
 
 use crate::link::Namespace;
 use channel::{Channel, locked};
@@ -57,6 +58,7 @@ struct Network {
     /// What it was last said to be.
     remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
     keys: NetworkKeys,
+    dual_stack: Option<DualStack>,
     hosts: HashMap<Mac, Arc<Channel>>,
     channels: HashMap<Ipv4Addr, Arc<Channel>>,
 }
@@ -137,6 +139,7 @@ impl Tunnel {
         vni: u32,
         tap: &Arc<Tap>,
         remote: &BTreeMap<Ipv4Addr, Ipv4Addr>,
+        dual_stack: Option<DualStack>,
         keys: &NetworkKeys,
     ) -> io::Result<()> {
         let before = self.shared.networks.load_full();
@@ -161,7 +164,7 @@ impl Tunnel {
         }
         self.replace(
             vni,
-            Some(Network { tap: tap.clone(), remote: remote.clone(), keys: keys.clone(), hosts, channels }),
+            Some(Network { tap: tap.clone(), remote: remote.clone(), keys: keys.clone(), dual_stack, hosts, channels }),
         );
         for channel in strangers.iter().filter(|channel| !locked(&channel.sender).has_met()) {
             self.shared.greet(channel, 0);
@@ -204,6 +207,21 @@ fn underlay_mtu(host: &Namespace, own: Ipv4Addr) -> io::Result<usize> {
     Ok(mtu.max(1280))
 }
 
+impl Network {
+    /// Tells who asks for the MAC of an endpoint on another host.
+    fn answer(&self, message: &[u8]) {
+        let known = |address: &Ipv4Addr| self.hosts.contains_key(&mac_of(*address));
+        if let Some(address) = arp::asked(message).filter(known) {
+            let _ = self.tap.write(&arp::answer(message, mac_of(address)));
+            return;
+        }
+        let Some(dual) = self.dual_stack else { return };
+        if let Some(address) = nd::asked(message).and_then(|six| dual.four(six)).filter(known) {
+            let _ = self.tap.write(&nd::answer(message, mac_of(address)));
+        }
+    }
+}
+
 impl Shared {
     /// Reads what the bridge sends to other hosts, until told to end.
     fn forward_all(&self, vni: u32, tap: &Tap, stop: &EventFd) {
@@ -233,11 +251,7 @@ impl Shared {
     fn forward(&self, network: &Network, message: &[u8], sealed: &mut Vec<u8>) {
         let Some(destination) = message.get(VIRTIO..).and_then(|frame| frame.first_chunk::<6>()) else { return };
         let Some(channel) = network.hosts.get(destination) else {
-            if let Some(address) = arp::asked(message)
-                && network.hosts.contains_key(&mac_of(address))
-            {
-                let _ = network.tap.write(&arp::answer(message, mac_of(address)));
-            }
+            network.answer(message);
             return;
         };
         sealed.clear();

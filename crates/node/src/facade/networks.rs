@@ -1,6 +1,6 @@
 //! Swarm-scoped networks: `docker network create -d overlay`.
 
-use skep_model::network::{NETWORK_KEY_BYTES, Network, NetworkKeys, NetworkSpec};
+use skep_model::network::{DualStack, NETWORK_KEY_BYTES, Network, NetworkKeys, NetworkSpec};
 use skep_model::secret::SecretBytes;
 use skep_model::{Meta, NetworkId, validate};
 use skep_store::{Batch, Change};
@@ -15,6 +15,25 @@ pub(crate) fn new_network_key() -> SecretBytes {
     SecretBytes(secret.to_vec())
 }
 
+/// What an overlay's IPv6 addresses cannot be: they follow from the IPv4 ones.
+fn check_ipv6(spec: &NetworkSpec) -> Result<()> {
+    if spec.ingress {
+        return Err(NodeError::NotImplemented("IPv6 on the ingress network"));
+    }
+    let Some(pool) = &spec.pool6 else { return Ok(()) };
+    if pool.ip_range.is_some() {
+        return Err(NodeError::NotImplemented("an IPv6 ip-range on an overlay network (the IPv4 one holds for both)"));
+    }
+    if pool.subnet.prefix_len() > DualStack::LONGEST_PREFIX {
+        let (subnet, longest) = (pool.subnet, DualStack::LONGEST_PREFIX);
+        return Err(NodeError::Invalid(format!(
+            "invalid network config:\nIPv6 subnet {subnet} of an overlay network is too small: its prefix may have {longest} \
+             bits"
+        )));
+    }
+    Ok(())
+}
+
 impl Node {
     pub async fn network_create(&self, mut spec: NetworkSpec) -> Result<NetworkId> {
         let manager = self.inner.manager()?;
@@ -26,7 +45,7 @@ impl Node {
             return Err(NodeError::NotImplemented("a swarm network with a driver other than overlay"));
         }
         if spec.ipv6 {
-            return Err(NodeError::NotImplemented("IPv6 on an overlay network"));
+            check_ipv6(&spec)?;
         }
         if spec.ingress && spec.attachable {
             return Err(NodeError::Invalid("ingress network cannot be attachable".into()));

@@ -5,4 +5,5 @@ mod hammer;
 mod mesh;
 mod overlays;
 mod repair;
+mod six;
 mod world;

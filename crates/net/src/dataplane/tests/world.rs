@@ -1,7 +1,7 @@
 //! The stage. Everything is in namespaces under a temporary folder and goes with it.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -269,8 +269,15 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(namespace: &Namespace, port: u16, name: &str) -> Self {
+        Self::start_at(namespace, (Ipv4Addr::UNSPECIFIED, port).into(), name)
+    }
+
+    pub(super) fn start6(namespace: &Namespace, port: u16, name: &str) -> Self {
+        Self::start_at(namespace, (Ipv6Addr::UNSPECIFIED, port).into(), name)
+    }
+
+    fn start_at(namespace: &Namespace, address: SocketAddr, name: &str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
         let (listener, socket) =
             namespace.run(|| (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -323,13 +330,13 @@ impl Drop for Server {
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A TCP connection's first line.
-pub(super) fn ask(from: &Namespace, address: Ipv4Addr, port: u16) -> io::Result<String> {
+pub(super) fn ask(from: &Namespace, address: impl Into<IpAddr>, port: u16) -> io::Result<String> {
     let mut stream = open(from, address, port)?;
     read_line(&mut stream)
 }
 
-pub(super) fn open(from: &Namespace, address: Ipv4Addr, port: u16) -> io::Result<TcpStream> {
-    let address = SocketAddr::from((address, port));
+pub(super) fn open(from: &Namespace, address: impl Into<IpAddr>, port: u16) -> io::Result<TcpStream> {
+    let address = SocketAddr::from((address.into(), port));
     let stream = from.run(|| TcpStream::connect_timeout(&address, PATIENCE)).unwrap()?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
@@ -350,13 +357,21 @@ pub(super) fn ask_udp(from: &Namespace, address: Ipv4Addr, port: u16) -> io::Res
 }
 
 pub(super) fn udp_socket(from: &Namespace) -> UdpSocket {
-    let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+    bound(from, "0.0.0.0:0")
+}
+
+pub(super) fn udp_socket6(from: &Namespace) -> UdpSocket {
+    bound(from, "[::]:0")
+}
+
+fn bound(from: &Namespace, address: &str) -> UdpSocket {
+    let socket = from.run(|| UdpSocket::bind(address)).unwrap().unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
-pub(super) fn ask_udp_with(socket: &UdpSocket, address: Ipv4Addr, port: u16) -> io::Result<String> {
-    socket.connect((address, port))?;
+pub(super) fn ask_udp_with(socket: &UdpSocket, address: impl Into<IpAddr>, port: u16) -> io::Result<String> {
+    socket.connect((address.into(), port))?;
     socket.send(b"?")?;
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer)?;
