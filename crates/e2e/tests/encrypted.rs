@@ -79,8 +79,9 @@ fn tasks_reach_one_another_and_nothing_is_clear_while_keys_rotate_and_a_daemon_r
     lab.give_busybox();
     // conformance: differs | docker network create --opt encrypted | sealed by the daemon over UDP on the port after VXLAN's, on any kernel, instead of ESP; MTU 1390
     lab.docker(1, "network create --driver overlay --attachable --opt encrypted vault").ok();
-    let options = lab.docker_words(1, &["network", "inspect", "-f", "{{json .Options}}", "vault"]).ok();
-    assert_eq!(options, r#"{"com.docker.network.driver.overlay.vxlanid_list":"4097","encrypted":""}"#);
+    let options = || lab.docker_words(1, &["network", "inspect", "-f", "{{json .Options}}", "vault"]).ok();
+    let expected = r#"{"com.docker.network.driver.overlay.vxlanid_list":"4097","encrypted":""}"#;
+    eventually(SOON, "it has its number", || options() == expected);
     let serve = format!("mkdir /www; for i in $(seq 2000); do echo {MARKER}; done > /www/index.html; httpd -f -h /www");
     let place = |node: usize| format!("node.hostname==node{node}");
     for (name, node, script) in [("server", 2, serve.as_str()), ("client", 3, "exec sleep 100000")] {

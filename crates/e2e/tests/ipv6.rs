@@ -192,6 +192,8 @@ fn services_on_an_overlay_speak_ipv6() {
         });
     }
     lab.docker(1, "network create -d overlay --ipv6 --subnet fd00:f::/112 small").fails("too small");
+    lab.docker(1, "network create -d overlay --ipv6 --opt com.docker.network.driver.mtu=1200 narrow")
+        .fails("too small");
     let range = "network create -d overlay --ipv6 --subnet fd00:f::/64 --ip-range fd00:f::/80 range";
     lab.docker(1, range).fails("not implemented yet");
 }

@@ -131,7 +131,9 @@ impl NetworkSpec {
     pub fn mtu(&self, narrowest_link: Option<u32>) -> u32 {
         let asked = self.driver_options.get(MTU_OPTION).and_then(|text| text.parse().ok()).filter(|mtu| *mtu > 0);
         let link = narrowest_link.unwrap_or(OVERLAY_UNDERLAY_MTU).clamp(SMALLEST_LINK_MTU, OVERLAY_UNDERLAY_MTU);
-        asked.unwrap_or(link - self.overhead())
+        // Below its least, IPv6 would go from the interface; larger frames are cut on their way instead.
+        let least = if self.ipv6 { IPV6_MTU } else { 0 };
+        asked.unwrap_or((link - self.overhead()).max(least))
     }
 
     /// Whether frames between its hosts are sealed. The option counts by being there, whatever its value, as in Docker.
@@ -209,6 +211,9 @@ pub const OVERLAY_MTU: u32 = 1450;
 /// The same of an encrypted overlay: sealing takes 110 bytes.
 pub const ENCRYPTED_OVERLAY_MTU: u32 = 1390;
 
+/// The least MTU of a link that carries IPv6 (RFC 8200).
+pub const IPV6_MTU: u32 = 1280;
+
 /// The MAC of an endpoint, derived from its address as Docker does (`02:42:` + IPv4), so that a moved address keeps its MAC
 /// and remote neighbour entries stay valid.
 pub fn mac_of(address: Ipv4Addr) -> [u8; 6] {
@@ -257,6 +262,13 @@ mod tests {
             allocation: Some(allocation),
             keys: None,
         }
+    }
+
+    #[test]
+    fn a_network_with_ipv6_is_wide_enough_for_it() {
+        let spec = |ipv6| NetworkSpec { ipv6, ..NetworkSpec::default() };
+        assert_eq!((spec(false).mtu(Some(1300)), spec(true).mtu(Some(1300))), (1250, 1280));
+        assert_eq!(spec(true).mtu(None), 1450);
     }
 
     #[test]

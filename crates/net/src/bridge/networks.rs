@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use skep_model::network::{GWBRIDGE_NETWORK_NAME, first_host6, unique_local_subnet};
+use skep_model::network::{GWBRIDGE_NETWORK_NAME, IPV6_MTU, first_host6, unique_local_subnet};
 use skep_model::sandbox::{EndpointInfo, LocalNetwork, LocalNetworkSpec};
 use skep_model::{ContainerId, NetworkId, Timestamp};
 
@@ -223,6 +223,12 @@ impl Networks {
         if self.by_id.values().any(|stored| stored.link == link) {
             return Err(NetError::Forbidden(format!("networks have same bridge name {link}")));
         }
+        if gateway6.is_some()
+            && let Some(mtu) =
+                spec.options.get(option::MTU).and_then(|mtu| mtu.parse::<u32>().ok()).filter(|mtu| *mtu < IPV6_MTU)
+        {
+            return Err(NetError::Invalid(format!("an MTU of {mtu} is too small for IPv6: it is {IPV6_MTU} at least")));
+        }
         let network = LocalNetwork {
             id,
             created_at: now,
@@ -412,6 +418,9 @@ mod tests {
         let overlapping = LocalNetworkSpec { subnet: Some("172.18.3.0/24".parse().unwrap()), ..spec("x") };
         let text = "invalid pool request: Pool overlaps with other one on this address space";
         assert_eq!(refusal(&networks, overlapping), text);
+        let options = [(option::MTU.to_owned(), "1200".to_owned())].into();
+        let narrow = LocalNetworkSpec { ipv6: true, options, ..spec("narrow") };
+        assert!(matches!(networks.plan(narrow, id(9), Timestamp::ZERO, &[]), Err(NetError::Invalid(_))));
         let host = LocalNetworkSpec { driver: "host".into(), ..spec("h") };
         assert!(networks.plan(host, id(9), Timestamp::ZERO, &[]).is_ok());
         assert_eq!(networks.find("nope").unwrap_err().to_string(), "network nope not found");

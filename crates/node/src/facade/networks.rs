@@ -1,6 +1,6 @@
 //! Swarm-scoped networks: `docker network create -d overlay`.
 
-use skep_model::network::{DualStack, NETWORK_KEY_BYTES, Network, NetworkKeys, NetworkSpec};
+use skep_model::network::{DualStack, IPV6_MTU, MTU_OPTION, NETWORK_KEY_BYTES, Network, NetworkKeys, NetworkSpec};
 use skep_model::secret::SecretBytes;
 use skep_model::{Meta, NetworkId, validate};
 use skep_store::{Batch, Change};
@@ -19,6 +19,10 @@ pub(crate) fn new_network_key() -> SecretBytes {
 fn check_ipv6(spec: &NetworkSpec) -> Result<()> {
     if spec.ingress {
         return Err(NodeError::NotImplemented("IPv6 on the ingress network"));
+    }
+    let asked = spec.driver_options.get(MTU_OPTION).and_then(|text| text.parse::<u32>().ok());
+    if let Some(mtu) = asked.filter(|mtu| (1..IPV6_MTU).contains(mtu)) {
+        return Err(NodeError::Invalid(format!("an MTU of {mtu} is too small for IPv6: it is {IPV6_MTU} at least")));
     }
     let Some(pool) = &spec.pool6 else { return Ok(()) };
     if pool.ip_range.is_some() {
