@@ -14,6 +14,9 @@ pub enum ConvertError {
     /// The request is wrong: 400.
     #[error("{0}")]
     Invalid(String),
+    /// The request asks for what is not allowed together: 403.
+    #[error("{0}")]
+    Forbidden(String),
     /// The request is right by Docker's rules, and not served here: 501.
     #[error("{0} is not served yet")]
     Unserved(String),
@@ -22,6 +25,10 @@ pub enum ConvertError {
 impl ConvertError {
     pub fn invalid<T>(text: impl Into<String>) -> Result<T, Self> {
         Err(Self::Invalid(text.into()))
+    }
+
+    pub fn forbidden<T>(text: impl Into<String>) -> Result<T, Self> {
+        Err(Self::Forbidden(text.into()))
     }
 
     pub fn unserved<T>(what: impl Into<String>) -> Result<T, Self> {

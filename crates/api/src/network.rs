@@ -412,9 +412,11 @@ impl From<&model::Network> for SwarmNetwork {
 
 impl From<&LocalNetwork> for NetworkResource {
     fn from(network: &LocalNetwork) -> Self {
-        let config = network.subnet.map(|subnet| IpamConfig {
+        // A configuration network has none of its own, and shows what it is for.
+        let asked = &network.spec;
+        let config = network.subnet.or(asked.subnet.filter(|_| asked.config_only)).map(|subnet| IpamConfig {
             subnet: subnet.to_string(),
-            gateway: network.gateway.map(|g| g.to_string()).unwrap_or_default(),
+            gateway: network.gateway.or(asked.gateway).map(|g| g.to_string()).unwrap_or_default(),
             ip_range: network.spec.ip_range.map(|r| r.to_string()).unwrap_or_default(),
             auxiliary_addresses: texts(&network.spec.auxiliary),
         });
@@ -432,6 +434,8 @@ impl From<&LocalNetwork> for NetworkResource {
             attachable: network.spec.attachable,
             options: network.spec.options.clone(),
             labels: network.spec.labels.clone(),
+            config_from: ConfigFrom { network: network.spec.config_from.clone() },
+            config_only: network.spec.config_only,
             ..Default::default()
         }
     }
@@ -486,13 +490,41 @@ impl IpamConfig {
 }
 
 impl CreateRequest {
+    /// The configuration network it depends on, or none; in libnetwork's words where that does not go together with the rest.
+    fn check_configuration(&self) -> Result<String, ConvertError> {
+        let from = self.config_from.as_ref().map(|from| from.network.clone()).unwrap_or_default();
+        if self.config_only && (self.ingress || self.internal || self.attachable || !self.scope.is_empty()) {
+            return ConvertError::forbidden(
+                "configuration network can only contain network specific fields. Network operator fields like [ ingress | \
+                 internal | attachable | scope ] are not supported.",
+            );
+        }
+        if from.is_empty() {
+            return Ok(from);
+        }
+        if self.config_only {
+            return ConvertError::forbidden("a configuration network cannot depend on another configuration network");
+        }
+        let ipam = self.ipam.as_ref();
+        let addresses = ipam.is_some_and(|ipam| !ipam.config.is_empty() || ipam.options.iter().any(|o| !o.is_empty()));
+        if addresses || self.enable_ipv6 == Some(true) || !self.labels.is_empty() {
+            return ConvertError::forbidden(
+                "user specified configurations are not supported if the network depends on a configuration network",
+            );
+        }
+        if !self.options.is_empty() {
+            return ConvertError::forbidden(
+                "network driver options are not supported if the network depends on a configuration network",
+            );
+        }
+        Ok(from)
+    }
+
     pub fn into_spec(self) -> Result<CreateSpec, ConvertError> {
         if self.name.trim().is_empty() {
             return ConvertError::invalid("network name is required");
         }
-        if self.config_only || self.config_from.as_ref().is_some_and(|c| !c.network.is_empty()) {
-            return ConvertError::unserved("a configuration-only network (--config-only, --config-from)");
-        }
+        let config_from = self.check_configuration()?;
         if self.enable_ipv4 == Some(false) {
             return ConvertError::unserved("a network without IPv4");
         }
@@ -542,7 +574,8 @@ impl CreateRequest {
             auxiliary.insert(name, address);
         }
         match self.driver.as_str() {
-            "overlay" => Ok(CreateSpec::Swarm(model::NetworkSpec {
+            "overlay" if !config_from.is_empty() => ConvertError::unserved("an overlay with --config-from"),
+            "overlay" if !self.config_only => Ok(CreateSpec::Swarm(model::NetworkSpec {
                 name: self.name,
                 labels: self.labels,
                 driver: self.driver,
@@ -557,13 +590,19 @@ impl CreateRequest {
                 auxiliary,
                 pool6,
             })),
-            "" | "bridge" => {
+            driver if self.config_only || matches!(driver, "" | "bridge" | "macvlan") => {
                 if self.scope == "swarm" || self.ingress {
                     return ConvertError::unserved("a swarm network of a driver other than overlay");
                 }
                 Ok(CreateSpec::Local(LocalNetworkSpec {
                     name: self.name,
-                    driver: "bridge".into(),
+                    driver: match driver {
+                        _ if self.config_only => "null".into(),
+                        "" => "bridge".into(),
+                        driver => driver.to_owned(),
+                    },
+                    config_only: self.config_only,
+                    config_from,
                     labels: self.labels,
                     options: self.options,
                     internal: self.internal,
@@ -579,7 +618,7 @@ impl CreateRequest {
             "host" | "null" => {
                 ConvertError::invalid(format!("only one instance of \"{}\" network is allowed", self.driver))
             }
-            other => ConvertError::unserved(format!("network driver {other:?} (bridge and overlay are)")),
+            other => ConvertError::unserved(format!("network driver {other:?} (bridge, macvlan and overlay are)")),
         }
     }
 }
@@ -622,7 +661,7 @@ mod tests {
     #[test]
     fn refusals() {
         let refused = |body: &str| go_json::decode::<CreateRequest>(body.as_bytes()).unwrap().into_spec().unwrap_err();
-        assert!(matches!(refused(r#"{"Name":"a","Driver":"macvlan"}"#), ConvertError::Unserved(_)));
+        assert!(matches!(refused(r#"{"Name":"a","Driver":"ipvlan"}"#), ConvertError::Unserved(_)));
         assert!(matches!(refused(r#"{"Driver":"overlay"}"#), ConvertError::Invalid(_)));
         for (ipv6, config) in [
             (false, r#"{"Subnet":"fd00::/64"}"#),

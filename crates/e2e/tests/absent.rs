@@ -16,7 +16,8 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker diff | 501
     // conformance: absent | docker search | 501
     // conformance: absent | docker service create --log-driver gelf, fluentd, … | 501
-    // conformance: absent | docker network create --driver macvlan | 501
+    // conformance: absent | docker network create --driver ipvlan | 501
+    // conformance: absent | docker network create --scope swarm --driver macvlan | 501: macvlan networks are of one host
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
     // conformance: absent | docker run --network, docker network connect, of an overlay | 501: services only
@@ -28,7 +29,8 @@ fn what_is_absent_says_so() {
         "diff box",
         "search anything",
         "service create --detach --name sys --log-driver gelf busybox",
-        "network create --driver macvlan mac",
+        "network create --driver ipvlan ip",
+        "network create --driver macvlan --scope swarm mac",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
         "run --rm --network over busybox true",

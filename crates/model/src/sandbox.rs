@@ -133,7 +133,7 @@ pub struct LocalNetwork {
 #[serde(default)]
 pub struct LocalNetworkSpec {
     pub name: String,
-    /// `bridge`, `host` or `null`.
+    /// `bridge`, `macvlan`, `host` or `null`.
     pub driver: String,
     pub labels: Labels,
     pub options: BTreeMap<String, String>,
@@ -147,4 +147,8 @@ pub struct LocalNetworkSpec {
     pub ipv6: bool,
     /// What the user asked of its IPv6 addresses; `None` with `ipv6` is a subnet chosen for it.
     pub pool6: Option<Ipv6Pool>,
+    /// A configuration for other networks, and no network itself.
+    pub config_only: bool,
+    /// The name of the configuration network that labels, options and addresses come from; empty for none.
+    pub config_from: String,
 }

@@ -21,6 +21,11 @@ pub enum ErrorKind {
 pub enum NetError {
     #[error("network {0} not found")]
     NoSuchNetwork(String),
+    #[error("configuration network {0:?} does not exist")]
+    NoSuchConfiguration(String),
+    /// What Docker's drivers say of a request that it answers with status 500.
+    #[error("{0}")]
+    Driver(String),
     #[error("network with name {0} already exists")]
     NetworkExists(String),
     #[error("network {0} is ambiguous ({1} matches found on ID prefix)")]
@@ -65,9 +70,11 @@ pub enum NetError {
 impl NetError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoSuchNetwork(_) | Self::NoSuchDriver(_) | Self::NotConnected { .. } | Self::NoSandbox(_) => {
-                ErrorKind::NotFound
-            }
+            Self::NoSuchNetwork(_)
+            | Self::NoSuchConfiguration(_)
+            | Self::NoSuchDriver(_)
+            | Self::NotConnected { .. }
+            | Self::NoSandbox(_) => ErrorKind::NotFound,
             Self::NetworkExists(_) => ErrorKind::Conflict,
             Self::Invalid(_) | Self::AmbiguousNetwork(..) => ErrorKind::Invalid,
             Self::Predefined(_)
@@ -78,9 +85,11 @@ impl NetError {
             | Self::AddressInUse
             | Self::Forbidden(_) => ErrorKind::Forbidden,
             Self::NotImplemented(_) => ErrorKind::NotImplemented,
-            Self::NoFreePool | Self::NoFreeAddress { .. } | Self::Publish { .. } | Self::Kernel { .. } => {
-                ErrorKind::Internal
-            }
+            Self::NoFreePool
+            | Self::Driver(_)
+            | Self::NoFreeAddress { .. }
+            | Self::Publish { .. }
+            | Self::Kernel { .. } => ErrorKind::Internal,
             Self::Dataplane(DataplaneError::NoSuchNetwork(_)) => ErrorKind::NotFound,
             Self::Dataplane(_) => ErrorKind::Internal,
         }

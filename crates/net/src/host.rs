@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bridge::{Networks, Stored, default_spec, driver, gwbridge_spec, is_predefined, rules, rules6};
+use crate::bridge::{Networks, Stored, default_spec, driver, gwbridge_spec, is_predefined, macvlan, rules, rules6};
 use crate::config::NetConfig;
 use crate::dataplane::{Dataplane, DataplaneConfig};
 use crate::dns::Forwarder;
@@ -127,6 +127,15 @@ impl Host {
                 .context(|| format!("make bridge {} of network {}", stored.link, stored.name()))?;
             self.refresh_zone(&stored.network.id);
         }
+        for stored in all.iter().filter(|stored| stored.is_macvlan()) {
+            match macvlan::ensure_parent(&self.namespace, stored) {
+                Ok(_) => self.refresh_zone(&stored.network.id),
+                // Its containers do not start until it is there; everything else does.
+                Err(error) => {
+                    tracing::warn!(%error, network = stored.name(), "a network's parent interface is missing")
+                }
+            }
+        }
         self.state().sync_firewall(&self.config.tag)
     }
 
@@ -168,6 +177,8 @@ impl Host {
         if stored.is_bridge() {
             stored.owns_link = driver::ensure_bridge(&self.namespace, &stored)
                 .context(|| format!("make bridge {} of network {}", stored.link, stored.name()))?;
+        } else if stored.is_macvlan() {
+            stored.owns_link = macvlan::ensure_parent(&self.namespace, &stored)?;
         }
         let network = stored.network.clone();
         let mut state = self.state();
@@ -187,7 +198,7 @@ impl Host {
     pub(crate) fn remove_network(&self, name_or_id: &str) -> Result<NetworkId> {
         let mut state = self.state();
         let stored = state.networks.find(name_or_id)?.clone();
-        Networks::check_removal(&stored)?;
+        state.networks.check_removal(&stored)?;
         state.networks.remove(&stored.network.id);
         self.save_networks(&state)?;
         state.sync_firewall(&self.config.tag)?;

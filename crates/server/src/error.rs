@@ -128,6 +128,7 @@ impl From<ConvertError> for ApiError {
     fn from(error: ConvertError) -> Self {
         let status = match error {
             ConvertError::Invalid(_) => StatusCode::BAD_REQUEST,
+            ConvertError::Forbidden(_) => StatusCode::FORBIDDEN,
             ConvertError::Unserved(_) => StatusCode::NOT_IMPLEMENTED,
         };
         Self::new(status, error.to_string())

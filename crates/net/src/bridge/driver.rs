@@ -96,19 +96,25 @@ pub(crate) fn connect(host: &Namespace, stored: &Stored, inside: &Namespace, por
         },
         mtu: stored.mtu(),
     })?;
+    configure(inside, port)?;
+    // Asked for only now: with the question the kernel sees to it that the bridge knows of the carrier, which it would
+    // otherwise be told in its own time, and drop the container's first frames until then.
+    let near = host.links().index(port.host_end)?;
+    prepare_port(host, stored, near, port.mac)
+}
+
+/// Gives the container's end its addresses.
+pub(super) fn configure(inside: &Namespace, port: &Port<'_>) -> io::Result<()> {
     let index = inside.links().index(port.name)?;
     if port.address6.is_some() {
         enable_ipv6(inside, port.name)?;
     }
     inside.links().set_up(index)?;
     inside.links().add_address(index, port.address)?;
-    if let Some(address) = port.address6 {
-        inside.links().add_address6(index, address)?;
+    match port.address6 {
+        Some(address) => inside.links().add_address6(index, address),
+        None => Ok(()),
     }
-    // Asked for only now: with the question the kernel sees to it that the bridge knows of the carrier, which it would
-    // otherwise be told in its own time, and drop the container's first frames until then.
-    let near = host.links().index(port.host_end)?;
-    prepare_port(host, stored, near, port.mac)
 }
 
 /// On a bridge, or an interface in a container's namespace, where the default is to have none.

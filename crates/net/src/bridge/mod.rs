@@ -4,6 +4,7 @@
 //! in the kernel; [`rules`] and [`rules6`] are the firewall that goes with it. Must not know about overlays or containers' files.
 
 pub(crate) mod driver;
+pub(crate) mod macvlan;
 mod networks;
 mod pool;
 pub(crate) mod rules;
@@ -19,6 +20,8 @@ pub(crate) mod option {
     pub(crate) const ICC: &str = "com.docker.network.bridge.enable_icc";
     pub(crate) const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
     pub(crate) const HOST_BINDING: &str = "com.docker.network.bridge.host_binding_ipv4";
+    pub(crate) const PARENT: &str = "parent";
+    pub(crate) const MACVLAN_MODE: &str = "macvlan_mode";
     pub(crate) const MTU: &str = "com.docker.network.driver.mtu";
     pub(crate) const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
 }

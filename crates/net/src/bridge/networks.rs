@@ -13,7 +13,7 @@ use skep_model::{ContainerId, NetworkId, Timestamp};
 
 use super::rules::Bridge;
 use super::rules6::Bridge6;
-use super::{DEFAULT_BRIDGE, DEFAULT_NETWORK, option, pool};
+use super::{DEFAULT_BRIDGE, DEFAULT_NETWORK, macvlan, option, pool};
 use crate::config::AddressPool;
 use crate::error::{NetError, Result};
 
@@ -21,9 +21,9 @@ use crate::error::{NetError, Result};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Stored {
     pub(crate) network: LocalNetwork,
-    /// The bridge; empty for host and none.
+    /// The bridge, or a macvlan network's parent; empty for host and none.
     pub(crate) link: String,
-    /// We made the bridge, so it goes with the network.
+    /// We made it, so it goes with the network.
     #[serde(default)]
     pub(crate) owns_link: bool,
 }
@@ -35,6 +35,10 @@ impl Stored {
 
     pub(crate) fn is_bridge(&self) -> bool {
         self.network.spec.driver == "bridge"
+    }
+
+    pub(crate) fn is_macvlan(&self) -> bool {
+        self.network.spec.driver == "macvlan"
     }
 
     /// The network nobody named: without names between containers, with the host's resolver.
@@ -65,7 +69,7 @@ impl Stored {
     pub(crate) fn rules(&self) -> Option<Bridge> {
         Some(Bridge {
             link: self.link.clone(),
-            subnet: self.network.subnet?,
+            subnet: self.network.subnet.filter(|_| self.is_bridge())?,
             internal: self.network.spec.internal,
             masquerade: self.flag(option::MASQUERADE),
         })
@@ -74,7 +78,7 @@ impl Stored {
     pub(crate) fn rules6(&self) -> Option<Bridge6> {
         Some(Bridge6 {
             link: self.link.clone(),
-            subnet: self.network.gateway6?.trunc(),
+            subnet: self.network.gateway6.filter(|_| self.is_bridge())?.trunc(),
             internal: self.network.spec.internal,
             masquerade: self.flag(option::MASQUERADE),
         })
@@ -177,10 +181,28 @@ impl Networks {
         if spec.driver.is_empty() || spec.driver == "default" {
             spec.driver = "bridge".to_owned();
         }
+        if !spec.config_from.is_empty() {
+            let name = &spec.config_from;
+            let config = self.named(name).filter(|stored| stored.network.spec.config_only);
+            let Some(config) = config.map(|stored| stored.network.spec.clone()) else {
+                return Err(NetError::NoSuchConfiguration(name.clone()));
+            };
+            spec = LocalNetworkSpec {
+                name: spec.name,
+                driver: spec.driver,
+                internal: spec.internal,
+                attachable: spec.attachable,
+                config_from: spec.config_from,
+                config_only: false,
+                ..config
+            };
+        }
         match spec.driver.as_str() {
-            "bridge" => {}
+            "bridge" | "macvlan" => {}
             "host" | "null" => {
-                if self.by_id.values().any(|stored| stored.network.spec.driver == spec.driver) {
+                let taken =
+                    |stored: &Stored| stored.network.spec.driver == spec.driver && !stored.network.spec.config_only;
+                if !spec.config_only && self.by_id.values().any(taken) {
                     let text = format!("only one instance of \"{}\" network is allowed", spec.driver);
                     return Err(NetError::Forbidden(text));
                 }
@@ -214,13 +236,14 @@ impl Networks {
             None => pool::first_host(subnet, &spec),
         };
         let link = match spec.options.get(option::LINK_NAME) {
+            _ if spec.driver == "macvlan" => self.parent(&spec, &id)?,
             Some(name) if name.is_empty() || name.len() > 15 || name.contains(['/', ' ']) => {
                 return Err(NetError::Invalid(format!("invalid bridge name {name:?}")));
             }
             Some(name) => name.clone(),
             None => format!("br-{}", id.short()),
         };
-        if self.by_id.values().any(|stored| stored.link == link) {
+        if self.by_id.values().any(|stored| stored.is_bridge() && stored.link == link) {
             return Err(NetError::Forbidden(format!("networks have same bridge name {link}")));
         }
         if gateway6.is_some()
@@ -239,6 +262,26 @@ impl Networks {
             endpoints: BTreeMap::new(),
         };
         Ok(Stored { network, link, owns_link: false })
+    }
+
+    /// The interface whose wire the containers of a macvlan network share.
+    fn parent(&self, spec: &LocalNetworkSpec, id: &NetworkId) -> Result<String> {
+        macvlan::mode(spec)?;
+        let parent = match spec.options.get(option::PARENT).map(String::as_str) {
+            None | Some("") => macvlan::own_parent(id),
+            Some("lo") => {
+                let text = "loopback interface is not a valid macvlan parent link";
+                return Err(NetError::Driver(text.to_owned()));
+            }
+            Some(name) => name.to_owned(),
+        };
+        match self.by_id.values().find(|stored| stored.is_macvlan() && stored.link == parent) {
+            None => Ok(parent),
+            Some(other) => Err(NetError::Driver(format!(
+                "network {} is already using parent interface {parent}",
+                macvlan::own_parent(&other.network.id)
+            ))),
+        }
     }
 
     fn subnet(&self, spec: &LocalNetworkSpec, routed: &[Ipv4Net]) -> Result<Ipv4Net> {
@@ -280,10 +323,14 @@ impl Networks {
     }
 
     /// Whether a network may be removed.
-    pub(crate) fn check_removal(stored: &Stored) -> Result<()> {
+    pub(crate) fn check_removal(&self, stored: &Stored) -> Result<()> {
         let name = stored.name();
         if is_predefined(name) {
             return Err(NetError::PredefinedRemoval(name.to_owned()));
+        }
+        if stored.network.spec.config_only && self.all().any(|other| other.network.spec.config_from == name) {
+            let text = format!("error while removing network: configuration network {name:?} is in use");
+            return Err(NetError::Forbidden(text));
         }
         let endpoints: Vec<String> = stored
             .network
@@ -429,7 +476,7 @@ mod tests {
             "network 0 is ambiguous (2 matches found on ID prefix)"
         );
         assert_eq!(networks.find(id(2).as_str()).unwrap().name(), "web");
-        let removal = Networks::check_removal(networks.find("bridge").unwrap()).unwrap_err();
+        let removal = networks.check_removal(networks.find("bridge").unwrap()).unwrap_err();
         assert_eq!(removal.to_string(), "bridge is a pre-defined network and cannot be removed");
     }
 
@@ -452,13 +499,13 @@ mod tests {
             dns_names: vec!["c1".into()],
         };
         networks.connect(&container, endpoint);
-        let error = Networks::check_removal(networks.get(&id(2)).unwrap()).unwrap_err();
+        let error = networks.check_removal(networks.get(&id(2)).unwrap()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "error while removing network: network web has active endpoints (name:\"c1\" id:\"ab0000000000\")"
         );
         assert_eq!(networks.assign(&id(2), None).unwrap(), "172.18.0.3/16".parse().unwrap());
         networks.disconnect(&container, &id(2));
-        assert!(Networks::check_removal(networks.get(&id(2)).unwrap()).is_ok());
+        assert!(networks.check_removal(networks.get(&id(2)).unwrap()).is_ok());
     }
 }

@@ -7,9 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
-    LinkInfo as Info, LinkMessage,
+    LinkInfo as Info, LinkMessage, MacVlanMode,
 };
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan};
+use rtnetlink::{LinkBridge, LinkDummy, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVlan, LinkVxlan};
 
 use super::{Request, RouteSocket};
 
@@ -152,6 +152,29 @@ impl Links {
             }),
             None => Ok(()),
         }
+    }
+
+    /// Makes a macvlan link in another namespace than its parent's. It is down.
+    pub fn add_macvlan(
+        &self,
+        name: &str,
+        parent: u32,
+        mode: MacVlanMode,
+        mac: [u8; 6],
+        namespace: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let link = LinkMacVlan::new(name, parent, mode).address(mac.to_vec());
+        self.create(link.setns_by_fd(namespace.as_raw_fd()).build())
+    }
+
+    /// Makes a link that leads nowhere, up.
+    pub fn add_dummy(&self, name: &str) -> io::Result<()> {
+        self.create(LinkDummy::new(name).up().build())
+    }
+
+    /// Makes the link of a VLAN on another link, up.
+    pub fn add_vlan(&self, name: &str, base: u32, vlan: u16) -> io::Result<()> {
+        self.create(LinkVlan::new(name, base, vlan).up().build())
     }
 
     /// Deletes by name; false if there was none.

@@ -13,7 +13,7 @@ use skep_model::{EndpointId, NetworkId};
 
 use super::record::{Endpoint, EndpointKind, Record};
 use crate::bridge::rules::protocol_number;
-use crate::bridge::{Stored, driver};
+use crate::bridge::{Stored, driver, macvlan};
 use crate::conntrack::Conntrack;
 use crate::dataplane::Attachment;
 use crate::error::{Context, NetError, Result};
@@ -101,7 +101,11 @@ impl Host {
         request: &EndpointRequest,
         way_out: bool,
     ) -> Result<Endpoint> {
-        if !stored.is_bridge() {
+        if stored.network.spec.config_only {
+            let text = "cannot create endpoint on configuration-only network";
+            return Err(NetError::Forbidden(text.to_owned()));
+        }
+        if !stored.is_bridge() && !stored.is_macvlan() {
             let text = format!("container cannot be connected to {} network with other networks", stored.name());
             return Err(NetError::Invalid(text));
         }
@@ -138,8 +142,11 @@ impl Host {
         state.networks.connect(record.container(), info.clone());
         drop(state);
         let internal = stored.network.spec.internal;
-        let kind =
-            if way_out { EndpointKind::WayOut { host_end } } else { EndpointKind::Bridge { host_end, internal } };
+        let kind = match way_out {
+            true => EndpointKind::WayOut { host_end },
+            false if stored.is_macvlan() => EndpointKind::Macvlan { internal },
+            false => EndpointKind::Bridge { host_end, internal },
+        };
         let endpoint = Endpoint { info, name: record.take_name(), kind };
         record.endpoints.push(endpoint.clone());
         Ok(endpoint)
@@ -162,7 +169,8 @@ impl Host {
                 address6: endpoint.info.address6,
                 mac: endpoint.info.mac,
             };
-            driver::connect(&host.namespace, &stored, &inside, &port)
+            let connect = if stored.is_macvlan() { macvlan::connect } else { driver::connect };
+            connect(&host.namespace, &stored, &inside, &port)
                 .context(|| format!("connect container {name} to network {}", stored.name()))?;
             host.refresh_zone(&stored.network.id);
             Ok(())
@@ -234,8 +242,12 @@ impl Host {
         }
         let host = Arc::clone(self);
         blocking(move || {
-            let result = driver::disconnect(&host.namespace, endpoint.host_end().unwrap_or_default())
-                .context(|| format!("disconnect container {container} from {}", endpoint.info.network_name));
+            let result = match endpoint.host_end() {
+                Some(host_end) => driver::disconnect(&host.namespace, host_end),
+                None => Namespace::open(&host.netns_path(&container))
+                    .and_then(|inside| inside.links().delete(&endpoint.name).map(drop)),
+            }
+            .context(|| format!("disconnect container {container} from {}", endpoint.info.network_name));
             host.state().networks.disconnect(&container, &endpoint.info.network_id);
             host.refresh_zone(&endpoint.info.network_id);
             result
@@ -299,7 +311,7 @@ impl Host {
         };
         let mut state = self.state();
         state.ports.release(record.container());
-        if let Some(endpoint) = endpoint {
+        if let Some(endpoint) = endpoint.filter(|endpoint| endpoint.takes_ports()) {
             let binding =
                 state.networks.get(&endpoint.info.network_id).map_or(Ipv4Addr::UNSPECIFIED, Stored::host_binding);
             let target = Target {

@@ -36,6 +36,8 @@ pub(crate) struct Endpoint {
 pub(crate) enum EndpointKind {
     /// On a bridge of this host, by the host's end of this name.
     Bridge { host_end: String, internal: bool },
+    /// On the wire of the host's interface; its link is in the container alone.
+    Macvlan { internal: bool },
     /// The way out of a container that has none by its own networks; not shown to users.
     WayOut { host_end: String },
     /// On an overlay of the plan; its link is the data plane's.
@@ -46,7 +48,7 @@ impl Endpoint {
     pub(crate) fn host_end(&self) -> Option<&str> {
         match &self.kind {
             EndpointKind::Bridge { host_end, .. } | EndpointKind::WayOut { host_end } => Some(host_end),
-            EndpointKind::Overlay { .. } => None,
+            EndpointKind::Overlay { .. } | EndpointKind::Macvlan { .. } => None,
         }
     }
 
@@ -56,7 +58,17 @@ impl Endpoint {
 
     /// Leads out of the host.
     pub(crate) fn is_way_out(&self) -> bool {
-        matches!(self.kind, EndpointKind::Bridge { internal: false, .. } | EndpointKind::WayOut { .. })
+        matches!(
+            self.kind,
+            EndpointKind::Bridge { internal: false, .. }
+                | EndpointKind::Macvlan { internal: false }
+                | EndpointKind::WayOut { .. }
+        )
+    }
+
+    /// Ports of the host lead to it where they are published: a macvlan's container has all ports of an address of its own.
+    pub(crate) fn takes_ports(&self) -> bool {
+        !matches!(self.kind, EndpointKind::Macvlan { .. })
     }
 
     fn is_shown(&self) -> bool {

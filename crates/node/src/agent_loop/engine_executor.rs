@@ -159,6 +159,7 @@ impl Executor for EngineExecutor {
                 plugin("Log", "json-file"),
                 plugin("Network", "bridge"),
                 plugin("Network", "host"),
+                plugin("Network", "macvlan"),
                 plugin("Network", "null"),
                 plugin("Network", "overlay"),
                 plugin("Volume", "local"),

@@ -349,7 +349,12 @@ async fn prune(State(state): State<ServerState>, query: Params) -> Result<Json<P
         let chosen = filters.labels("label", &network.spec.labels)
             && filters.get("label!").all(|l| !network.spec.labels.contains_key(l.split('=').next().unwrap_or(l)))
             && until.is_none_or(|t| network.created_at <= t);
-        if !builtin && !used && chosen && state.node().net().remove_network(network.id.as_str()).await.is_ok() {
+        if !builtin
+            && !used
+            && !network.spec.config_only
+            && chosen
+            && state.node().net().remove_network(network.id.as_str()).await.is_ok()
+        {
             tell(&state, "destroy", network.id.as_str(), &network.spec.name, &network.spec.driver, None);
             report.networks_deleted.get_or_insert_default().push(network.spec.name);
         }

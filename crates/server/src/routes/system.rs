@@ -121,7 +121,7 @@ async fn info(State(state): State<ServerState>) -> Result<Json<Info>> {
         driver_status: driver_status.map(|(k, v)| [k.to_owned(), v.to_owned()]).to_vec(),
         plugins: Plugins {
             volume: vec!["local".into()],
-            network: ["bridge", "host", "null", "overlay"].map(str::to_owned).to_vec(),
+            network: ["bridge", "host", "macvlan", "null", "overlay"].map(str::to_owned).to_vec(),
             authorization: None,
             log: ["journald", "json-file", "local", "syslog"].map(str::to_owned).to_vec(),
         },
