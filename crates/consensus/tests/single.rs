@@ -6,7 +6,7 @@ mod common;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{NoPeers, alone, config, create, create_with, eventually, names};
 use skep_consensus::{Consensus, Error, Notice, ProposeError};
@@ -291,4 +291,17 @@ async fn throughput() {
     }
     println!("64 at a time: {:.0}/s", f64::from(64 * 20) / started.elapsed().as_secs_f64());
     assert_eq!(names(&manager).len(), 500 + 64 * 20);
+}
+
+/// The manager's shell may outlive the runtime its consensus ran in, as at the daemon's end.
+#[test]
+fn nobody_spins_on_a_consensus_whose_runtime_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let manager = runtime.block_on(alone(dir.path()));
+    assert!(!manager.has_ended());
+    drop(runtime);
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let waited = other.block_on(async { tokio::time::timeout(Duration::from_millis(50), manager.ended()).await });
+    assert!(waited.is_err() || manager.has_ended(), "it returned while nothing had ended: the caller asks again, and again");
 }

@@ -10,7 +10,6 @@ use skep_agent::spec::NodeFacts;
 use skep_model::NodeId;
 use skep_model::node::Role;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,9 +31,8 @@ use crate::transport::{Connection, LiveTls, TlsMaterial, pack, unpack};
 const RENEW_RETRY: Duration = Duration::from_secs(5);
 /// How often is looked whether a join is through.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
-/// No sooner does consensus that ended on this host begin again, and later each time if it does not last.
-const BEGIN_AGAIN: Duration = Duration::from_secs(1);
-const BEGIN_AGAIN_AT_LAST: Duration = Duration::from_secs(30);
+/// Consensus that ended on this host begins again after this: late enough for one that cannot last.
+const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 /// A role or root that could not be taken up is tried again soon, since users wait for it, and then less often.
 const ROLE_RETRY: Duration = Duration::from_millis(200);
 /// A member that leaves says goodbye for no longer than this: the managers may all be gone.
@@ -244,7 +242,6 @@ impl Member {
         // Drawn once, so that nodes that joined together do not renew together.
         let share = 0.5 + rand::random::<f64>() * 0.3;
         let mut pause = ROLE_RETRY;
-        let (mut begun, mut again) = (Instant::now(), BEGIN_AGAIN);
         loop {
             let role = *wanted.borrow_and_update();
             let (step, outcome) = if role.is_some_and(|role| role != self.role()) {
@@ -261,17 +258,20 @@ impl Member {
                 }
                 ("trust what the swarm trusts", followed)
             } else if let Some(manager) = self.started_manager().filter(|manager| manager.consensus().has_ended()) {
-                tokio::time::sleep(again).await;
-                let outcome = self.begin_again(&manager).await.map(|()| true);
-                if outcome.is_ok() {
-                    again = if begun.elapsed() < BEGIN_AGAIN_AT_LAST * 2 { again * 2 } else { BEGIN_AGAIN };
-                    (begun, again) = (Instant::now(), again.min(BEGIN_AGAIN_AT_LAST));
-                }
-                ("take part in consensus again", outcome)
+                tokio::time::sleep(BEGIN_AGAIN).await;
+                ("take part in consensus again", self.begin_again(&manager).await.map(|()| true))
             } else if let Some(manager) = self.started_manager().filter(|manager| !self.is_announced(manager)) {
                 let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
+                let joined = tokio::select! {
+                    joined = manager.join_consensus(&remotes) => joined,
+                    // Demoted again: there is nothing to wait for.
+                    _ = wanted.changed() => {
+                        wanted.mark_changed();
+                        Ok(())
+                    }
+                };
                 // Before it is asked again the leader's new list of managers may come.
-                ("be taken in as a manager", manager.join_consensus(&remotes).await.map(|()| false))
+                ("be taken in as a manager", joined.map(|()| false))
             } else {
                 tokio::select! {
                     changed = managers.changed() => {

@@ -1,7 +1,7 @@
 //! What a member must remember to come back as the same member; the rest it is told.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,11 +117,13 @@ impl StateFiles {
     /// Whether the disk takes writes: more than a log needs to begin again, so that it does not fail at once.
     pub(crate) fn try_disk(&self) -> Result<()> {
         let path = self.directory.join("room");
-        let tried = write_private(&path, &vec![0; 4 << 20]);
-        for left in [&path, &path.with_extension("tmp")] {
-            let _ = fs::remove_file(left);
-        }
-        tried
+        let tried = fs::File::create(&path).and_then(|mut file| {
+            // Without a name nothing is left of it, however this ends.
+            fs::remove_file(&path)?;
+            file.write_all(&vec![0; 4 << 20])?;
+            file.sync_all()
+        });
+        tried.map_err(NodeError::file("write", path))
     }
 
     /// A manager that was demoted keeps nothing of the log.

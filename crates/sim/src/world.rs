@@ -400,7 +400,7 @@ impl World {
 }
 
 /// After its consensus ended on its disk, a manager begins again this often (`member.rs`).
-pub(crate) const BEGIN_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const BEGIN_AGAIN: Duration = Duration::from_secs(5);
 
 /// Two clocks of the time since boot differ by less than this.
 const RATES_PPM: usize = 5_000;
