@@ -50,10 +50,14 @@ fn endpoints<'a>(
 fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> OverlayPlan {
     let id = &network.id;
     let allocation = network.allocation.as_ref();
-    let mut remote = BTreeMap::new();
-    for (_, endpoint) in endpoints(set, id).filter(|(_, e)| e.node_id != *self_node) {
-        if let Some(node) = set.nodes.get(&endpoint.node_id) {
-            remote.insert(endpoint.address, node.vtep);
+    let (mut local, mut remote) = (BTreeSet::new(), BTreeMap::new());
+    let tasks = endpoints(set, id).map(|(_, endpoint)| (&endpoint.node_id, endpoint.address));
+    let others = network.attachments.values().map(|attachment| (&attachment.node_id, attachment.address));
+    for (node_id, address) in tasks.chain(others) {
+        if node_id == self_node {
+            local.insert(address);
+        } else if let Some(node) = set.nodes.get(node_id) {
+            remote.insert(address, node.vtep);
         }
     }
     if network.spec.ingress {
@@ -78,6 +82,7 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
         dual_stack: allocation.and_then(|a| a.dual_stack()),
         mtu: network.spec.mtu(narrowest_link),
         internal: network.spec.internal,
+        local,
         remote,
         balancers,
         guards: guards(set, network),
@@ -166,6 +171,12 @@ fn zone(set: &AssignmentSet, network: &Network) -> Zone {
         zone.add(&endpoint.task_name, endpoint.address);
         zone.add_reverse(endpoint.address, &endpoint.task_name);
         zone.add(task.as_str(), endpoint.address);
+    }
+    for attachment in network.attachments.values() {
+        attachment.names.iter().for_each(|name| zone.add(name, attachment.address));
+        if let Some(name) = attachment.names.first() {
+            zone.add_reverse(attachment.address, name);
+        }
     }
     zone.names.values_mut().for_each(|addresses| {
         addresses.sort_unstable();

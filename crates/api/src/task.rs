@@ -154,17 +154,16 @@ mod tests {
     #[test]
     fn a_running_task_as_docker_shows_it() {
         let net: NetworkId = "n1".parse().unwrap();
+        let spec =
+            NetworkSpec { name: "ingress".into(), driver: "overlay".into(), ingress: true, ..Default::default() };
         let network = Network {
-            id: net.clone(),
-            meta: Meta::default(),
-            spec: NetworkSpec { name: "ingress".into(), driver: "overlay".into(), ingress: true, ..Default::default() },
             allocation: Some(NetworkAllocation {
                 gateway6: None,
                 vni: 4096,
                 subnet: "10.0.0.0/24".parse().unwrap(),
                 gateway: "10.0.0.1".parse().unwrap(),
             }),
-            keys: None,
+            ..Network::new(net.clone(), spec)
         };
         let task = model::Task {
             id: "t1".parse::<TaskId>().unwrap(),

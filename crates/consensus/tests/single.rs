@@ -303,5 +303,8 @@ fn nobody_spins_on_a_consensus_whose_runtime_is_gone() {
     drop(runtime);
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let waited = other.block_on(async { tokio::time::timeout(Duration::from_millis(50), manager.ended()).await });
-    assert!(waited.is_err() || manager.has_ended(), "it returned while nothing had ended: the caller asks again, and again");
+    assert!(
+        waited.is_err() || manager.has_ended(),
+        "it returned while nothing had ended: the caller asks again, and again"
+    );
 }

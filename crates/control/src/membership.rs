@@ -17,20 +17,14 @@ pub fn found(cluster: Cluster, ids: &mut dyn IdSource) -> Vec<Change> {
 }
 
 fn ingress(ids: &mut dyn IdSource) -> Network {
-    Network {
-        id: NetworkId::from_bits(ids.next_id()),
-        meta: Meta::default(),
-        spec: NetworkSpec {
-            name: INGRESS_NETWORK_NAME.into(),
-            driver: "overlay".into(),
-            ingress: true,
-            labels: Labels::from([("com.docker.swarm.internal".into(), "true".into())]),
-            subnet: None,
-            ..NetworkSpec::default()
-        },
-        allocation: None,
-        keys: None,
-    }
+    let spec = NetworkSpec {
+        name: INGRESS_NETWORK_NAME.into(),
+        driver: "overlay".into(),
+        ingress: true,
+        labels: Labels::from([("com.docker.swarm.internal".into(), "true".into())]),
+        ..NetworkSpec::default()
+    };
+    Network::new(NetworkId::from_bits(ids.next_id()), spec)
 }
 
 /// A certificate was issued to a node that did not have one: what makes the node. `None` if it exists (a renewal).

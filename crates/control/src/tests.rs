@@ -12,7 +12,7 @@ use skep_model::network::{Network, NetworkSpec};
 use skep_model::node::{Availability, NodeDescription, Role};
 use skep_model::service::{Mode, NetworkAttachmentConfig, Service, ServiceSpec};
 use skep_model::task::{Task, TaskState};
-use skep_model::{ClusterId, Meta, NodeId, ServiceId, TaskId, Timestamp};
+use skep_model::{ClusterId, NodeId, ServiceId, TaskId, Timestamp};
 use skep_store::{AddressOwner, Batch, Change, ObjectKey, Store, View};
 
 use crate::dispatch::Assigner;
@@ -362,14 +362,8 @@ fn perform(
 
 pub(crate) fn overlay(id: &str, name: &str, subnet: &str) -> Change {
     let (driver, subnet) = ("overlay".into(), Some(subnet.parse().unwrap()));
-    let spec = NetworkSpec { name: name.into(), driver, subnet, ..NetworkSpec::default() };
-    Change::CreateNetwork(Box::new(Network {
-        id: id.parse().unwrap(),
-        meta: Meta::default(),
-        spec,
-        allocation: None,
-        keys: None,
-    }))
+    let spec = NetworkSpec { name: name.into(), driver, subnet, attachable: true, ..NetworkSpec::default() };
+    Change::CreateNetwork(Box::new(Network::new(id.parse().unwrap(), spec)))
 }
 
 pub(crate) fn join(spec: &mut ServiceSpec, network: &str) {

@@ -20,7 +20,6 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker network create --scope swarm --driver macvlan | 501: macvlan networks are of one host
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
-    // conformance: absent | docker run --network, docker network connect, of an overlay | 501: services only
     // conformance: absent | docker run --cgroup-parent | 501
     // conformance: absent | docker run --storage-opt | 501
     for line in [
@@ -33,8 +32,6 @@ fn what_is_absent_says_so() {
         "network create --driver macvlan --scope swarm mac",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
-        "run --rm --network over busybox true",
-        "network connect over box",
         "run --rm --cgroup-parent /x busybox true",
         "run --rm --storage-opt size=1G busybox true",
     ] {

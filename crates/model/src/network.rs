@@ -7,7 +7,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretBytes;
-use crate::{Labels, Meta, NetworkId, Timestamp};
+use crate::{ContainerId, Labels, Meta, NetworkId, NodeId, Timestamp};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Network {
@@ -19,6 +19,26 @@ pub struct Network {
     /// What its frames are sealed with between the hosts; present exactly if `spec` asks for encryption.
     #[serde(default)]
     pub keys: Option<NetworkKeys>,
+    /// Containers on it that are no tasks: `docker run --network` on any host.
+    #[serde(default)]
+    pub attachments: BTreeMap<ContainerId, Attachment>,
+}
+
+impl Network {
+    /// As it is asked for: without a subnet, keys or containers.
+    pub fn new(id: NetworkId, spec: NetworkSpec) -> Self {
+        Self { id, meta: Meta::default(), spec, allocation: None, keys: None, attachments: BTreeMap::new() }
+    }
+}
+
+/// The place of a container that is no task on an attachable network (swarmkit has a task of its own kind for it).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Where the container runs.
+    pub node_id: NodeId,
+    pub address: Ipv4Addr,
+    /// What it answers to on the network, its own name first.
+    pub names: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -255,13 +275,8 @@ mod tests {
             gateway: "10.0.4.1".parse().unwrap(),
             gateway6: Some("fd00:a::1fe/64".parse().unwrap()),
         };
-        Network {
-            id: "n".parse().unwrap(),
-            meta: Meta::default(),
-            spec: NetworkSpec { ipv6: true, pool6: Some(pool6), ..NetworkSpec::default() },
-            allocation: Some(allocation),
-            keys: None,
-        }
+        let spec = NetworkSpec { ipv6: true, pool6: Some(pool6), ..NetworkSpec::default() };
+        Network { allocation: Some(allocation), ..Network::new("n".parse().unwrap(), spec) }
     }
 
     #[test]

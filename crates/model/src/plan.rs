@@ -36,6 +36,8 @@ pub struct OverlayPlan {
     pub dual_stack: Option<DualStack>,
     pub mtu: u32,
     pub internal: bool,
+    /// Addresses of this host's containers, that is of those that may be connected.
+    pub local: BTreeSet<Ipv4Addr>,
     /// Endpoints on other hosts: address -> the host's VTEP. The MAC follows from the address (`network::mac_of`).
     pub remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
     /// VIP -> the addresses that take its connections now. Programmed in the namespace of every local

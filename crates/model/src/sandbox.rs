@@ -36,6 +36,9 @@ pub struct SandboxRequest {
     pub hostname: String,
     pub domainname: String,
     pub mode: NetworkMode,
+    /// The container of a task: the allocator gave it its addresses.
+    #[serde(default = "of_old")]
+    pub is_task: bool,
     pub endpoints: Vec<EndpointRequest>,
     /// Host ports to publish on bridge networks (`docker run -p`, and host-mode ports of services).
     pub publish: Vec<PublishRequest>,
@@ -44,6 +47,25 @@ pub struct SandboxRequest {
     pub dns_options: Vec<String>,
     /// `name:address` pairs; `host-gateway` as address is the bridge's gateway.
     pub extra_hosts: Vec<String>,
+}
+
+/// Before there was the field, nothing but tasks was on the swarm's networks.
+fn of_old() -> bool {
+    true
+}
+
+impl SandboxRequest {
+    /// Names that lead to the container on a network, its own first.
+    pub fn dns_names(&self, endpoint: &EndpointRequest) -> Vec<String> {
+        let mut names = vec![self.container_name.clone()];
+        let own = [self.container_id.short(), self.hostname.as_str()];
+        for name in endpoint.aliases.iter().map(String::as_str).chain(own) {
+            if !name.is_empty() && !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        names
+    }
 }
 
 /// A connection to one network.

@@ -1,7 +1,8 @@
 //! What the network side of this host holds: networks, sandboxes, ports, firewall, and the locks around them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +30,9 @@ use crate::sandbox::{HostResolv, Record, RunningResolver, Zones, zone_of};
 pub(crate) struct OverlayInfo {
     pub(crate) name: String,
     pub(crate) internal: bool,
+    /// Addresses that may be connected here. Without them, a container that starts just after the last one on the network
+    /// ended would be put on what the next plan takes away.
+    pub(crate) local: BTreeSet<Ipv4Addr>,
 }
 
 pub(crate) struct Host {

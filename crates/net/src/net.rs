@@ -81,6 +81,22 @@ impl Net {
         self.host.view(&record).ok()
     }
 
+    /// What a sandbox was asked for with.
+    pub fn request_of(&self, container: &ContainerId) -> Option<SandboxRequest> {
+        self.host.state().sandboxes.get(container).map(|record| record.request.clone())
+    }
+
+    /// Places on overlays of containers that are no tasks.
+    pub fn attached(&self) -> Vec<(ContainerId, EndpointInfo)> {
+        let state = self.host.state();
+        let records = state.sandboxes.values().filter(|record| !record.request.is_task);
+        let places = records.flat_map(|record| {
+            let overlays = record.endpoints.iter().filter(|endpoint| endpoint.is_overlay());
+            overlays.map(|endpoint| (record.container().clone(), endpoint.info.clone()))
+        });
+        places.collect()
+    }
+
     /// Connects a running container to one more network.
     pub async fn connect(&self, container: &ContainerId, request: &EndpointRequest) -> Result<EndpointInfo> {
         self.host.connect(container, request).await
@@ -98,7 +114,10 @@ impl Net {
         let overlays: BTreeMap<NetworkId, OverlayInfo> = plan
             .overlays
             .iter()
-            .map(|(id, overlay)| (id.clone(), OverlayInfo { name: overlay.name.clone(), internal: overlay.internal }))
+            .map(|(id, overlay)| {
+                let (name, internal, local) = (overlay.name.clone(), overlay.internal, overlay.local.clone());
+                (id.clone(), OverlayInfo { name, internal, local })
+            })
             .collect();
         let known: BTreeSet<NetworkId> = self.host.overlays.borrow().keys().cloned().collect();
         for (id, overlay) in &plan.overlays {

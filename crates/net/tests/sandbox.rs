@@ -322,6 +322,40 @@ fn many_at_once() {
     });
 }
 
+/// One that starts just after the last container on the network ended: the plan without that one takes the network away, and
+/// only the next brings it back.
+#[test]
+fn a_container_waits_for_the_plan_that_knows_its_address() {
+    Host::run("waiting", async |host| {
+        let net = host.net().await;
+        let id: skep_model::NetworkId = "w1miys4j65ljo4zuasmvsww89".parse().unwrap();
+        let with = |last: u8| {
+            let front = OverlayPlan {
+                name: "front".to_owned(),
+                vni: 4097,
+                subnet: Some("10.0.1.0/24".parse().unwrap()),
+                mtu: 1450,
+                local: [Ipv4Addr::new(10, 0, 1, last)].into(),
+                ..OverlayPlan::default()
+            };
+            let overlays = [(id.clone(), front)].into();
+            HostPlan { vtep: Some(HOST), vxlan_port: 4789, overlays, ..HostPlan::default() }
+        };
+        let without = HostPlan { vtep: Some(HOST), vxlan_port: 4789, ..HostPlan::default() };
+        net.apply(&with(3)).await;
+        let mut second = request(1, "second", &[id.as_str()]);
+        second.endpoints[0].address = Some(Ipv4Addr::new(10, 0, 1, 4));
+        let (sandbox, ()) = tokio::join!(net.setup_sandbox(&second), async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            net.apply(&without).await;
+            net.apply(&with(4)).await;
+        });
+        assert_eq!(sandbox.unwrap().endpoints[0].address.to_string(), "10.0.1.4/24");
+    });
+}
+
 #[test]
 fn tasks_on_overlays_have_names_and_a_way_out() {
     Host::run("overlay", async |host| {
@@ -340,6 +374,7 @@ fn tasks_on_overlays_have_names_and_a_way_out() {
             subnet: Some("10.0.1.0/24".parse().unwrap()),
             gateway: Some(Ipv4Addr::new(10, 0, 1, 1)),
             mtu: 1450,
+            local: [address].into(),
             balancers: [(Ipv4Addr::new(10, 0, 1, 2), vec![address].into())].into(),
             zone,
             ..OverlayPlan::default()

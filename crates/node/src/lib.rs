@@ -21,6 +21,7 @@ mod lifecycle;
 mod member;
 
 mod agent_loop;
+mod attachments;
 mod manager;
 
 mod address;

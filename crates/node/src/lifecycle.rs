@@ -27,6 +27,7 @@ use crate::config::{DEFAULT_DATA_PATH_PORT, InitRequest, JoinRequest, NodeConfig
 use crate::error::{NodeError, Result};
 use crate::facade::{EventLog, LocalState, RemoteManager, SwarmInfo};
 use crate::gossip::Gossip;
+use crate::host::NetSandboxes;
 use crate::lifecycle::locked::Locked;
 use crate::manager::{Manager, ManagerConfig};
 use crate::member::Member;
@@ -39,7 +40,7 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 
 struct Host {
     engine: Engine,
-    net: Net,
+    sandboxes: NetSandboxes,
 }
 
 #[derive(Clone, Default)]
@@ -67,10 +68,11 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    pub(crate) async fn start(config: NodeConfig, engine: Engine, net: Net) -> Result<Arc<Self>> {
+    pub(crate) async fn start(config: NodeConfig, engine: Engine, sandboxes: NetSandboxes) -> Result<Arc<Self>> {
         let (sender, connections) = tokio::sync::mpsc::channel(1);
-        let executor = Arc::new(EngineExecutor::new(&config, engine.clone(), net.clone(), sender));
-        let inner = Self::start_with(config, executor, Some(Host { engine, net })).await?;
+        let executor = Arc::new(EngineExecutor::new(&config, engine.clone(), sandboxes.net().clone(), sender));
+        let inner = Self::start_with(config, executor, Some(Host { engine, sandboxes: sandboxes.clone() })).await?;
+        sandboxes.serve(&inner);
         *inner.connections.lock().unwrap_or_else(PoisonError::into_inner) = Some(connections);
         Ok(inner)
     }
@@ -126,11 +128,11 @@ impl Inner {
     }
 
     pub(crate) fn net(&self) -> &Net {
-        &self
-            .host
+        self.host
             .as_ref()
             .expect("a node started by the daemon has a host; only tests of this crate start without")
-            .net
+            .sandboxes
+            .net()
     }
 
     fn get(&self) -> Membership {
@@ -141,7 +143,6 @@ impl Inner {
         *self.membership.write().unwrap_or_else(PoisonError::into_inner) = membership;
     }
 
-    #[cfg(test)]
     pub(crate) fn member(&self) -> Option<Arc<Member>> {
         match self.get() {
             Membership::Inside(member) => Some(member),
@@ -212,12 +213,12 @@ impl Inner {
 
     async fn member_of(&self, state: SavedState, tls: LiveTls, manager: Option<Arc<Manager>>) -> Arc<Member> {
         if let Some(host) = &self.host
-            && let Err(error) = host.net.ensure_gwbridge().await
+            && let Err(error) = host.sandboxes.net().ensure_gwbridge().await
         {
             tracing::warn!(%error, "cannot make docker_gwbridge");
         }
         let (state_files, certificates) = self.files();
-        Member::start(
+        let member = Member::start(
             self.config.clone(),
             state,
             state_files,
@@ -227,7 +228,11 @@ impl Inner {
             self.executor.clone(),
             self.events.clone(),
             self.gossip.clone(),
-        )
+        );
+        if let Some(host) = &self.host {
+            member.keep_attachments(host.sandboxes.clone());
+        }
+        member
     }
 
     fn manager_config(

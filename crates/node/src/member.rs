@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent_loop::{
     ARCHITECTURE, Executor, InForce, Orders, REMOVED, Session, StatusBoard, WorkerLoop, run_plane,
 };
+use crate::attachments;
 use crate::audit::AuditLog;
 use crate::ca::{CertificateFiles, NodeKey, check_chain};
 use crate::clock::now;
@@ -23,6 +24,7 @@ use crate::config::NodeConfig;
 use crate::error::{NodeError, Result};
 use crate::facade::{EventLog, LocalState, RemoteManager, SwarmInfo};
 use crate::gossip::Gossip;
+use crate::host::NetSandboxes;
 use crate::manager::{Manager, ManagerConfig};
 use crate::state::{SavedState, StateFiles};
 use crate::transport::message::{IssueReply, IssueRequest, Trust};
@@ -156,6 +158,25 @@ impl Member {
         member
     }
 
+    /// What the swarm knows of this host's containers that are no tasks follows what they are.
+    pub(crate) fn keep_attachments(self: &Arc<Self>, sandboxes: NetSandboxes) {
+        let keeper = attachments::keep(sandboxes, self.clone());
+        self.tasks.spawn(self.cancel.clone().run_until_cancelled_owned(keeper));
+    }
+
+    pub(crate) fn orders(&self) -> watch::Receiver<Option<Orders>> {
+        self.orders.subscribe()
+    }
+
+    pub(crate) fn tls(&self) -> &LiveTls {
+        &self.tls
+    }
+
+    /// As far as this node was told.
+    pub(crate) fn manager_addresses(&self) -> Vec<String> {
+        self.managers.borrow().iter().map(|manager| manager.addr.clone()).collect()
+    }
+
     pub(crate) fn node_id(&self) -> NodeId {
         self.tls.current().identity.node_id.clone()
     }
@@ -261,14 +282,11 @@ impl Member {
                 tokio::time::sleep(BEGIN_AGAIN).await;
                 ("take part in consensus again", self.begin_again(&manager).await.map(|()| true))
             } else if let Some(manager) = self.started_manager().filter(|manager| !self.is_announced(manager)) {
-                let remotes: Vec<String> = self.managers.borrow().iter().map(|m| m.addr.clone()).collect();
+                let remotes = self.manager_addresses();
                 let joined = tokio::select! {
                     joined = manager.join_consensus(&remotes) => joined,
-                    // Demoted again: there is nothing to wait for.
-                    _ = wanted.changed() => {
-                        wanted.mark_changed();
-                        Ok(())
-                    }
+                    // Demoted again: there is nothing to wait for. (The leader says the role it wants more than once.)
+                    _ = wanted.wait_for(|role| *role == Some(Role::Worker)) => Ok(()),
                 };
                 // Before it is asked again the leader's new list of managers may come.
                 ("be taken in as a manager", joined.map(|()| false))

@@ -139,7 +139,7 @@ impl StateFiles {
 mod tests {
     use skep_model::network::{Network, NetworkKeys, NetworkSpec};
     use skep_model::secret::SecretBytes;
-    use skep_model::{Meta, NetworkId, Timestamp};
+    use skep_model::{NetworkId, Timestamp};
 
     use super::*;
 
@@ -149,13 +149,9 @@ mod tests {
         let files = StateFiles::new(folder.path());
         let secret = SecretBytes(b"a key that is on no worker's disk".to_vec());
         let id: NetworkId = "enc".parse().unwrap();
-        let network = Network {
-            id: id.clone(),
-            meta: Meta::default(),
-            spec: NetworkSpec { name: "enc".into(), ..NetworkSpec::default() },
-            allocation: None,
-            keys: Some(NetworkKeys::new(secret.clone(), secret.clone(), Timestamp::ZERO)),
-        };
+        let spec = NetworkSpec { name: "enc".into(), ..NetworkSpec::default() };
+        let keys = Some(NetworkKeys::new(secret.clone(), secret.clone(), Timestamp::ZERO));
+        let network = Network { keys, ..Network::new(id.clone(), spec) };
         let set = AssignmentSet { networks: [(id.clone(), network)].into(), ..AssignmentSet::default() };
         files.save_assignments(None, &set).unwrap();
         let bytes = fs::read(files.assignments_path()).unwrap();

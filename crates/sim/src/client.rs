@@ -229,7 +229,7 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
             let third = name.bytes().last().unwrap_or_default();
             let subnet = Ipv4Net::new([10, 200, third, 0].into(), 28).ok();
             let spec = NetworkSpec { name: name.clone(), driver: "overlay".into(), subnet, ..NetworkSpec::default() };
-            let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None, keys: None };
+            let network = Network::new(id.clone(), spec);
             one(Change::CreateNetwork(Box::new(network)), Evidence::Network { id, there: true })
         }
         Wish::RemoveNetwork { name } => {

@@ -70,6 +70,7 @@ fn plan() -> HostPlan {
         subnet: Some(Ipv4Net::new_assert(on_overlay(0), 24)),
         gateway: Some(on_overlay(1)),
         mtu: 1450,
+        local: (3..240).map(on_overlay).collect(),
         ..OverlayPlan::default()
     };
     let ingress = IngressPlan {
@@ -111,6 +112,7 @@ async fn sandbox(net: &Net, last: u8) -> anyhow::Result<Namespace> {
         hostname: String::new(),
         domainname: String::new(),
         mode: NetworkMode::Private,
+        is_task: true,
         endpoints: vec![EndpointRequest {
             network: network().to_string(),
             address: Some(on_overlay(last)),

@@ -216,9 +216,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     engine_config.log_options.extend(
         settings.flags.log_opt.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())),
     );
-    let engine = Engine::open(engine_config, Arc::new(NetSandboxes::new(net.clone())))
-        .await
-        .context("cannot start the engine")?;
+    let sandboxes = NetSandboxes::new(net);
+    let engine = Engine::open(engine_config, Arc::new(sandboxes.clone())).await.context("cannot start the engine")?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     upgrade_supervisor(&engine, &program).await;
     engine.images().ensure_builtin(BUILTIN_IMAGE, &program).await.context("cannot make the built-in image")?;
@@ -227,7 +226,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     node_config.default_advertise = settings.flags.swarm_default_advertise_addr.clone();
     node_config.labels = settings.labels.clone();
     node_config.generic_resources = settings.generic_resources.clone();
-    let node = Node::start(node_config, engine.clone(), net).await.context("cannot start the node")?;
+    let node = Node::start(node_config, engine.clone(), sandboxes).await.context("cannot start the node")?;
 
     let mut listeners = Vec::new();
     for host in &settings.hosts {

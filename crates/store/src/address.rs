@@ -1,11 +1,11 @@
-//! Who holds which address on which network: an index over tasks, services and nodes, kept so that apply can refuse to give
+//! Who holds which address on which network: an index over tasks, services, nodes and attached containers, kept so that apply can refuse to give
 //! one address to two, and a cursor per network so that a freed address is not the next one given.
 
 use std::net::Ipv4Addr;
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
-use skep_model::{NodeId, ServiceId, TaskId};
+use skep_model::{ContainerId, NodeId, ServiceId, TaskId};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum AddressOwner {
@@ -14,6 +14,8 @@ pub enum AddressOwner {
     Task(TaskId),
     /// A node's own leg (ingress).
     Node(NodeId),
+    /// A container that is no task.
+    Container(ContainerId),
 }
 
 /// The addresses of one network.

@@ -214,6 +214,10 @@ impl Entry {
             Change::AllocateNetwork { network_id, allocation } => self.allocate_network(network_id, allocation),
             Change::RotateNetworkKeys { network_id, from, next } => self.rotate_keys(network_id, *from, next),
             Change::RemoveNetwork { network_id } => self.remove_network(network_id),
+            Change::AttachContainer { network_id, container_id, attachment } => {
+                self.attach_container(network_id, container_id, attachment)
+            }
+            Change::DetachContainer { network_id, container_id } => self.detach_container(network_id, container_id),
 
             Change::CreateSecret(secret) => self.create_secret(secret),
             Change::SetSecretLabels { secret_id, labels } => self.label_secret(secret_id, labels),
@@ -286,6 +290,7 @@ impl Entry {
             self.with_cluster(|c| c.gossip_key = None)?;
         }
         self.hurry_keys()?;
+        self.detach_all_of(id)?;
         self.revoke(id);
         Ok(())
     }

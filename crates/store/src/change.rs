@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::{Cluster, ClusterSpec, GossipKey, JoinTokens, LimitedToken, RootCa, UnlockKey};
 use skep_model::generic::GenericResource;
-use skep_model::network::{Network, NetworkAllocation};
+use skep_model::network::{Attachment, Network, NetworkAllocation};
 use skep_model::node::{ManagerInfo, Node, NodeDescription, NodeSpec, NodeStatus, Role};
 use skep_model::secret::{Config, Secret, SecretBytes};
 use skep_model::service::{Endpoint, Service, ServiceSpec, UpdateStatus};
 use skep_model::task::{NetworkAttachment, TaskState, TaskStatus};
-use skep_model::{ConfigId, JoinTokenId, Labels, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp};
+use skep_model::{
+    ConfigId, ContainerId, JoinTokenId, Labels, NetworkId, NodeId, SecretId, ServiceId, TaskId, Timestamp,
+};
 
 /// Names one object of any kind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -243,6 +245,17 @@ pub enum Change {
     },
     RemoveNetwork {
         network_id: NetworkId,
+    },
+    /// A container that is no task is on an attachable network from now on, or there under other names.
+    AttachContainer {
+        network_id: NetworkId,
+        container_id: ContainerId,
+        attachment: Attachment,
+    },
+    /// It is not any more, if it was.
+    DetachContainer {
+        network_id: NetworkId,
+        container_id: ContainerId,
     },
 
     CreateSecret(Box<Secret>),

@@ -169,7 +169,15 @@ impl View {
 
     pub(crate) fn put_network(&mut self, network: Arc<Network>) {
         self.network_names.insert(folded(&network.spec.name), network.id.clone());
-        self.networks.insert(network.id.clone(), network);
+        let old = self.networks.insert(network.id.clone(), network.clone());
+        for (container, there) in old.iter().flat_map(|old| &old.attachments) {
+            if network.attachments.get(container).is_none_or(|now| now.address != there.address) {
+                self.release(&network.id, there.address, &AddressOwner::Container(container.clone()));
+            }
+        }
+        for (container, attachment) in &network.attachments {
+            self.hold(&network.id, attachment.address, AddressOwner::Container(container.clone()));
+        }
     }
 
     pub(crate) fn take_network(&mut self, id: &NetworkId) -> Option<Arc<Network>> {

@@ -2,7 +2,7 @@
 
 use skep_model::assignment::TaskReport;
 use skep_model::cluster::{Cluster, JoinTokens, RootCa};
-use skep_model::network::{Network, NetworkAllocation, NetworkSpec};
+use skep_model::network::{Attachment, Network, NetworkAllocation, NetworkSpec};
 use skep_model::node::{Availability, ManagerInfo, Node, NodeDescription, NodeSpec, NodeState, NodeStatus, Role};
 use skep_model::secret::{Secret, SecretBytes};
 use skep_model::service::{EndpointSpec, Mode, NetworkAttachmentConfig, PortConfig, PublishMode, Service, ServiceSpec};
@@ -40,18 +40,9 @@ fn node(id: &str) -> Change {
 }
 
 fn network(id: &str, name: &str) -> Change {
-    Change::CreateNetwork(Box::new(Network {
-        id: id.parse().unwrap(),
-        meta: Meta::default(),
-        spec: NetworkSpec {
-            name: name.into(),
-            driver: "overlay".into(),
-            ingress: name == "ingress",
-            ..Default::default()
-        },
-        allocation: None,
-        keys: None,
-    }))
+    let (name, ingress) = (name.into(), name == "ingress");
+    let spec = NetworkSpec { name, driver: "overlay".into(), ingress, attachable: !ingress, ..Default::default() };
+    Change::CreateNetwork(Box::new(Network::new(id.parse().unwrap(), spec)))
 }
 
 fn allocation(id: &str, subnet: &str, vni: u32) -> Change {
@@ -417,6 +408,38 @@ fn an_address_has_one_owner_until_that_has_ended() {
     let addresses = log.store.read().addresses(&"net".parse().unwrap()).unwrap().clone();
     assert_eq!(addresses.owner([10, 0, 5, 2].into()), Some(&AddressOwner::Task("t2".parse().unwrap())));
     assert_eq!(addresses.cursor(), Some([10, 0, 5, 2].into()));
+}
+
+#[test]
+fn an_attached_container_holds_its_address_and_its_network() {
+    let mut log = Log::new();
+    log.ok(vec![node("w1"), node("w2"), network("n1", "back"), allocation("n1", "10.0.1.0/24", 4097)]);
+    let id: skep_model::NetworkId = "n1".parse().unwrap();
+    let attach = |container: &str, node: &str, address: [u8; 4]| Change::AttachContainer {
+        network_id: "n1".parse().unwrap(),
+        container_id: container.parse().unwrap(),
+        attachment: Attachment { node_id: node.parse().unwrap(), address: address.into(), names: vec!["web".into()] },
+    };
+    log.ok(vec![attach("aa", "w1", [10, 0, 1, 5])]);
+    log.refused(attach("bb", "w2", [10, 0, 1, 5]), Kind::Stale, "decided on an old view: address 10.0.1.5 is taken");
+    log.refused(attach("bb", "w9", [10, 0, 1, 6]), Kind::NotFound, "node w9 not found");
+    let removal = Change::RemoveNetwork { network_id: id.clone() };
+    let text = "rpc error: code = FailedPrecondition desc = network n1 is in use by container web on node w1";
+    log.refused(removal.clone(), Kind::Precondition, text);
+    assert_eq!(log.ok(vec![attach("aa", "w1", [10, 0, 1, 5])]).len(), 0, "asked again");
+    log.ok(vec![attach("aa", "w1", [10, 0, 1, 7])]);
+    let owner = |log: &Log, last| {
+        let view = log.store.view();
+        view.addresses(&id).and_then(|a| a.owner([10, 0, 1, last].into()).cloned())
+    };
+    assert_eq!(owner(&log, 5), None, "it moved");
+    assert_eq!(owner(&log, 7), Some(AddressOwner::Container("aa".parse().unwrap())));
+    // With its node it is gone, and then nothing holds the network.
+    log.ok(vec![attach("bb", "w2", [10, 0, 1, 5]), Change::RemoveNode { node_id: "w1".parse().unwrap() }]);
+    assert_eq!(owner(&log, 7), None);
+    log.ok(vec![Change::DetachContainer { network_id: id.clone(), container_id: "bb".parse().unwrap() }]);
+    assert_eq!(owner(&log, 5), None);
+    log.ok(vec![removal]);
 }
 
 #[test]

@@ -36,6 +36,10 @@ impl View {
         if let Some(service) = self.services().find(|s| names_network(&s.spec, id, name)) {
             return refuse("service", &service.id);
         }
+        if let Some(attached) = self.network(id).and_then(|n| n.attachments.values().next()) {
+            let name = attached.names.first().map(String::as_str).unwrap_or_default();
+            return refuse("container", &format_args!("{name} on node {}", attached.node_id));
+        }
         let attached = self.tasks().find(|task| {
             task.is_wanted()
                 && task.status.state <= TaskState::Running

@@ -1,11 +1,11 @@
+use skep_model::Timestamp;
 use skep_model::assignment::NodeRecord;
 use skep_model::network::{
-    ENCRYPTED_OVERLAY_MTU, MTU_OPTION, NetworkAllocation, NetworkKeys, NetworkSpec, OVERLAY_MTU,
+    Attachment, ENCRYPTED_OVERLAY_MTU, MTU_OPTION, NetworkAllocation, NetworkKeys, NetworkSpec, OVERLAY_MTU,
 };
 use skep_model::secret::SecretBytes;
 use skep_model::service::{PortConfig, Protocol};
 use skep_model::traffic::Traffic;
-use skep_model::{Meta, Timestamp};
 
 use super::*;
 
@@ -13,8 +13,7 @@ fn network(id: &str, name: &str, subnet: &str) -> (NetworkId, Network) {
     let subnet: Ipv4Net = subnet.parse().unwrap();
     let allocation = NetworkAllocation { vni: 4096, subnet, gateway: subnet.hosts().next().unwrap(), gateway6: None };
     let spec = NetworkSpec { name: name.into(), ingress: name == "ingress", ..NetworkSpec::default() };
-    let network =
-        Network { id: id.parse().unwrap(), meta: Meta::default(), spec, allocation: Some(allocation), keys: None };
+    let network = Network { allocation: Some(allocation), ..Network::new(id.parse().unwrap(), spec) };
     (network.id.clone(), network)
 }
 
@@ -79,6 +78,26 @@ fn set() -> AssignmentSet {
 
 fn of(node: &str) -> HostPlan {
     plan(&set(), &node.parse().unwrap(), 4789)
+}
+
+#[test]
+fn attached_containers_are_reached_where_they_are_by_their_names() {
+    let mut set = set();
+    let id: NetworkId = "back".parse().unwrap();
+    let attachment = Attachment {
+        node_id: "n2".parse().unwrap(),
+        address: address("10.0.1.41"),
+        names: vec!["Box".into(), "db".into()],
+    };
+    set.networks.get_mut(&id).unwrap().attachments.insert("aa".parse().unwrap(), attachment);
+    let [one, two] = ["n1", "n2"].map(|node| plan(&set, &node.parse().unwrap(), 4789).overlays.remove(&id).unwrap());
+    assert_eq!(one.remote[&address("10.0.1.41")], Ipv4Addr::new(192, 168, 0, 2));
+    assert!(!one.local.contains(&address("10.0.1.41")) && two.local.contains(&address("10.0.1.41")));
+    assert!(two.local.contains(&address("10.0.1.22")), "a task of its own");
+    for zone in [&one.zone, &two.zone] {
+        assert_eq!([&zone.names["box"], &zone.names["db"]], [&[address("10.0.1.41")], &[address("10.0.1.41")]]);
+        assert_eq!(zone.addresses[&address("10.0.1.41")], ["Box"]);
+    }
 }
 
 #[test]

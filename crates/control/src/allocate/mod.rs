@@ -4,11 +4,13 @@
 //! is not the next one given, so that stale caches elsewhere do not reach a stranger).
 
 mod address;
+mod container;
 mod network;
 mod port;
 mod service;
 mod task;
 
+pub use container::{AttachmentRequest, Unattachable, attach};
 pub(crate) use network::networks_and_nodes;
 pub(crate) use service::services;
 pub(crate) use task::tasks;

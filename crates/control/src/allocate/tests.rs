@@ -3,18 +3,19 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use skep_model::NetworkId;
 use skep_model::network::{Ipv6Pool, Network, NetworkSpec};
 use skep_model::service::{EndpointSpec, NetworkAttachmentConfig, PortConfig, Protocol, ServiceSpec};
-use skep_model::{Meta, NetworkId};
 use skep_store::Change;
 
+use super::{AttachmentRequest, attach};
 use crate::tests::{World, replicas};
 
 fn network(world: &mut World, name: &str, edit: impl FnOnce(&mut NetworkSpec)) -> Option<(String, u32)> {
     let mut spec = NetworkSpec { name: name.into(), driver: "overlay".into(), ..NetworkSpec::default() };
     edit(&mut spec);
     let id: NetworkId = name.parse().unwrap();
-    let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None, keys: None };
+    let network = Network::new(id.clone(), spec);
     world.apply(vec![Change::CreateNetwork(Box::new(network))]);
     world.settle();
     let allocation = world.view().network(&id).unwrap().allocation.clone()?;
@@ -84,6 +85,42 @@ fn auxiliary_addresses_are_given_to_nobody() {
     });
     assert_eq!(given.collect::<Vec<_>>(), [5, 6, 7, 8], "the service's and its tasks'");
     assert_eq!(world.running(&web).len(), 3);
+}
+
+#[test]
+fn a_container_is_given_what_is_free_and_keeps_it() {
+    let mut world = World::new(2);
+    let small = |s: &mut NetworkSpec| {
+        (s.attachable, s.subnet) = (true, subnet("10.9.0.0/29"));
+        s.auxiliary = [("nas".to_owned(), [10, 9, 0, 6].into())].into();
+    };
+    network(&mut world, "small", small).unwrap();
+    network(&mut world, "closed", |_| {}).unwrap();
+    let ask = |world: &mut World, network: &str, container: &str, address: Option<[u8; 4]>| {
+        let (container_id, node_id) = (container.parse().unwrap(), crate::tests::node_id("n1"));
+        let (names, address) = ([container.to_owned()], address.map(Ipv4Addr::from));
+        let request =
+            AttachmentRequest { network, container_id: &container_id, node_id: &node_id, names: &names, address };
+        let (_, address, change) = attach(world.view(), &request).map_err(|error| error.to_string())?;
+        let asked = change.is_some();
+        world.apply(change.into_iter().collect());
+        Ok::<_, String>((address.octets()[3], asked))
+    };
+    assert_eq!(ask(&mut world, "small", "a", None), Ok((2, true)));
+    assert_eq!(ask(&mut world, "small", "a", None), Ok((2, false)), "asked again");
+    assert_eq!(ask(&mut world, "small", "b", Some([10, 9, 0, 4])), Ok((4, true)));
+    for (wanted, why) in [(4, "is already in use"), (1, "is not for containers"), (6, "is not for containers")] {
+        let refused = ask(&mut world, "small", "c", Some([10, 9, 0, wanted])).unwrap_err();
+        assert_eq!(refused, format!("10.9.0.{wanted} on network small {why}"));
+    }
+    let far = ask(&mut world, "small", "c", Some([10, 8, 0, 1])).unwrap_err();
+    assert_eq!(far, "10.8.0.1 on network small is not in its subnet 10.9.0.0/29");
+    assert_eq!(ask(&mut world, "small", "c", None), Ok((5, true)), "after the last one given");
+    assert_eq!(ask(&mut world, "small", "d", None), Ok((3, true)));
+    let full = ask(&mut world, "small", "e", None).unwrap_err();
+    assert_eq!(full, "could not find an available IP on network small");
+    assert_eq!(ask(&mut world, "closed", "a", None).unwrap_err(), "network closed not manually attachable");
+    assert_eq!(ask(&mut world, "nowhere", "a", None).unwrap_err(), "network nowhere not found");
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct Assigner<'a> {
     view: &'a View,
     nodes: BTreeMap<NodeId, NodeRecord>,
     endpoints: BTreeMap<NetworkId, Vec<(TaskId, EndpointRecord)>>,
+    /// Networks that containers of a node are on which are no tasks.
+    attached: BTreeMap<NodeId, BTreeSet<NetworkId>>,
     /// Services with a published port, or on a network.
     services: Vec<(ServiceId, ServiceRecord, BTreeSet<NetworkId>)>,
 }
@@ -41,7 +43,13 @@ impl<'a> Assigner<'a> {
             Some((node.id.clone(), record))
         });
         let services = view.services().map(|s| service_record(view, s)).collect();
-        Self { view, nodes: nodes.collect(), endpoints: BTreeMap::new(), services }
+        let mut attached: BTreeMap<NodeId, BTreeSet<NetworkId>> = BTreeMap::new();
+        for network in view.networks() {
+            for attachment in network.attachments.values() {
+                attached.entry(attachment.node_id.clone()).or_default().insert(network.id.clone());
+            }
+        }
+        Self { view, nodes: nodes.collect(), endpoints: BTreeMap::new(), attached, services }
     }
 
     pub fn assignments(&mut self, node_id: &NodeId) -> AssignmentSet {
@@ -51,15 +59,16 @@ impl<'a> Assigner<'a> {
                 set.tasks.insert(task.id.clone(), (**task).clone());
             }
         }
-        self.add_networks(&mut set);
+        self.add_networks(node_id, &mut set);
         self.add_services(&mut set);
         self.add_files(&mut set);
         set
     }
 
-    fn add_networks(&mut self, set: &mut AssignmentSet) {
+    fn add_networks(&mut self, node_id: &NodeId, set: &mut AssignmentSet) {
         let used = set.tasks.values().filter(|t| !t.status.state.is_terminal()).flat_map(|t| &t.networks);
         let mut wanted: BTreeSet<NetworkId> = used.map(|n| n.network_id.clone()).collect();
+        wanted.extend(self.attached.get(node_id).into_iter().flatten().cloned());
         wanted.extend(self.view.ingress_network().map(|n| n.id.clone()));
         for id in wanted {
             let Some(network) = self.view.network(&id) else { continue };

@@ -26,7 +26,6 @@ pub fn due_keys(view: &View, now: Timestamp) -> Vec<(NetworkId, u32)> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use skep_model::Meta;
     use skep_model::network::{Network, NetworkKeys, NetworkSpec};
     use skep_model::secret::SecretBytes;
     use skep_model::service::NetworkAttachmentConfig;
@@ -46,7 +45,7 @@ mod tests {
         let driver_options = BTreeMap::from([("encrypted".to_owned(), String::new())]);
         let spec = NetworkSpec { name: "enc".into(), driver: "overlay".into(), driver_options, ..Default::default() };
         let keys = Some(NetworkKeys::new(secret(1), secret(2), world.now));
-        let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None, keys };
+        let network = Network { keys, ..Network::new(id.clone(), spec) };
         world.apply(vec![Change::CreateNetwork(Box::new(network))]);
         id
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use skep_model::network::Attachment;
 use skep_model::node::NodeState;
 use skep_model::secret::{Secret, SecretBytes};
 use skep_model::service::{EndpointSpec, PortConfig, ServiceSpec};
 use skep_model::task::{FileTarget, Placement, SecretReference, TaskState, TaskStatus};
-use skep_model::{Labels, Meta, NodeId, Timestamp};
+use skep_model::{Labels, Meta, NetworkId, NodeId, Timestamp};
 use skep_store::{Batch, Change, Store};
 
 use super::{Affected, Balancers, Gossip, Knock, Liveness, Patience, assignments};
@@ -48,6 +49,19 @@ fn a_node_is_told_of_its_own_tasks_and_secrets_and_of_everybodys_endpoints() {
     let mut patched = two.clone();
     patched.apply(two.diff(&one));
     assert_eq!(patched, one);
+}
+
+#[test]
+fn a_node_is_told_of_the_networks_its_attached_containers_are_on() {
+    let mut world = World::new(2);
+    world.apply(vec![crate::tests::overlay("back", "back", "10.9.0.0/24")]);
+    world.settle();
+    let attachment = Attachment { node_id: node_id("n1"), address: [10, 9, 0, 7].into(), names: vec!["a".into()] };
+    let (network_id, container_id): (NetworkId, _) = ("back".parse().unwrap(), "aa".parse().unwrap());
+    world.apply(vec![Change::AttachContainer { network_id: network_id.clone(), container_id, attachment }]);
+    let told = |node: &str| assignments(world.view(), &node_id(node)).networks.get(&network_id).cloned();
+    assert_eq!(told("n1").unwrap().attachments.len(), 1);
+    assert_eq!(told("n2"), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_model::sandbox::EndpointRequest;
+use skep_model::sandbox::{EndpointInfo, EndpointRequest};
 
 use super::{Engine, blocking};
 use crate::container::*;
@@ -298,10 +298,17 @@ impl Engine {
             self.inner.sandboxes.disconnect(&container.id, network, force).await?;
         }
         container.update(|r| {
-            r.endpoints.retain(|e| e.network != network);
+            let mut gone = vec![network.to_owned()];
             if let Some(sandbox) = &mut r.sandbox {
-                sandbox.endpoints.retain(|e| e.network_name != network && e.network_id.as_str() != network);
+                let (ended, left) = std::mem::take(&mut sandbox.endpoints)
+                    .into_iter()
+                    .partition(|e| e.network_name == network || e.network_id.as_str() == network);
+                sandbox.endpoints = left;
+                // However it was named when it was connected.
+                let ended: Vec<EndpointInfo> = ended;
+                gone.extend(ended.into_iter().flat_map(|e| [e.network_name, e.network_id.to_string()]));
             }
+            r.endpoints.retain(|e| !gone.contains(&e.network));
         })?;
         Ok(())
     }

@@ -207,6 +207,7 @@ impl Engine {
             hostname: record.config.hostname.clone(),
             domainname: record.config.domainname.clone(),
             mode,
+            is_task: record.task.is_some(),
             endpoints,
             publish: publishes(record)?,
             dns: host.dns.clone(),

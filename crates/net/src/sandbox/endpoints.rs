@@ -49,6 +49,7 @@ impl Host {
         let in_plan = |overlays: &BTreeMap<NetworkId, OverlayInfo>| {
             overlays
                 .iter()
+                .filter(|(_, info)| request.address.is_none_or(|address| info.local.contains(&address)))
                 .find(|(id, info)| id.as_str() == request.network || info.name == request.network)
                 .map(|(id, info)| (id.clone(), info.clone()))
         };
@@ -137,7 +138,11 @@ impl Host {
             gateway6: stored.network.gateway6.filter(|_| leads_out).map(|gateway| gateway.addr()),
             mac: request.mac.unwrap_or_else(|| mac_of(address.addr())),
             aliases: request.aliases.clone(),
-            dns_names: if named { record.dns_names(request) } else { vec![record.request.container_name.clone()] },
+            dns_names: if named {
+                record.request.dns_names(request)
+            } else {
+                vec![record.request.container_name.clone()]
+            },
         };
         state.networks.connect(record.container(), info.clone());
         drop(state);
@@ -193,6 +198,10 @@ impl Host {
             let text = "an IPv6 address on an overlay network cannot be asked for: it follows from the IPv4 one (--ip)";
             return Err(NetError::NotImplemented(text.to_owned()));
         }
+        if request.mac.is_some_and(|mac| mac != mac_of(address)) {
+            let text = format!("a MAC address other than its address's on overlay network {}", info.name);
+            return Err(NetError::NotImplemented(text));
+        }
         if record.endpoints.iter().any(|endpoint| endpoint.info.network_id == id) {
             let (container, network) = (record.request.container_name.clone(), info.name.clone());
             return Err(NetError::AlreadyConnected { container, network });
@@ -207,7 +216,7 @@ impl Host {
             gateway6: None,
             mac: mac_of(address),
             aliases: request.aliases.clone(),
-            dns_names: record.dns_names(request),
+            dns_names: record.request.dns_names(request),
         };
         let name = record.take_name();
         let kind = EndpointKind::Overlay { internal: info.internal };

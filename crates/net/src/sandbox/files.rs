@@ -143,6 +143,7 @@ mod tests {
             hostname: "h1".into(),
             domainname: String::new(),
             mode: NetworkMode::Private,
+            is_task: false,
             endpoints: vec![],
             publish: vec![],
             dns: vec![],

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use skep_model::network::INGRESS_NETWORK_NAME;
-use skep_model::sandbox::{EndpointInfo, EndpointRequest, PublishedPort, SandboxRequest};
+use skep_model::sandbox::{EndpointInfo, PublishedPort, SandboxRequest};
 use skep_model::{ContainerId, NetworkId};
 
 use crate::bridge::{DEFAULT_NETWORK, write_atomically};
@@ -125,19 +125,6 @@ impl Record {
         let mut endpoints: Vec<&Endpoint> = self.endpoints.iter().filter(|endpoint| endpoint.is_shown()).collect();
         endpoints.sort_by_key(|endpoint| endpoint.info.network_name == INGRESS_NETWORK_NAME);
         endpoints.into_iter().map(|endpoint| endpoint.info.network_id.clone()).collect()
-    }
-
-    /// Names that lead to the container on a network.
-    pub(crate) fn dns_names(&self, endpoint: &EndpointRequest) -> Vec<String> {
-        let request = &self.request;
-        let mut names = vec![request.container_name.clone()];
-        let own = [request.container_id.short(), request.hostname.as_str()];
-        for name in endpoint.aliases.iter().map(String::as_str).chain(own) {
-            if !name.is_empty() && !names.iter().any(|known| known == name) {
-                names.push(name.to_owned());
-            }
-        }
-        names
     }
 
     pub(crate) fn save(&self, directory: &Path) -> io::Result<()> {

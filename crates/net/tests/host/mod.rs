@@ -113,6 +113,7 @@ pub fn request(n: u8, name: &str, networks: &[&str]) -> SandboxRequest {
         hostname: format!("h{n}"),
         domainname: String::new(),
         mode: NetworkMode::Private,
+        is_task: false,
         endpoints: networks.iter().map(|network| endpoint(network)).collect(),
         publish: vec![],
         dns: vec![],

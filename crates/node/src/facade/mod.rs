@@ -34,6 +34,7 @@ pub(crate) use swarm::check_spec;
 
 use crate::config::NodeConfig;
 use crate::error::Result;
+use crate::host::NetSandboxes;
 use crate::lifecycle::Inner;
 
 /// A host's place in a swarm, or outside one. Cheap to clone.
@@ -44,8 +45,8 @@ pub struct Node {
 
 impl Node {
     /// Starts where the last run left off: a member of a swarm comes back as the same member and adopts its containers.
-    pub async fn start(config: NodeConfig, engine: Engine, net: Net) -> Result<Self> {
-        Ok(Self { inner: Inner::start(config, engine, net).await? })
+    pub async fn start(config: NodeConfig, engine: Engine, sandboxes: NetSandboxes) -> Result<Self> {
+        Ok(Self { inner: Inner::start(config, engine, sandboxes).await? })
     }
 
     /// Stops RPC, sessions and loops in order; containers go on.

@@ -2,7 +2,7 @@
 
 use skep_model::network::{DualStack, IPV6_MTU, MTU_OPTION, NETWORK_KEY_BYTES, Network, NetworkKeys, NetworkSpec};
 use skep_model::secret::SecretBytes;
-use skep_model::{Meta, NetworkId, validate};
+use skep_model::{NetworkId, validate};
 use skep_store::{Batch, Change};
 
 use super::Node;
@@ -63,17 +63,35 @@ impl Node {
         }
         let id = NetworkId::from_bits(rand::random());
         let keys = spec.is_encrypted().then(|| NetworkKeys::new(new_network_key(), new_network_key(), now()));
-        let network = Network { id: id.clone(), meta: Meta::default(), spec, allocation: None, keys };
+        let network = Network { keys, ..Network::new(id.clone(), spec) };
         manager.propose(Batch::new(now(), vec![Change::CreateNetwork(Box::new(network))])).await?;
         Ok(id)
     }
 
+    /// All of the swarm's; on a worker, those its tasks and containers are on.
     pub fn network_list(&self) -> Result<Vec<Network>> {
-        Ok(self.view()?.networks().map(|n| (**n).clone()).collect())
+        match self.view() {
+            Err(NodeError::NotManager) => Ok(self.networks_here()),
+            view => Ok(view?.networks().map(|n| (**n).clone()).collect()),
+        }
     }
 
+    /// By full id, then name, then an unambiguous beginning of the id, out of [`Node::network_list`].
     pub fn network_inspect(&self, reference: &str) -> Result<Network> {
-        Ok((**self.view()?.find_network(reference)?).clone())
+        match self.view() {
+            Err(NodeError::NotManager) => {
+                let networks = self.networks_here();
+                let exact = |n: &&Network| n.id.as_str() == reference || n.spec.name == reference;
+                let found = networks.iter().find(exact);
+                found.cloned().ok_or_else(|| NodeError::NotFound { object: "network", name: reference.to_owned() })
+            }
+            view => Ok((**view?.find_network(reference)?).clone()),
+        }
+    }
+
+    fn networks_here(&self) -> Vec<Network> {
+        let orders = self.inner.member().and_then(|member| member.orders().borrow().clone());
+        orders.iter().flat_map(|orders| orders.set.networks.values().cloned()).collect()
     }
 
     pub async fn network_remove(&self, reference: &str) -> Result<()> {

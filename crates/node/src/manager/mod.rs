@@ -6,6 +6,7 @@
 //! ```
 
 mod access;
+mod attach;
 mod calls;
 mod dispatcher;
 mod issue;

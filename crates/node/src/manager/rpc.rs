@@ -22,7 +22,7 @@ use super::roles::RoleError;
 use super::{Manager, access};
 use crate::agent_loop::LEADER_HEADER;
 use crate::audit;
-use crate::ca::{JoinToken, secret_digest};
+use crate::ca::{Identity, JoinToken, secret_digest};
 use crate::clock::now;
 use crate::error::NodeError;
 use crate::facade::TaskLog;
@@ -102,7 +102,7 @@ impl Rpc {
     /// Who a certificate is for, and what makes the node if it is new: its role is the token's, or its object's when it renews.
     fn admit(
         view: &View,
-        peer: Option<crate::ca::Identity>,
+        peer: Option<Identity>,
         request: &IssueRequest,
     ) -> Result<(NodeId, Role, Vec<Change>), Status> {
         let cluster = view.cluster().ok_or_else(|| Status::unavailable("the swarm is not ready"))?;
@@ -290,6 +290,16 @@ fn of_node(view: &View, node_id: &NodeId, task_id: &TaskId) -> bool {
     view.task(task_id).and_then(|task| task.node_id.as_ref()).is_none_or(|id| id == node_id)
 }
 
+/// A call of a member to the leader.
+fn of_node_to_leader<T>(request: &Request<T>, manager: &Manager) -> Result<Identity, Status> {
+    let identity = access::member(request, manager)?;
+    if manager.dispatcher().is_none() {
+        return Err(not_leader(manager.consensus()));
+    }
+    access::present(&identity, manager)?;
+    Ok(identity)
+}
+
 #[tonic::async_trait]
 impl Dispatcher for Rpc {
     type SessionStream = EnvelopeStream;
@@ -400,6 +410,20 @@ impl Dispatcher for Rpc {
         let (ticket, pieces) = ticket(request).await?;
         let ends = manager.calls().answered(ticket, &identity.node_id).ok_or_else(nobody_asked)?;
         Ok(connect(&manager, ends, pieces).await)
+    }
+
+    async fn attach(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let identity = of_node_to_leader(&request, &manager)?;
+        let attached = manager.attach(&identity.node_id, &unpack(request.get_ref())?).await;
+        Ok(Response::new(pack(&attached?)))
+    }
+
+    async fn detach(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let manager = self.manager()?;
+        let identity = of_node_to_leader(&request, &manager)?;
+        manager.detach(&identity.node_id, &unpack(request.get_ref())?).await?;
+        Ok(Response::new(pack(&())))
     }
 
     async fn leave(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {

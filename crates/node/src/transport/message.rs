@@ -1,13 +1,13 @@
 //! What travels inside the envelopes. Named fields, so that a field can be added without breaking an older peer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use skep_model::assignment::{AssignmentChange, AssignmentSet, TaskReport};
 use skep_model::cluster::{GossipKey, UnlockKey};
 use skep_model::node::{Availability, NodeDescription, Role};
-use skep_model::{ClusterId, NodeId, SessionId, TaskId};
+use skep_model::{ClusterId, ContainerId, NetworkId, NodeId, SessionId, TaskId};
 
 use crate::facade::{LogRequest, RemoteManager, TaskLog};
 
@@ -144,6 +144,31 @@ pub(crate) struct Welcome {
     pub(crate) session_id: SessionId,
     pub(crate) heartbeat_ms: u64,
     pub(crate) managers: Vec<RemoteManager>,
+}
+
+/// From a node: a container of its own that is no task wants to be on a network.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AttachCall {
+    /// Name, id or beginning of an id.
+    pub(crate) network: String,
+    pub(crate) container_id: ContainerId,
+    /// What it is to answer to, its own name first.
+    pub(crate) names: Vec<String>,
+    pub(crate) address: Option<Ipv4Addr>,
+}
+
+/// Where it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AttachedAt {
+    pub(crate) network_id: NetworkId,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// From a node: the container is on the network no more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct DetachCall {
+    pub(crate) network_id: NetworkId,
+    pub(crate) container_id: ContainerId,
 }
 
 /// Which root is trusted, and what signs for it: another key than the root's while the root is replaced.

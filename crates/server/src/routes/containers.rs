@@ -50,9 +50,6 @@ async fn create(
     // Before API 1.40 a volume's mount point was made for bind mounts of --mount too; the flag came later.
     let _ = version;
     let mode = body.host_config.network_mode.clone();
-    for network in body.endpoints.keys().chain([&mode]) {
-        super::networks::refuse_swarm(&state, network)?;
-    }
     let endpoints = body
         .endpoints
         .into_iter()

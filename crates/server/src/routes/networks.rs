@@ -15,6 +15,7 @@ use skep_engine::EventKind;
 use skep_model::network::{HOST_NETWORKS, Network};
 use skep_model::sandbox::LocalNetwork;
 use skep_model::service::ServiceSpec;
+use skep_node::NodeError;
 
 use crate::error::{ApiError, Result};
 use crate::extract::{GoJson, Params};
@@ -85,18 +86,6 @@ pub(super) fn name_local(state: &ServerState, spec: &mut ServiceSpec) -> Result<
     Ok(())
 }
 
-/// Containers that are no tasks have no place on the swarm's networks yet.
-pub(crate) fn refuse_swarm(state: &ServerState, reference: &str) -> Result<()> {
-    match find(state, reference) {
-        Ok(Found::Swarm(network)) => Err(unserved_on(&network.spec.name)),
-        Ok(Found::Local(_)) | Err(_) => Ok(()),
-    }
-}
-
-fn unserved_on(network: &str) -> ApiError {
-    ApiError::unserved(format!("attaching a container to the swarm's network {network} (a service can be)"))
-}
-
 const FILTERS: [&str; 7] = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
 fn passes(network: &NetworkResource, filters: &Filters) -> Result<bool> {
@@ -154,11 +143,15 @@ fn swarm_resource(state: &ServerState, network: &Network, verbose: bool) -> Netw
     }
     let Some(view) = view else { return resource };
     let mut peers = BTreeMap::new();
-    for task in view.tasks().filter(|t| t.is_live() && t.networks.iter().any(|n| n.network_id == network.id)) {
-        if let Some(node) = task.node_id.as_ref().and_then(|id| view.node(id)) {
+    let mut add_peer = |id: &skep_model::NodeId| {
+        if let Some(node) = view.node(id) {
             let ip = node.status.address.map(|a| a.to_string()).unwrap_or_default();
             peers.insert(node.id.to_string(), PeerInfo { name: node.id.short().to_owned(), ip });
         }
+    };
+    network.attachments.values().for_each(|attachment| add_peer(&attachment.node_id));
+    for task in view.tasks().filter(|t| t.is_live() && t.networks.iter().any(|n| n.network_id == network.id)) {
+        task.node_id.iter().for_each(&mut add_peer);
         if verbose {
             add_task(&mut resource.services, &view, network, task);
         }
@@ -283,28 +276,36 @@ async fn remove(State(state): State<ServerState>, Path(id): Path<String>) -> Res
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// A network to connect to or disconnect from, by the name it has. A worker may not know one before a container is on it.
+fn named(state: &ServerState, reference: &str) -> Result<String> {
+    match find(state, reference) {
+        Ok(Found::Local(network)) => Ok(network.spec.name),
+        Ok(Found::Swarm(network)) => Ok(network.spec.name),
+        Err(_) if matches!(state.node().view(), Err(NodeError::NotManager)) => Ok(reference.to_owned()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The event of a container that came or went.
+fn tell_of(state: &ServerState, action: &str, network: &str, container: &str) {
+    let (id, driver) = match find(state, network) {
+        Ok(Found::Local(n)) => (n.id.to_string(), n.spec.driver),
+        Ok(Found::Swarm(n)) => (n.id.to_string(), n.spec.driver),
+        Err(_) => (network.to_owned(), "overlay".to_owned()),
+    };
+    tell(state, action, &id, network, &driver, Some(container));
+}
+
 async fn connect(
     State(state): State<ServerState>,
     Path(id): Path<String>,
     GoJson(body): GoJson<ConnectRequest>,
 ) -> Result<StatusCode> {
-    let (target, network_id, driver) = match find(&state, &id)? {
-        Found::Local(n) => (n.spec.name.clone(), n.id, n.spec.driver),
-        Found::Swarm(n) if !n.spec.attachable => {
-            return Err(ApiError::new(
-                StatusCode::FORBIDDEN,
-                format!(
-                    "Could not attach to network {}: rpc error: code = PermissionDenied desc = network {} not manually attachable",
-                    n.spec.name, n.spec.name
-                ),
-            ));
-        }
-        Found::Swarm(n) => return Err(unserved_on(&n.spec.name)),
-    };
-    let request = body.endpoint_config.unwrap_or_default().into_request(target.clone())?;
+    let network = named(&state, &id)?;
+    let request = body.endpoint_config.unwrap_or_default().into_request(network.clone())?;
     state.engine().connect(&body.container, request).await?;
     let container = state.engine().inspect(&body.container)?.id.to_string();
-    tell(&state, "connect", network_id.as_str(), &target, &driver, Some(&container));
+    tell_of(&state, "connect", &network, &container);
     Ok(StatusCode::OK)
 }
 
@@ -313,12 +314,9 @@ async fn disconnect(
     Path(id): Path<String>,
     GoJson(body): GoJson<DisconnectRequest>,
 ) -> Result<StatusCode> {
-    let (target, network_id, driver) = match find(&state, &id)? {
-        Found::Local(n) => (n.spec.name.clone(), n.id, n.spec.driver),
-        Found::Swarm(n) => (n.id.to_string(), n.id, n.spec.driver),
-    };
-    state.engine().disconnect(&body.container, &target, body.force).await?;
-    tell(&state, "disconnect", network_id.as_str(), &target, &driver, Some(&body.container));
+    let network = named(&state, &id)?;
+    state.engine().disconnect(&body.container, &network, body.force).await?;
+    tell_of(&state, "disconnect", &network, &body.container);
     Ok(StatusCode::OK)
 }
 

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use skep_model::network::{NETWORK_KEY_BYTES, Network, NetworkAllocation, NetworkKeys};
+use skep_model::network::{Attachment, NETWORK_KEY_BYTES, Network, NetworkAllocation, NetworkKeys};
 use skep_model::secret::{Config, Secret, SecretBytes};
-use skep_model::{ConfigId, Labels, NetworkId, SecretId};
+use skep_model::{ConfigId, ContainerId, Labels, NetworkId, NodeId, SecretId};
 
 use super::{Done, Entry};
+use crate::address::AddressOwner;
 use crate::event::Object;
 use crate::refused::Refused;
 use crate::view::folded;
@@ -70,10 +71,47 @@ impl Entry {
     }
 
     fn with_keys(&mut self, old: Arc<Network>, edit: impl FnOnce(&mut NetworkKeys)) -> Done {
+        self.with_network(old, |network| {
+            network.keys.as_mut().map(edit);
+        })
+    }
+
+    fn with_network(&mut self, old: Arc<Network>, edit: impl FnOnce(&mut Network)) -> Done {
         let mut new = (*old).clone();
-        new.keys.as_mut().map(edit);
+        edit(&mut new);
+        if new == *old {
+            return Ok(());
+        }
         new.meta = self.touched(old.meta);
         changed!(self, put_network, Network, Some(old), new)
+    }
+
+    pub(super) fn attach_container(&mut self, id: &NetworkId, container: &ContainerId, wanted: &Attachment) -> Done {
+        let network = self.view.network(id).cloned().ok_or_else(|| Refused::not_found("network", id))?;
+        if !network.spec.attachable {
+            return Err(Refused::Invalid(format!("network {} not manually attachable", network.spec.name)));
+        }
+        if self.view.node(&wanted.node_id).is_none() {
+            return Err(Refused::not_found("node", &wanted.node_id));
+        }
+        if network.attachments.get(container).is_some_and(|there| there.node_id != wanted.node_id) {
+            return Err(Refused::Stale(format!("container {container} is attached on another node")));
+        }
+        self.claim(id, wanted.address, &AddressOwner::Container(container.clone()))?;
+        self.with_network(network, |n| drop(n.attachments.insert(container.clone(), wanted.clone())))
+    }
+
+    pub(super) fn detach_container(&mut self, id: &NetworkId, container: &ContainerId) -> Done {
+        let Some(network) = self.view.network(id).cloned() else { return Ok(()) };
+        self.with_network(network, |n| drop(n.attachments.remove(container)))
+    }
+
+    /// Containers of a node that is gone: it is told nothing any more, so neither who they are.
+    pub(super) fn detach_all_of(&mut self, node: &NodeId) -> Done {
+        let networks: Vec<_> = self.view.networks().cloned().collect();
+        networks
+            .into_iter()
+            .try_for_each(|network| self.with_network(network, |n| n.attachments.retain(|_, a| a.node_id != *node)))
     }
 
     pub(super) fn remove_network(&mut self, id: &NetworkId) -> Done {

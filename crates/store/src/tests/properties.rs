@@ -45,7 +45,19 @@ fn change() -> impl Strategy<Value = Change> {
         }),
         prop::sample::select(vec!["a", "b"]).prop_map(|id| network(id, if id == "a" { "ingress" } else { "back" })),
         Just(allocation("a", "10.0.5.0/29", 4096)),
+        Just(allocation("b", "10.0.6.0/29", 4097)),
         id().prop_map(|id| Change::RemoveNetwork { network_id: id.parse().unwrap() }),
+        (id(), id(), node_id(), 0..8u8, id()).prop_map(|(network, container, node_id, address, name)| {
+            Change::AttachContainer {
+                network_id: network.parse().unwrap(),
+                container_id: container.parse().unwrap(),
+                attachment: Attachment { node_id, address: [10, 0, 6, address].into(), names: vec![name] },
+            }
+        }),
+        (id(), id()).prop_map(|(network, container)| Change::DetachContainer {
+            network_id: network.parse().unwrap(),
+            container_id: container.parse().unwrap(),
+        }),
         (id(), id(), 1..20u64, 0..7u8, state(), prop::option::of(node_id()), any::<bool>()).prop_map(
             |(id, service, version, address, state, node_id, restart)| {
                 let networks =

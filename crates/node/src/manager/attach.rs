@@ -1,0 +1,78 @@
+//! Containers that are no tasks and want to be on a network of the swarm: answered when it is committed.
+
+use std::time::Duration;
+
+use skep_control::{AttachmentRequest, Unattachable};
+use skep_model::NodeId;
+use skep_store::{Batch, Change, LookupError, Refused};
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::Manager;
+use crate::clock::now;
+use crate::error::NodeError;
+use crate::transport::message::{AttachCall, AttachedAt, DetachCall};
+
+/// So long a network that was just made may take to get its subnet.
+const SUBNET_DEADLINE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+impl Manager {
+    /// For the leader. Asked again, it says the same.
+    pub(super) async fn attach(&self, node_id: &NodeId, call: &AttachCall) -> Result<AttachedAt, Status> {
+        let begun = Instant::now();
+        loop {
+            let view =
+                self.consensus.linearizable_view().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            let request = AttachmentRequest {
+                network: &call.network,
+                container_id: &call.container_id,
+                node_id,
+                names: &call.names,
+                address: call.address,
+            };
+            let outcome = match skep_control::attach(&view, &request) {
+                Err(Unattachable::Unallocated(_)) if begun.elapsed() < SUBNET_DEADLINE => None,
+                Err(error) => return Err(refusal(&error)),
+                Ok((network_id, address, None)) => Some(AttachedAt { network_id, address }),
+                Ok((network_id, address, Some(change))) => match self.settle(batch(change)).await {
+                    Ok(_) => Some(AttachedAt { network_id, address }),
+                    // Somebody else was given the address meanwhile.
+                    Err(NodeError::Store(Refused::Stale(_))) => None,
+                    Err(error) => return Err(Status::unavailable(error.to_string())),
+                },
+            };
+            match outcome {
+                Some(attached) => return Ok(attached),
+                None => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    /// For the leader. What is not attached is none of the node's to detach.
+    pub(super) async fn detach(&self, node_id: &NodeId, call: &DetachCall) -> Result<(), Status> {
+        let view = self.consensus.linearizable_view().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let there = view.network(&call.network_id).and_then(|network| network.attachments.get(&call.container_id));
+        if there.is_none_or(|attachment| attachment.node_id != *node_id) {
+            return Ok(());
+        }
+        let DetachCall { network_id, container_id } = call.clone();
+        let change = Change::DetachContainer { network_id, container_id };
+        self.settle(batch(change)).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+    }
+}
+
+fn batch(change: Change) -> Batch {
+    // Each of them may take effect twice without harm, so they need not be remembered for long.
+    Batch::new(now(), vec![change])
+}
+
+fn refusal(error: &Unattachable) -> Status {
+    let text = error.to_string();
+    match error {
+        Unattachable::Unknown(LookupError::NotFound { .. }) => Status::not_found(text),
+        Unattachable::Unknown(LookupError::Ambiguous { .. }) => Status::invalid_argument(text),
+        Unattachable::NotAttachable(_) => Status::permission_denied(text),
+        Unattachable::Unallocated(_) | Unattachable::NoAddress(_) => Status::resource_exhausted(text),
+    }
+}
