@@ -286,10 +286,14 @@ impl Member {
                 let joined = tokio::select! {
                     joined = manager.join_consensus(&remotes) => joined,
                     // Demoted again: there is nothing to wait for. (The leader says the role it wants more than once.)
-                    _ = wanted.wait_for(|role| *role == Some(Role::Worker)) => Ok(()),
+                    _ = wanted.wait_for(|role| *role == Some(Role::Worker)) => Ok(true),
                 };
                 // Before it is asked again the leader's new list of managers may come.
-                ("be taken in as a manager", joined.map(|()| false))
+                match joined {
+                    Ok(true) => ("be taken in as a manager", Ok(false)),
+                    Ok(false) => ("renew a certificate from before a demotion", self.renew().await.map(|()| false)),
+                    Err(error) => ("be taken in as a manager", Err(error)),
+                }
             } else {
                 tokio::select! {
                     changed = managers.changed() => {

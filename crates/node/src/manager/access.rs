@@ -101,9 +101,22 @@ pub(super) fn of_manager<T>(request: &Request<T>, manager: &Manager) -> Result<I
 pub(super) fn raft_peer<T>(request: &Request<T>, manager: &Manager) -> Result<Identity, Status> {
     let view = manager.view();
     let identity = bearer(request, manager, &view)?;
-    let void = view.revoked(&identity.node_id).is_some_and(|at| identity.issued_at() < at.0 / 1_000_000_000);
-    if identity.role != Role::Manager || void {
+    if identity.role != Role::Manager || is_void(&identity, &view) {
         return Err(managers_only());
+    }
+    Ok(identity)
+}
+
+/// From before the node was demoted or removed, though it may be a manager again.
+fn is_void(identity: &Identity, view: &View) -> bool {
+    view.revoked(&identity.node_id).is_some_and(|at| identity.issued_at() < at.0 / 1_000_000_000)
+}
+
+/// A manager that is to take part in consensus, where nobody would listen to a certificate from before its demotion.
+pub(super) fn of_joiner<T>(request: &Request<T>, manager: &Manager) -> Result<Identity, Status> {
+    let identity = of_manager(request, manager)?;
+    if is_void(&identity, &manager.view()) {
+        return Err(Status::unauthenticated("the certificate is from before a demotion; it must be renewed first"));
     }
     Ok(identity)
 }

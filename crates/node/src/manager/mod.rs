@@ -391,10 +391,11 @@ impl Manager {
     }
 
     /// Asks the leader to take this manager into consensus, at any of the given managers; asked again, it moves its address.
-    pub(crate) async fn join_consensus(&self, managers: &[String]) -> Result<()> {
+    /// False if its certificate has to be renewed first.
+    pub(crate) async fn join_consensus(&self, managers: &[String]) -> Result<bool> {
         if self.consensus.leadership().borrow().is_leader {
             let own = ManagerInfo { raft_id: self.config.raft_id, address: self.config.advertise };
-            return Box::pin(self.roster.join(&self.config.node_id, own)).await.map_err(internal);
+            return Box::pin(self.roster.join(&self.config.node_id, own)).await.map(|()| true).map_err(internal);
         }
         let message = JoinRaft { raft_id: self.config.raft_id, address: self.config.advertise };
         let mut last = NodeError::NoLeader(String::new());
@@ -409,9 +410,10 @@ impl Manager {
             let mut request = Request::new(pack(&message));
             request.set_timeout(Duration::from_secs(15));
             match connection.control().join_raft(request).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(true),
                 // Demoted again, or removed, before it got here: it will be told.
-                Err(status) if status.code() == tonic::Code::PermissionDenied => return Ok(()),
+                Err(status) if status.code() == tonic::Code::PermissionDenied => return Ok(true),
+                Err(status) if status.code() == tonic::Code::Unauthenticated => return Ok(false),
                 Err(status) => {
                     if let Some(leader) = status.metadata().get(crate::agent_loop::LEADER_HEADER) {
                         queue.extend(leader.to_str().ok().map(str::to_owned));

@@ -194,7 +194,7 @@ impl Control for Rpc {
 
     async fn join_raft(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let manager = self.manager()?;
-        let identity = access::of_manager(&request, &manager)?;
+        let identity = access::of_joiner(&request, &manager)?;
         let call: JoinRaft = unpack(request.get_ref())?;
         let info = ManagerInfo { raft_id: call.raft_id, address: call.address };
         let joined = manager.roster().join(&identity.node_id, info).await;
