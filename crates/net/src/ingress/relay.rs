@@ -369,7 +369,8 @@ mod tests {
         kept.write_all(b"x").await.unwrap();
         kept.read_exact(&mut byte).await.unwrap();
         relays.cut(&[Ipv4Addr::new(127, 0, 0, first)].into());
-        assert_eq!(kept.read(&mut byte).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let told = tokio::time::timeout(Duration::from_secs(5), kept.read(&mut byte)).await.unwrap();
+        assert_eq!(told.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(relays.connections.open.lock().unwrap().values().filter(|(b, _)| b.octets()[3] == first).count(), 0);
     }
 
