@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use skep_e2e::load::{Load, get};
 use skep_e2e::service::words;
 use skep_e2e::{LATER, Lab, SOON, eventually};
 
@@ -100,6 +101,10 @@ fn labels_decide_who_takes_a_connection_and_what_it_sees() {
     }
 }
 
+fn ip(lab: &Lab, node: usize) -> IpAddr {
+    lab.address(node).parse().expect("an address")
+}
+
 /// What haproxy makes of a connection's beginning: client and destination.
 fn told(lab: &Lab, node: usize, port: u16) -> Option<(String, String)> {
     let mut stream = TcpStream::connect((lab.address(node), port)).ok()?;
@@ -121,7 +126,7 @@ fn proxy_protocol_tells_haproxy_who_came_and_where_to() {
     }
     lab.give_program("haproxy:test", "/usr/sbin/haproxy");
     let program = "printf \"defaults\\n mode http\\n timeout client 30s\\nfrontend web\\n bind :80 accept-proxy\\n \
-                   http-request return content-type text/plain lf-string \\\"%%[src]:%%[src_port] %%[dst]:%%[dst_port] $SLOT\\\"\\n\" \
+                   http-request return content-type text/plain hdr it-is \\\"Host: web\\\" lf-string \\\"%%[src]:%%[src_port] %%[dst]:%%[dst_port] $SLOT\\\"\\n\" \
                    >/haproxy.cfg; exec haproxy -db -f /haproxy.cfg";
     let create = format!(
         "--replicas 2 --publish 8080:80 --env PATH=/bin:/usr/sbin --label skep.mesh.proxy-protocol=v2 \
@@ -153,6 +158,24 @@ fn proxy_protocol_tells_haproxy_who_came_and_where_to() {
     lab.docker(1, "service scale --detach web=2").ok();
     lab.await_running("web", 2);
     (1..=3).for_each(|node| eventually(SOON, "it answers again", || told(&lab, node, 8080).is_some()));
+
+    // As through the kernel, nothing is lost while tasks are replaced.
+    let hosts: Vec<_> = (1..=3).map(|node| SocketAddr::from((ip(&lab, node), 8080))).collect();
+    let load = Load::start(4, Duration::from_millis(20), &hosts, get);
+    let check = |what: &str| {
+        let seen = load.so_far().0;
+        eventually(LATER, "requests are answered", || load.so_far().0 > seen + 50);
+        let (answered, lost) = load.so_far();
+        assert!(lost.is_empty(), "{what}: {} requests lost, {answered} answered: {lost:#?}", lost.len());
+    };
+    lab.docker(1, "service update --detach=false --quiet --force --update-monitor 100ms web").ok();
+    check("an update");
+    for replicas in [4, 2] {
+        lab.docker(1, &format!("service scale --detach web={replicas}")).ok();
+        lab.await_running("web", replicas);
+    }
+    check("scaling");
+    drop(load);
 
     // A connection under way ends with the daemon; the next one is taken when there is a daemon again.
     let mut open = TcpStream::connect((lab.address(1), 8080)).expect("connected");
