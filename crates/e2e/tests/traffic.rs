@@ -197,7 +197,7 @@ fn who_may_connect_is_said_by_the_service_that_is_asked() {
         return;
     }
     lab.give_busybox();
-    lab.docker(1, "network create --driver overlay back").ok();
+    lab.docker(1, "network create --driver overlay --attachable back").ok();
     let server = "busybox sh -c 'echo hello >/tmp/index.html; exec httpd -f -h /tmp'";
     let on_back = "--stop-grace-period 100ms --network back";
     create(&lab, "web", &format!("{on_back} --constraint node.hostname==node1 {server}"));
@@ -239,6 +239,12 @@ fn who_may_connect_is_said_by_the_service_that_is_asked() {
     let in_mesh = in_mesh.split('/').next().expect("an address");
     for node in 1..=3 {
         asks((node, "other"), &format!("http://{in_mesh}")).fails("Connection refused");
+    }
+    // A container of no service is on nobody's list.
+    let by_hand = |node, url: &str| lab.docker(node, &format!("run --rm --network back busybox wget -qO- {url}"));
+    for node in [1, 3] {
+        assert_eq!(by_hand(node, "http://web").ok(), "hello");
+        by_hand(node, "http://db").fails("Connection refused");
     }
     // Who may not ask may be asked.
     asks((db, "db"), "http://other").ok();
