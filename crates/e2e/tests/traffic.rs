@@ -129,7 +129,7 @@ fn proxy_protocol_tells_haproxy_who_came_and_where_to() {
                    http-request return content-type text/plain hdr it-is \\\"Host: web\\\" lf-string \\\"%%[src]:%%[src_port] %%[dst]:%%[dst_port] $SLOT\\\"\\n\" \
                    >/haproxy.cfg; exec haproxy -db -f /haproxy.cfg";
     let create = format!(
-        "--replicas 2 --publish 8080:80 --env PATH=/bin:/usr/sbin --label skep.mesh.proxy-protocol=v2 \
+        "--replicas 2 --stop-signal SIGUSR1 --publish 8080:80 --env PATH=/bin:/usr/sbin --label skep.mesh.proxy-protocol=v2 \
          --env SLOT={{{{.Task.Slot}}}} haproxy:test sh -c '{program}'"
     );
     self::create(&lab, "web", &create);
