@@ -1,5 +1,7 @@
 //! Containers that are no tasks on the swarm's overlays, from any host.
 
+use std::collections::BTreeSet;
+
 use skep_e2e::{Lab, SOON, eventually};
 
 /// What a container on `node` and `network` gets from `url`.
@@ -67,6 +69,12 @@ fn containers_of_any_host_are_on_an_attachable_network() {
     // What holds it keeps it; what is gone is forgotten, and its address is free again.
     lab.docker(1, "service rm api").ok();
     lab.docker(1, "network rm shared").fails("is in use by");
+    lab.docker(1, "network create --driver overlay spare").ok();
+    lab.docker(1, "network create --driver overlay --label keep=yes kept").ok();
+    // conformance: works | docker network prune, on a manager overlays too
+    let pruned = lab.docker(1, "network prune -f --filter label!=keep=yes").ok();
+    assert_eq!(pruned.lines().collect::<BTreeSet<_>>(), ["Deleted Networks:", "closed", "spare"].into());
+    lab.docker(1, "network create --driver overlay closed").ok();
     lab.docker(2, "rm -f web").ok();
     lab.docker(3, "rm -f open").ok();
     eventually(SOON, "the network goes once nothing is on it", || lab.docker(1, "network rm shared").code == 0);

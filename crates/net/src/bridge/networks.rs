@@ -219,6 +219,10 @@ impl Networks {
             }
             other => return Err(NetError::NoSuchDriver(other.to_owned())),
         }
+        let mtu = spec.options.get(option::MTU).and_then(|mtu| mtu.parse::<u32>().ok());
+        if let Some(mtu) = mtu.filter(|mtu| spec.ipv6 && *mtu < IPV6_MTU) {
+            return Err(NetError::Invalid(format!("an MTU of {mtu} is too small for IPv6: it is {IPV6_MTU} at least")));
+        }
         let gateway6 = if spec.ipv6 { Some(self.gateway6(&spec, &id)?) } else { None };
         let subnet = self.subnet(&spec, routed)?;
         if let Some(range) = spec.ip_range
@@ -245,12 +249,6 @@ impl Networks {
         };
         if self.by_id.values().any(|stored| stored.is_bridge() && stored.link == link) {
             return Err(NetError::Forbidden(format!("networks have same bridge name {link}")));
-        }
-        if gateway6.is_some()
-            && let Some(mtu) =
-                spec.options.get(option::MTU).and_then(|mtu| mtu.parse::<u32>().ok()).filter(|mtu| *mtu < IPV6_MTU)
-        {
-            return Err(NetError::Invalid(format!("an MTU of {mtu} is too small for IPv6: it is {IPV6_MTU} at least")));
         }
         let network = LocalNetwork {
             id,
@@ -467,7 +465,7 @@ mod tests {
         assert_eq!(refusal(&networks, overlapping), text);
         let options = [(option::MTU.to_owned(), "1200".to_owned())].into();
         let narrow = LocalNetworkSpec { ipv6: true, options, ..spec("narrow") };
-        assert!(matches!(networks.plan(narrow, id(9), Timestamp::ZERO, &[]), Err(NetError::Invalid(_))));
+        assert_eq!(refusal(&networks, narrow), "an MTU of 1200 is too small for IPv6: it is 1280 at least");
         let host = LocalNetworkSpec { driver: "host".into(), ..spec("h") };
         assert!(networks.plan(host, id(9), Timestamp::ZERO, &[]).is_ok());
         assert_eq!(networks.find("nope").unwrap_err().to_string(), "network nope not found");

@@ -15,6 +15,7 @@ use skep_engine::EventKind;
 use skep_model::network::{HOST_NETWORKS, Network};
 use skep_model::sandbox::LocalNetwork;
 use skep_model::service::ServiceSpec;
+use skep_model::{Labels, Timestamp};
 use skep_node::NodeError;
 
 use crate::error::{ApiError, Result};
@@ -339,21 +340,34 @@ async fn prune(State(state): State<ServerState>, query: Params) -> Result<Json<P
                 .collect::<Vec<_>>()
         })
         .collect();
+    let has = |labels: &Labels, wanted: &str| match wanted.split_once('=') {
+        Some((key, value)) => labels.get(key).is_some_and(|there| there == value),
+        None => labels.contains_key(wanted),
+    };
+    let chosen = |labels: &Labels, created_at: Timestamp| {
+        filters.labels("label", labels)
+            && filters.get("label!").all(|label| !has(labels, label))
+            && until.is_none_or(|t| created_at <= t)
+    };
     let mut report = PruneReport::default();
     for network in state.node().net().networks() {
         let builtin = matches!(network.spec.name.as_str(), "bridge" | "host" | "none" | "docker_gwbridge");
         let used = !network.endpoints.is_empty()
             || reserved.iter().any(|r| *r == network.spec.name || r == network.id.as_str());
-        let chosen = filters.labels("label", &network.spec.labels)
-            && filters.get("label!").all(|l| !network.spec.labels.contains_key(l.split('=').next().unwrap_or(l)))
-            && until.is_none_or(|t| network.created_at <= t);
         if !builtin
             && !used
             && !network.spec.config_only
-            && chosen
+            && chosen(&network.spec.labels, network.created_at)
             && state.node().net().remove_network(network.id.as_str()).await.is_ok()
         {
             tell(&state, "destroy", network.id.as_str(), &network.spec.name, &network.spec.driver, None);
+            report.networks_deleted.get_or_insert_default().push(network.spec.name);
+        }
+    }
+    // On a manager the swarm's too, but for the mesh's; those in use are refused (moby `clusterNetworksPrune`).
+    let swarms = if state.node().view().is_ok() { state.node().network_list()? } else { Vec::new() };
+    for network in swarms.into_iter().filter(|n| !n.spec.ingress && chosen(&n.spec.labels, n.meta.created_at)) {
+        if state.node().network_remove(network.id.as_str()).await.is_ok() {
             report.networks_deleted.get_or_insert_default().push(network.spec.name);
         }
     }
