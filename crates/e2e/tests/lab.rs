@@ -50,6 +50,24 @@ fn five_hosts_come_up_and_go_without_a_trace() {
     });
 }
 
+/// `ip netns add` lays a mount over the folder of namespaces if it is the first on its machine.
+#[test]
+fn a_lab_goes_also_after_the_first_ip_netns_add() {
+    let name = format!("e2e-{}", std::process::id());
+    let script = format!(
+        "umount -l /run/netns 2>/dev/null; \"$1\" lab up --name {name} --managers 1 --workers 0 --no-swarm || exit
+         ip netns add {name}-probe; ip netns del {name}-probe; \"$1\" lab down --name {name}"
+    );
+    // A mount namespace of its own stands for the machine.
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script, "sh"])
+        .arg(skep_e2e::skep_binary())
+        .output()
+        .expect("unshare runs");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(traces(&name), "");
+}
+
 #[test]
 fn daemons_are_paused_packets_are_lost_and_disks_fill() {
     let lab = Lab::up(&["--workers", "1", "--no-swarm", "--disk", "256M"]);

@@ -41,7 +41,9 @@ fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> LabError
 
 /// Makes an empty namespace and keeps it by a bind mount.
 fn make_netns(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(NETNS_FOLDER).map_err(file("cannot make", Path::new(NETNS_FOLDER)))?;
+    let folder = Path::new(NETNS_FOLDER);
+    std::fs::create_dir_all(folder).map_err(file("cannot make", folder))?;
+    share(folder).map_err(|e| file("cannot share", folder)(e.into()))?;
     File::create(path).map_err(file("cannot make", path))?;
     let target = path.to_owned();
     let made = std::thread::spawn(move || -> nix::Result<()> {
@@ -53,6 +55,20 @@ fn make_netns(path: &Path) -> Result<()> {
         Ok(Ok(())) => Ok(()),
         Ok(Err(e)) => Err(file("cannot make the namespace", path)(e.into())),
         Err(_) => Err(file("cannot make the namespace", path)(std::io::Error::other("thread panicked"))),
+    }
+}
+
+/// Makes the folder a shared mount, as the first `ip netns add` of a machine does: that would otherwise lay a mount over
+/// those of a lab that is up, which could then not be taken away.
+fn share(folder: &Path) -> nix::Result<()> {
+    let shared = || mount(None::<&str>, folder, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    match shared() {
+        // It is no mount yet.
+        Err(nix::errno::Errno::EINVAL) => {
+            mount(Some(folder), folder, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
+            shared()
+        }
+        done => done,
     }
 }
 
