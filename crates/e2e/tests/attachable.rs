@@ -56,6 +56,14 @@ fn containers_of_any_host_are_on_an_attachable_network() {
     eventually(SOON, "the service answers a container", || {
         fetched(&lab, 3, "shared", "tasks.api").is_some_and(|got| got == "from-api")
     });
+    // The beginning of a local network's id does not hide a name.
+    let bridge = lab.docker_words(1, &["network", "inspect", "-f", "{{.Id}}", "bridge"]).ok();
+    lab.docker(1, &format!("network create --driver overlay --attachable {}", &bridge[..3])).ok();
+    lab.docker(1, &format!("run -d --name hidden --network {} busybox sleep 1000", &bridge[..3])).ok();
+    let networks = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}";
+    assert_eq!(lab.docker_words(1, &["inspect", "-f", networks, "hidden"]).ok(), bridge[..3]);
+    lab.docker(1, "rm -f hidden").ok();
+    eventually(SOON, "the network goes with it", || lab.docker(1, &format!("network rm {}", &bridge[..3])).code == 0);
     // It leads out, too, and publishes ports where it runs.
     lab.docker(3, "run -d --name open --network shared -p 8099:80 busybox httpd -f -h /etc").ok();
     let url = format!("http://{}:8099/hostname", lab.address(3));

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use skep_model::assignment::AssignmentSet;
 use skep_model::network::Attachment;
-use skep_model::{ContainerId, NetworkId};
+use skep_model::{ContainerId, NetworkId, NodeId};
 use tonic::Code;
 
 use crate::agent_loop::LEADER_HEADER;
@@ -22,6 +23,8 @@ use crate::transport::{Connection, pack, unpack};
 
 /// How long a container waits for an answer of the swarm (moby's `swarmRequestTimeout`).
 pub(crate) const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
+/// One manager that does not answer must not use all of it up.
+const CALL_DEADLINE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What could not be told to a leader is told again after this.
 const RETRY: Duration = Duration::from_secs(5);
@@ -48,21 +51,16 @@ impl Member {
     async fn ask_leader(&self, call: Call, message: &Envelope) -> Result<Envelope> {
         let mut last = NodeError::NoLeader(String::new());
         let asked = async {
-            let mut queue = Vec::new();
+            let mut queue = self.manager_addresses();
             loop {
                 let Some(address) = queue.pop() else {
-                    tokio::time::sleep(if matches!(last, NodeError::NoLeader(_)) {
-                        Duration::ZERO
-                    } else {
-                        LOOK_AGAIN
-                    })
-                    .await;
+                    tokio::time::sleep(LOOK_AGAIN).await;
                     queue = self.manager_addresses();
                     continue;
                 };
                 let connection = Connection::lazy(&address, self.tls())?;
                 let mut request = tonic::Request::new(message.clone());
-                request.set_timeout(ATTACH_DEADLINE);
+                request.set_timeout(CALL_DEADLINE);
                 let mut dispatcher = connection.dispatcher();
                 let reply = match call {
                     Call::Attach => dispatcher.attach(request).await,
@@ -96,18 +94,12 @@ impl Member {
 /// Until the member stops.
 pub(crate) async fn keep(sandboxes: NetSandboxes, member: Arc<Member>) {
     let mut orders = member.orders();
+    let own = member.node_id();
     loop {
-        let known = orders.borrow_and_update().clone().filter(|orders| orders.fresh);
-        let told = match known {
-            Some(orders) => {
-                let own = member.node_id();
-                let of_this_node = |(id, network): (&NetworkId, &skep_model::network::Network)| {
-                    let attachments = network.attachments.iter().filter(|(_, a)| a.node_id == own);
-                    attachments.map(|(c, a)| ((id.clone(), c.clone()), a.clone())).collect::<Vec<_>>()
-                };
-                let known: BTreeMap<Key, Attachment> = orders.set.networks.iter().flat_map(of_this_node).collect();
-                settle(&sandboxes, &member, &known).await
-            }
+        // What is only remembered from an earlier run may be long out of date.
+        let fresh = orders.borrow_and_update().clone().filter(|orders| orders.fresh);
+        let told = match fresh {
+            Some(orders) => settle(&sandboxes, &member, &known(&orders.set, &own)).await,
             None => true,
         };
         tokio::select! {
@@ -116,6 +108,17 @@ pub(crate) async fn keep(sandboxes: NetSandboxes, member: Arc<Member>) {
             () = tokio::time::sleep(RETRY), if !told => {}
         }
     }
+}
+
+/// What the swarm knows of this node's containers.
+fn known(set: &AssignmentSet, own: &NodeId) -> BTreeMap<Key, Attachment> {
+    let mut known = BTreeMap::new();
+    for (id, network) in &set.networks {
+        for (container, attachment) in network.attachments.iter().filter(|(_, a)| a.node_id == *own) {
+            known.insert((id.clone(), container.clone()), attachment.clone());
+        }
+    }
+    known
 }
 
 /// Tells the swarm what it has wrong. False if that did not all go through.

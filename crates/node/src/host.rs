@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use skep_engine::{EngineError, SandboxDriver};
-use skep_model::sandbox::{EndpointInfo, EndpointRequest, Sandbox, SandboxRequest};
+use skep_model::sandbox::{EndpointInfo, EndpointRequest, LocalNetwork, Sandbox, SandboxRequest};
 use skep_model::{ContainerId, NetworkId};
 use skep_net::Net;
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
@@ -82,7 +82,10 @@ impl NetSandboxes {
         names: Vec<String>,
         endpoint: &mut EndpointRequest,
     ) -> Result<(), EngineError> {
-        if self.net.network(&endpoint.network).is_ok() {
+        let local = self.net.network(&endpoint.network);
+        // The beginning of an id comes after a name or id of the swarm's.
+        let named = |n: &LocalNetwork| n.spec.name == endpoint.network || n.id.as_str() == endpoint.network;
+        if local.as_ref().is_ok_and(named) {
             return Ok(());
         }
         let mut node = self.shared.node.subscribe();
@@ -96,7 +99,10 @@ impl NetSandboxes {
             names,
             address: endpoint.address,
         };
-        let at = member.attach(&call).await.map_err(|error| unattached(&endpoint.network, &error))?;
+        let at = match member.attach(&call).await {
+            Err(error) if local.is_ok() && error.kind() == Kind::NotFound => return Ok(()),
+            attached => attached.map_err(|error| unattached(&endpoint.network, &error))?,
+        };
         endpoint.network = at.network_id.to_string();
         endpoint.address = Some(at.address);
         Ok(())

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use skep_control::{AttachmentRequest, Unattachable};
 use skep_model::NodeId;
-use skep_store::{Batch, Change, LookupError, Refused};
-use tokio::time::Instant;
+use skep_store::{Batch, Change, LookupError, Refused, Request, View};
 use tonic::Status;
 
 use super::Manager;
@@ -13,14 +12,11 @@ use crate::clock::now;
 use crate::error::NodeError;
 use crate::transport::message::{AttachCall, AttachedAt, DetachCall};
 
-/// So long a network that was just made may take to get its subnet.
-const SUBNET_DEADLINE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Manager {
     /// For the leader. Asked again, it says the same.
     pub(super) async fn attach(&self, node_id: &NodeId, call: &AttachCall) -> Result<AttachedAt, Status> {
-        let begun = Instant::now();
         loop {
             let view =
                 self.consensus.linearizable_view().await.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -32,10 +28,9 @@ impl Manager {
                 address: call.address,
             };
             let outcome = match skep_control::attach(&view, &request) {
-                Err(Unattachable::Unallocated(_)) if begun.elapsed() < SUBNET_DEADLINE => None,
                 Err(error) => return Err(refusal(&error)),
                 Ok((network_id, address, None)) => Some(AttachedAt { network_id, address }),
-                Ok((network_id, address, Some(change))) => match self.settle(batch(change)).await {
+                Ok((network_id, address, Some(change))) => match self.settle(batch(&view, change)).await {
                     Ok(_) => Some(AttachedAt { network_id, address }),
                     // Somebody else was given the address meanwhile.
                     Err(NodeError::Store(Refused::Stale(_))) => None,
@@ -58,13 +53,13 @@ impl Manager {
         }
         let DetachCall { network_id, container_id } = call.clone();
         let change = Change::DetachContainer { network_id, container_id };
-        self.settle(batch(change)).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+        self.settle(batch(&view, change)).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
     }
 }
 
-fn batch(change: Change) -> Batch {
-    // Each of them may take effect twice without harm, so they need not be remembered for long.
-    Batch::new(now(), vec![change])
+/// Takes effect once, however often it is sent. Not put on record: nobody changed the swarm, a container came or went.
+fn batch(view: &View, change: Change) -> Batch {
+    Batch::new(now(), vec![change]).named(Request { id: rand::random(), since: view.index() })
 }
 
 fn refusal(error: &Unattachable) -> Status {
@@ -73,6 +68,8 @@ fn refusal(error: &Unattachable) -> Status {
         Unattachable::Unknown(LookupError::NotFound { .. }) => Status::not_found(text),
         Unattachable::Unknown(LookupError::Ambiguous { .. }) => Status::invalid_argument(text),
         Unattachable::NotAttachable(_) => Status::permission_denied(text),
-        Unattachable::Unallocated(_) | Unattachable::NoAddress(_) => Status::resource_exhausted(text),
+        Unattachable::NoAddress(_) => Status::resource_exhausted(text),
+        // Asked again, in a moment it may have one.
+        Unattachable::Unallocated(_) => Status::unavailable(text),
     }
 }
