@@ -198,6 +198,12 @@ fn limits_are_enforced_and_an_oom_is_told() {
         ],
     );
     assert!(ran.stderr.contains("can't fork"), "{ran:?}");
+    // The daemon may open more for itself; containers get what it was started with.
+    let started_with = lab.on(1, &["sh", "-c", "ulimit -Sn; ulimit -Hn"]).ok();
+    assert_eq!(
+        lab.docker_words(1, &["run", "--rm", "busybox", "sh", "-c", "ulimit -Sn; ulimit -Hn"]).ok(),
+        started_with
+    );
     // conformance: works | docker run --ulimit
     assert_eq!(
         lab.docker_words(1, &["run", "--rm", "--ulimit", "nofile=100:200", "busybox", "sh", "-c", "ulimit -n"]).ok(),

@@ -50,12 +50,6 @@ pub(crate) enum Command {
     },
     /// Print a completion script for a shell
     Completion { shell: clap_complete::Shell },
-    /// The process that owns the containers of a host; started by the daemon
-    #[command(hide = true)]
-    Supervisor {
-        #[arg(long)]
-        exec_root: PathBuf,
-    },
     /// pid 1 of a lab host; started by `skep lab`
     #[command(hide = true)]
     LabHost { spec: String },

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use skep_engine::{Engine, EngineConfig};
 use skep_model::generic::{self, GenericResource};
 use skep_net::{AddressPool, Net, NetConfig};
@@ -30,10 +31,12 @@ const BUILTIN_IMAGE: &str = "skep/whoami:latest";
 /// Work is short and mostly waiting: more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
 
-/// The hidden command that owns the containers of a host.
-pub(crate) fn supervise(exec_root: &Path) -> anyhow::Result<ExitCode> {
-    // Still one thread: the supervisor forks.
-    Ok(skep_engine::supervisor::main(["--exec-root".to_owned(), exec_root.to_string_lossy().into_owned()].into_iter()))
+/// Takes as many open files as the daemon may have, and returns what it was started with. That limit is set for programs that
+/// use `select`; containers get it as it was, as from dockerd.
+fn take_open_files() -> anyhow::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    Ok(soft)
 }
 
 pub(crate) fn run(mut flags: DaemonFlags) -> anyhow::Result<ExitCode> {
@@ -191,6 +194,7 @@ impl Drop for PidFile {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let open_files = take_open_files().context("cannot set how many files may be open")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     for folder in [&settings.data_root, &settings.exec_root] {
@@ -217,6 +221,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         settings.flags.log_opt.iter().filter_map(|o| o.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())),
     );
     let sandboxes = NetSandboxes::new(net);
+    engine_config.supervisor_args.extend(["--open-files".to_owned(), open_files.to_string()]);
     let engine = Engine::open(engine_config, Arc::new(sandboxes.clone())).await.context("cannot start the engine")?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     upgrade_supervisor(&engine, &program).await;

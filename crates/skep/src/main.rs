@@ -32,7 +32,6 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Daemon(flags) => daemon::run(*flags),
-        Command::Supervisor { exec_root } => daemon::supervise(&exec_root),
         Command::Lab(command) => lab::run(command),
         Command::Swarm { host, command } => swarm::run(&host, command),
         Command::Service { host, command } => service::run(&host, command),

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -264,24 +263,25 @@ async fn connect_or_start(config: &EngineConfig) -> Result<OwnedFd> {
     if let Ok(socket) = packet::connect(&path) {
         return Ok(socket);
     }
-    let mut last = String::new();
+    let mut reason = String::new();
     for attempt in 0..START_TRIES {
         // Again from time to time: the one whose lock stood in the way may have been about to end.
         if attempt % 10 == 0
-            && let Err(error) = start(config, &path).await
+            && let Err(error) = start(config).await
         {
-            last = error;
+            reason = error;
         }
         match packet::connect(&path) {
             Ok(socket) => return Ok(socket),
-            Err(error) => last = format!("{last} {error}"),
+            Err(error) if reason.is_empty() => reason = error.to_string(),
+            Err(_) => {}
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Err(EngineError::Unavailable(format!("the container supervisor could not be started: {last}")))
+    Err(EngineError::Unavailable(format!("the container supervisor could not be started: {reason}")))
 }
 
-async fn start(config: &EngineConfig, _socket: &Path) -> Result<(), String> {
+async fn start(config: &EngineConfig) -> Result<(), String> {
     let status = tokio::process::Command::new(&config.supervisor_exe)
         .args(&config.supervisor_args)
         .arg("--exec-root")

@@ -18,7 +18,8 @@ mod server;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Entry of `skep supervisor --exec-root X`: goes to the background, and comes back when it listens there.
+/// Entry of `skep supervisor --exec-root X`: goes to the background, and comes back when it listens there. With
+/// `--open-files N`, containers may open N files unless they say otherwise, however many the daemon may.
 ///
 /// Must be called before any thread is started.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
@@ -28,6 +29,13 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     while let Some(flag) = args.next() {
         match flag.as_str() {
             "--exec-root" => exec_root = args.next().map(PathBuf::from),
+            "--open-files" => {
+                if let Some(soft) = args.next().and_then(|n| n.parse().ok())
+                    && let Err(error) = limit_open_files(soft)
+                {
+                    tracing::warn!(%error, "containers may open as many files as the daemon");
+                }
+            }
             "--resume" => resume = args.next().and_then(|n| n.parse().ok()),
             _ => {
                 tracing::error!(flag, "unknown flag of the supervisor");
@@ -46,6 +54,12 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn limit_open_files(soft: u64) -> nix::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(hard), hard)
 }
 
 /// Everything of the supervisor's is under here.

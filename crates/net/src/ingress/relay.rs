@@ -136,13 +136,13 @@ impl Relays {
     }
 }
 
-/// How many connections there may be at once. The limit that a service manager sets for programs that use `select` is no
-/// limit for this one: it takes what it may have.
+/// How many connections there may be at once.
 fn room() -> usize {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 / FILES_EACH };
-    let files = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_or(soft, |()| hard);
-    usize::try_from(files).unwrap_or(usize::MAX).div_euclid(FILES_EACH).min(MOST_CONNECTIONS)
+    let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    usize::try_from(files.map_or(1024, |(soft, _)| soft))
+        .unwrap_or(usize::MAX)
+        .div_euclid(FILES_EACH)
+        .min(MOST_CONNECTIONS)
 }
 
 /// What is under way, on all ports.
