@@ -72,15 +72,7 @@ pub(crate) fn table<'a>(
         raw.push(destination_in(Rule::new().input(&bridge.link), LOOPBACK).verdict(Verdict::Drop));
         raw.push(source_in(Rule::new().input(&bridge.link), LOOPBACK).verdict(Verdict::Drop));
 
-        let into = || not_from(Rule::new().output(&bridge.link), &bridge.link);
-        if !bridge.internal {
-            forward.push(replies(into()).verdict(Verdict::Accept));
-            forward.push(into().was_dnat().verdict(Verdict::Accept));
-        }
-        forward.push(into().verdict(Verdict::Drop));
-        if bridge.internal {
-            forward.push(not_to(Rule::new().input(&bridge.link), &bridge.link).verdict(Verdict::Drop));
-        }
+        forward.extend(passing(&bridge.link, bridge.internal));
 
         let own = || source_in(Rule::new(), bridge.subnet);
         if bridge.masquerade && !bridge.internal {
@@ -106,6 +98,17 @@ pub(crate) fn table<'a>(
     base("forward", ChainType::Filter, HookPoint::Forward, 0, forward);
     base("postrouting", ChainType::Nat, HookPoint::Postrouting, 100, source);
     table
+}
+
+/// What is passed on to a bridge and from it, of either IP version.
+pub(super) fn passing(link: &str, internal: bool) -> Vec<Rule> {
+    let into = || not_from(Rule::new().output(link), link);
+    let closed = into().verdict(Verdict::Drop);
+    if internal {
+        vec![closed, not_to(Rule::new().input(link), link).verdict(Verdict::Drop)]
+    } else {
+        vec![replies(into()).verdict(Verdict::Accept), into().was_dnat().verdict(Verdict::Accept), closed]
+    }
 }
 
 fn maps(published: impl Iterator<Item = Published>) -> (Set, Set) {
@@ -163,7 +166,7 @@ fn destination_nat() -> Expr {
     Expr::Nat { kind: NatKind::Destination, address: Some(Reg(0)), port: Some((Reg(1), None)) }
 }
 
-pub(super) fn replies(rule: Rule) -> Rule {
+fn replies(rule: Rule) -> Rule {
     rule.with([
         Expr::Ct { key: CtKey::State, original: false, to: Reg(0) },
         Expr::Bitwise {
@@ -192,7 +195,7 @@ fn in_subnet(rule: Rule, offset: u32, subnet: Ipv4Net) -> Rule {
     ])
 }
 
-pub(super) fn not_from(rule: Rule, link: &str) -> Rule {
+fn not_from(rule: Rule, link: &str) -> Rule {
     other_link(rule, MetaKey::InputName, link)
 }
 

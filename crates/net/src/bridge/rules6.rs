@@ -14,11 +14,9 @@ use std::net::IpAddr;
 use ipnet::Ipv6Net;
 use skep_model::service::Protocol;
 
-use super::rules::{Published, not_from, not_to, replies, table_name};
+use super::rules::{Published, not_to, passing, table_name};
 use crate::nft::expr::{Compare, Expr, FibOf, NatKind, PayloadBase, SetRef};
-use crate::nft::{
-    Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table, Verdict,
-};
+use crate::nft::{Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table};
 
 /// What the rules need to know of a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,15 +44,7 @@ pub(crate) fn table<'a>(
     let mut forward = Vec::new();
     let mut source = Vec::new();
     for bridge in bridges {
-        let into = || not_from(Rule::new().output(&bridge.link), &bridge.link);
-        if !bridge.internal {
-            forward.push(replies(into()).verdict(Verdict::Accept));
-            forward.push(into().was_dnat().verdict(Verdict::Accept));
-        }
-        forward.push(into().verdict(Verdict::Drop));
-        if bridge.internal {
-            forward.push(not_to(Rule::new().input(&bridge.link), &bridge.link).verdict(Verdict::Drop));
-        }
+        forward.extend(passing(&bridge.link, bridge.internal));
         let own = || from(bridge.subnet);
         if bridge.masquerade && !bridge.internal {
             source.push(not_to(own(), &bridge.link).masquerade());

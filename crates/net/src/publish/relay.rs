@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 const BACKLOG: i32 = 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failure to accept, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a client of a datagram port is remembered after its last datagram (Docker's proxy).
@@ -73,7 +74,7 @@ async fn relay_streams(listener: TcpListener, inside: SocketAddr) {
 
 async fn relay_stream(mut client: TcpStream, inside: SocketAddr) {
     // Nobody there: the client's connection ends, too.
-    let Ok(mut server) = TcpStream::connect(inside).await else { return };
+    let Ok(Ok(mut server)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(inside)).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
 }

@@ -316,8 +316,9 @@ async fn disconnect(
     GoJson(body): GoJson<DisconnectRequest>,
 ) -> Result<StatusCode> {
     let network = named(&state, &id)?;
-    state.engine().disconnect(&body.container, &network, body.force).await?;
-    tell_of(&state, "disconnect", &network, &body.container);
+    let container = state.engine().inspect(&body.container)?.id.to_string();
+    state.engine().disconnect(&container, &network, body.force).await?;
+    tell_of(&state, "disconnect", &network, &container);
     Ok(StatusCode::OK)
 }
 
