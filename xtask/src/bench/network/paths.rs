@@ -15,6 +15,8 @@ use crate::bench::services::{IMAGE, ImageTar, give_image};
 use crate::bench::{Figures, Options};
 
 const NETWORK: &str = "plain";
+/// The server on the VXLAN made by hand.
+const BY_HAND: &str = "10.250.0.10";
 /// Published by the mesh, by the server's host alone, by haproxy, and in Docker's way.
 const MESH: u16 = 8080;
 const HOST_MODE: u16 = 8081;
@@ -208,10 +210,15 @@ pub(super) fn measure(skep: &Path, options: &Options, tar: &ImageTar, out: &mut 
 
     let _by_hand = HandMade::make(&lab, &[(SERVER, server), (ENTRY, entry)])?;
     let (ours, theirs) = (Server::iperf3(&web.namespace)?, Server::iperf3(&HandMade::inside(0))?);
-    std::thread::sleep(Duration::from_millis(500));
+    for (from, to, server) in
+        [(&client.namespace, web.address.as_str(), &ours), (&HandMade::inside(1), BY_HAND, &theirs)]
+    {
+        // Until it listens.
+        api.until(|_| Ok(stream(from, to, 1, server).is_ok()))?;
+    }
     for _ in 0..options.network_rounds {
         let overlay = stream(&client.namespace, &web.address, options.network_seconds, &ours)?;
-        let by_hand = stream(&HandMade::inside(1), "10.250.0.10", options.network_seconds, &theirs)?;
+        let by_hand = stream(&HandMade::inside(1), BY_HAND, options.network_seconds, &theirs)?;
         put("network_overlay_gbit_per_cpu_s".into(), overlay);
         put("network_vxlan_by_hand_gbit_per_cpu_s".into(), by_hand);
         put("network_overlay_of_vxlan_by_hand".into(), overlay / by_hand);
