@@ -62,22 +62,20 @@ impl Plan {
         true
     }
 
-    /// Plans changes that each do something, tried together: what they share of the scratch store is copied once, not once a
-    /// change.
-    pub(crate) fn push_all(&mut self, changes: Vec<Change>) {
-        let batch = Batch::new(self.now, changes);
-        let index = self.scratch.read().index();
-        let together = self.scratch.apply(index, 0, &batch).is_ok();
-        for change in batch.changes {
-            if together {
-                self.record(change);
-            } else {
-                self.push(change);
-            }
+    /// Plans what is decided last, each doing something, from the very view it will meet. Nobody asks what the world is after
+    /// it, so it is not tried on the scratch store: that would cost what applying it costs.
+    pub(crate) fn conclude(mut self, changes: Vec<Change>) -> Vec<Change> {
+        debug_assert_eq!(
+            self.scratch.clone().apply(self.view().index(), 0, &Batch::new(self.now, changes.clone())).err(),
+            None
+        );
+        for change in changes {
+            self.record(change);
         }
+        self.changes.into_iter().flatten().collect()
     }
 
-    /// Keeps a change that was tried, or folds it into the making of the task it is about.
+    /// Keeps a change, or folds it into the making of the task it is about.
     fn record(&mut self, change: Change) {
         match change {
             Change::CreateTask(task) => {
@@ -125,10 +123,6 @@ impl Plan {
             Some(_) | None => None,
         }
     }
-
-    pub(crate) fn into_changes(self) -> Vec<Change> {
-        self.changes.into_iter().flatten().collect()
-    }
 }
 
 /// Cuts a decision into batches that fit a log entry, in order; each is valid once those before it are applied.
@@ -156,9 +150,25 @@ pub fn split(changes: Vec<Change>, at: Timestamp, term: u64) -> Vec<Batch> {
 fn estimate(change: &Change) -> usize {
     match change {
         Change::CreateTask(task) => 512 + 160 * task.networks.len() + task.message.len(),
+        Change::AssignTask { generic, .. } if generic.is_empty() => 160,
         Change::SetTaskStatus(reports) => {
             reports.iter().map(|r| 512 + r.status.error.len() + r.status.message.len()).sum()
         }
         other => Batch::new(Timestamp::ZERO, vec![other.clone()]).encode().map_or(MAX_BATCH_BYTES, |b| b.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_is_not_taken_for_smaller_than_it_is() {
+        let id = "z".repeat(30);
+        let (task_id, node_id) = (id.parse().unwrap(), id.parse().unwrap());
+        let assign = Change::AssignTask { task_id, node_id, generic: Vec::new() };
+        let bytes = |changes| Batch::new(Timestamp::ZERO, changes).encode().unwrap().len();
+        let (one, two) = (bytes(vec![assign.clone()]), bytes(vec![assign.clone(), assign.clone()]));
+        assert!(two - one <= estimate(&assign), "{one} {two}");
     }
 }

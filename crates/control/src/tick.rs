@@ -21,7 +21,7 @@ pub fn tick(view: &View, dirty: &Dirty, ctx: &mut Ctx<'_>) -> Decision {
     }
     orchestrate::reconcile(&mut plan, dirty, ctx.ids);
     allocate::tasks(&mut plan);
-    schedule::assign(&mut plan);
+    let placed = schedule::assign(plan.view(), plan.now());
     let wake_at = plan.wake_at();
-    Decision { changes: plan.into_changes(), wake_at }
+    Decision { changes: plan.conclude(placed), wake_at }
 }

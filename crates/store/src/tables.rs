@@ -83,10 +83,10 @@ impl View {
                 link(&mut self.by_node, node, &id);
             }
         }
-        match (old.is_some_and(is_waiting), is_waiting(&task)) {
-            (false, true) => drop(self.waiting.insert(id)),
-            (true, false) => drop(self.waiting.remove(&id)),
-            (true, true) | (false, false) => {}
+        if is_waiting(&task) {
+            self.waiting.insert(id, task);
+        } else if old.is_some_and(is_waiting) {
+            self.waiting.remove(&id);
         }
     }
 

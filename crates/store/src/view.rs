@@ -44,7 +44,8 @@ pub struct View {
     pub(crate) hostnames: OrdSet<(String, NodeId)>,
     pub(crate) by_service: OrdMap<ServiceId, OrdSet<TaskId>>,
     pub(crate) by_node: OrdMap<NodeId, OrdSet<TaskId>>,
-    pub(crate) waiting: OrdSet<TaskId>,
+    /// With the tasks themselves: they are many just when they are asked for.
+    pub(crate) waiting: OrdMap<TaskId, Arc<Task>>,
     /// Holders are derived; the cursors are state of their own and are in the snapshot.
     pub(crate) addresses: OrdMap<NetworkId, Addresses>,
 }
@@ -197,7 +198,7 @@ impl View {
 
     /// Tasks that want a node or an address and are not over: the allocator's and the scheduler's work.
     pub fn waiting_tasks(&self) -> impl Iterator<Item = &Arc<Task>> {
-        self.waiting.iter().filter_map(|task| self.tasks.get(task))
+        self.waiting.values()
     }
 
     /// Who holds which address on a network, and where to look for the next.

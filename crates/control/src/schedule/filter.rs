@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use skep_model::constraint::Constraint;
 use skep_model::generic::GenericResource;
-use skep_model::node::{Availability, Node, NodeState};
+use skep_model::node::Node;
 use skep_model::service::{PortConfig, Protocol, PublishMode};
 use skep_model::task::{Mount, Platform, Resources, TaskSpec};
 
@@ -65,9 +65,9 @@ impl Demand {
     }
 
     /// What the node lacks; `own` is how many tasks of the service it has.
-    pub(super) fn refusal(&self, load: &Load, own: u64) -> Option<Refusal> {
+    pub(super) fn refusal(&self, load: &Load, own: u32) -> Option<Refusal> {
         let node = &load.node;
-        if node.status.state != NodeState::Ready || node.spec.availability != Availability::Active {
+        if !load.open {
             Some(Refusal::NotReady)
         } else if self.reserved.nano_cpus > load.free_nano_cpus
             || self.reserved.memory_bytes > load.free_memory_bytes
@@ -82,7 +82,7 @@ impl Demand {
             Some(Refusal::Platform)
         } else if self.host_ports.iter().any(|port| load.host_ports.contains(port)) {
             Some(Refusal::HostPort)
-        } else if self.max_replicas > 0 && own >= self.max_replicas {
+        } else if self.max_replicas > 0 && u64::from(own) >= self.max_replicas {
             Some(Refusal::MaxReplicas)
         } else {
             None

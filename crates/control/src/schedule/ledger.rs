@@ -1,15 +1,15 @@
 //! What every node carries, kept up to date while tasks are placed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use skep_model::generic::{GenericResource, GenericStock};
-use skep_model::node::Node;
+use skep_model::node::{Availability, Node, NodeState};
 use skep_model::service::Protocol;
 use skep_model::task::{Task, TaskState};
 use skep_model::{NodeId, ServiceId, Timestamp};
-use skep_store::View;
+use skep_store::{FailureRecord, View};
 
 use super::filter::{Demand, host_ports};
 
@@ -21,12 +21,14 @@ const FAILURE_WINDOW: Duration = Duration::from_secs(5 * 60);
 #[derive(Clone, Debug)]
 pub(super) struct Load {
     pub(super) node: Arc<Node>,
+    /// Takes new tasks.
+    pub(super) open: bool,
     pub(super) free_nano_cpus: i64,
     pub(super) free_memory_bytes: i64,
     pub(super) generic: GenericStock,
     pub(super) host_ports: BTreeSet<(Protocol, u16)>,
     /// Tasks of any service, but those that are stopping.
-    pub(super) total: u64,
+    pub(super) total: u32,
 }
 
 impl Load {
@@ -34,6 +36,7 @@ impl Load {
     pub(super) fn empty(node: &Arc<Node>) -> Self {
         let description = &node.description;
         Self {
+            open: node.status.state == NodeState::Ready && node.spec.availability == Availability::Active,
             free_nano_cpus: description.nano_cpus,
             free_memory_bytes: description.memory_bytes,
             generic: GenericStock::of(&description.generic),
@@ -53,33 +56,41 @@ impl Load {
         self.free_memory_bytes -= reserved.memory_bytes;
         self.generic.take(&task.generic);
         self.host_ports.extend(host_ports(&task.ports));
-        self.total += u64::from(task.is_wanted());
+        self.total += u32::from(task.is_wanted());
     }
 }
 
 pub(super) struct Ledger {
     /// By node id.
     loads: Vec<Load>,
+    /// Of the services it was made for, the node of each live task.
+    own: BTreeMap<ServiceId, Vec<usize>>,
 }
 
 /// What concerns one service, node by node in the ledger's order.
 pub(super) struct Group {
     /// Its tasks there.
-    pub(super) own: Vec<u64>,
-    /// Its template failed there too often of late.
+    pub(super) own: Vec<u32>,
+    /// The template that is placed failed there too often of late.
     pub(super) shunned: Vec<bool>,
 }
 
 impl Ledger {
-    pub(super) fn new(view: &View) -> Self {
-        let loads = view.nodes().map(|node| {
+    /// Of all nodes, to place tasks of `services`.
+    pub(super) fn new<'a>(view: &View, services: impl Iterator<Item = &'a ServiceId>) -> Self {
+        let mut own: BTreeMap<_, _> = services.map(|id| (id.clone(), Vec::new())).collect();
+        let loads = view.nodes().enumerate().map(|(position, node)| {
             let mut load = Load::empty(node);
             // Those without their addresses or their place yet are placed later, and counted then.
-            let settled = view.tasks_of_node(&node.id).filter(|t| t.status.state >= TaskState::Assigned);
-            settled.for_each(|task| load.add(task));
+            for task in view.tasks_of_node(&node.id).filter(|t| t.status.state >= TaskState::Assigned) {
+                load.add(task);
+                if let Some(own) = own.get_mut(&task.service_id).filter(|_| task.is_live()) {
+                    own.push(position);
+                }
+            }
             load
         });
-        Self { loads: loads.collect() }
+        Self { loads: loads.collect(), own }
     }
 
     pub(super) fn position(&self, node: &NodeId) -> Option<usize> {
@@ -90,22 +101,10 @@ impl Ledger {
         &self.loads
     }
 
-    pub(super) fn group(&self, view: &View, service: &ServiceId, spec_version: u64, now: Timestamp) -> Group {
+    pub(super) fn group(&self, service: &ServiceId) -> Group {
         let mut own = vec![0; self.loads.len()];
-        let mut failures = vec![0; self.loads.len()];
-        for task in view.tasks_of_service(service) {
-            let counts = task.is_live() && task.status.state >= TaskState::Assigned;
-            if let Some(at) = task.node_id.as_ref().filter(|_| counts).and_then(|id| self.position(id)) {
-                own[at] += 1;
-            }
-        }
-        let record = view.failures(service).filter(|r| r.spec_version == spec_version);
-        for (node, at) in record.iter().flat_map(|r| &r.recent) {
-            if let Some(node) = self.position(node).filter(|_| now.since(*at) <= FAILURE_WINDOW) {
-                failures[node] += 1;
-            }
-        }
-        Group { own, shunned: failures.into_iter().map(|count| count >= MAX_FAILURES).collect() }
+        self.own.get(service).into_iter().flatten().for_each(|node| own[*node] += 1);
+        Group { own, shunned: vec![false; self.loads.len()] }
     }
 
     /// Enters one more task; what it is given of generic resources.
@@ -119,5 +118,23 @@ impl Ledger {
         load.total += 1;
         group.own[node] += 1;
         given
+    }
+}
+
+impl Group {
+    /// Turns to another template of the service.
+    pub(super) fn shun(&mut self, ledger: &Ledger, failed: Option<&FailureRecord>, spec_version: u64, now: Timestamp) {
+        self.shunned.fill(false);
+        let mut failures: BTreeMap<&NodeId, usize> = BTreeMap::new();
+        for (node, at) in failed.iter().filter(|r| r.spec_version == spec_version).flat_map(|r| &r.recent) {
+            if now.since(*at) <= FAILURE_WINDOW {
+                *failures.entry(node).or_default() += 1;
+            }
+        }
+        for (node, _) in failures.into_iter().filter(|(_, count)| *count >= MAX_FAILURES) {
+            if let Some(node) = ledger.position(node) {
+                self.shunned[node] = true;
+            }
+        }
     }
 }

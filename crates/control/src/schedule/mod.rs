@@ -16,19 +16,24 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use skep_model::Timestamp;
+use skep_model::generic::GenericResource;
 use skep_model::node::Node;
 use skep_model::task::{Task, TaskSpec, TaskState};
-use skep_model::{ServiceId, TaskId};
-use skep_store::Change;
+use skep_store::{Change, View};
 
-use crate::plan::Plan;
 pub(crate) use enforce::misfits;
 use filter::Demand;
 use ledger::{Group, Ledger};
 use spread::Candidates;
 
-/// A task, with its place among all that wait.
-type Waiting = (usize, Arc<Task>);
+/// Tasks of one template, each with its place among all that wait.
+#[derive(Default)]
+struct Template<'a> {
+    /// Global ones, which have their node.
+    fixed: Vec<(usize, &'a Task)>,
+    free: Vec<(usize, &'a Task)>,
+}
 
 /// What a task waits with while it has no node.
 const WAITING: &str = "pending task scheduling";
@@ -39,84 +44,104 @@ pub(crate) fn fits_statically(spec: &TaskSpec) -> impl Fn(&Node) -> bool + use<>
     move |node| demand.as_ref().is_ok_and(|demand| demand.fits_node(node))
 }
 
-pub(crate) fn assign(plan: &mut Plan) {
-    let pending: Vec<Arc<Task>> =
-        plan.view().waiting_tasks().filter(|t| t.status.state == TaskState::Pending).cloned().collect();
-    if pending.is_empty() {
-        return;
-    }
-    let mut templates: BTreeMap<(ServiceId, u64), Vec<Waiting>> = BTreeMap::new();
-    let mut placed: Vec<Option<Change>> = vec![None; pending.len()];
-    for (place, task) in pending.into_iter().enumerate() {
-        templates.entry((task.service_id.clone(), task.spec_version)).or_default().push((place, task));
-    }
-    let mut ledger = Ledger::new(plan.view());
-    for ((service, spec_version), tasks) in templates {
-        let mut group = ledger.group(plan.view(), &service, spec_version, plan.now());
-        let (fixed, free): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|(_, t)| t.node_id.is_some());
-        for (_, task) in fixed {
-            place_fixed(plan, &mut ledger, &mut group, &task);
-        }
-        if let Some((_, first)) = free.first() {
-            place_free(plan, &mut ledger, &mut group, first, &free, &mut placed);
-        }
-    }
-    // In the order the store has them: neighbours in a batch share what is copied for it.
-    plan.push_all(placed.into_iter().flatten().collect());
+/// What becomes of a task that waits.
+#[derive(Clone)]
+enum Outcome {
+    /// It runs on the node of this place in the ledger, with this of the node's generic resources.
+    Placed(usize, Vec<GenericResource>),
+    /// Why it has no node.
+    Waits(String),
 }
 
-/// A global service's task has its node already; it only has to fit.
-fn place_fixed(plan: &mut Plan, ledger: &mut Ledger, group: &mut Group, task: &Task) {
-    let Some(node_id) = task.node_id.clone() else { return };
-    let Some(node) = ledger.position(&node_id) else { return };
-    let checked = Demand::of(&task.spec, &task.ports).and_then(|demand| {
-        let refusal = demand.refusal(&ledger.loads()[node], group.own[node]);
-        refusal.map_or(Ok(demand), |reason| Err(explain::one(reason)))
-    });
-    match checked {
-        Ok(demand) => {
-            let generic = ledger.place(node, group, &demand);
-            plan.push(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
-        }
-        Err(explanation) => remark(plan, &task.id, &explanation),
+/// A node for every task that waits for one, or the remark that there is none. Reads only the View, and every change does
+/// something to it.
+pub(crate) fn assign(view: &View, now: Timestamp) -> Vec<Change> {
+    // In the order the store has them, and so are the changes: neighbours in a batch share what is copied for it.
+    let waiting: Vec<&Task> =
+        view.waiting_tasks().map(Arc::as_ref).filter(|t| t.status.state == TaskState::Pending).collect();
+    if waiting.is_empty() {
+        return Vec::new();
     }
-}
-
-/// Tasks of one template, `first` among them; what is decided goes into `placed`, each at its place.
-fn place_free(
-    plan: &mut Plan,
-    ledger: &mut Ledger,
-    group: &mut Group,
-    first: &Task,
-    tasks: &[Waiting],
-    placed: &mut [Option<Change>],
-) {
-    let demand = match Demand::of(&first.spec, &first.ports) {
-        Ok(demand) => demand,
-        Err(explanation) => {
-            return tasks.iter().for_each(|(_, task)| remark(plan, &task.id, &explanation));
-        }
-    };
-    let mut candidates = Candidates::new(ledger, group, &demand);
-    let mut explanation = None;
-    for (place, task) in tasks {
-        match candidates.next(ledger, group, &demand) {
-            Some((node, generic)) => {
-                let node_id = ledger.loads()[node].node.id.clone();
-                placed[*place] = Some(Change::AssignTask { task_id: task.id.clone(), node_id, generic });
+    let mut services: BTreeMap<_, BTreeMap<u64, Template>> = BTreeMap::new();
+    for (place, task) in waiting.iter().enumerate() {
+        let template = services.entry(&task.service_id).or_default().entry(task.spec_version).or_default();
+        let tasks = if task.node_id.is_some() { &mut template.fixed } else { &mut template.free };
+        tasks.push((place, *task));
+    }
+    let ledger = Ledger::new(view, services.keys().copied());
+    let mut placer = Placer { ledger, outcomes: vec![None; waiting.len()] };
+    for (service, templates) in services {
+        let mut group = placer.ledger.group(service);
+        for (spec_version, Template { fixed, free }) in templates {
+            group.shun(&placer.ledger, view.failures(service), spec_version, now);
+            for (place, task) in fixed {
+                placer.outcomes[place] = placer.fixed(&mut group, task);
             }
-            None => {
-                let text = explanation.get_or_insert_with(|| explain::all(ledger, group, &demand));
-                remark(plan, &task.id, text);
-            }
+            placer.free(&mut group, &free);
+        }
+    }
+    let Placer { ledger, outcomes } = placer;
+    waiting.into_iter().zip(outcomes).filter_map(|(task, outcome)| change(&ledger, task, outcome?)).collect()
+}
+
+/// `None` if the task says so already.
+fn change(ledger: &Ledger, task: &Task, outcome: Outcome) -> Option<Change> {
+    let task_id = task.id.clone();
+    match outcome {
+        Outcome::Placed(node, generic) => {
+            Some(Change::AssignTask { task_id, node_id: ledger.loads()[node].node.id.clone(), generic })
+        }
+        Outcome::Waits(explanation) => {
+            let error = match explanation.as_str() {
+                "" => "no suitable node".to_owned(),
+                text => format!("no suitable node ({text})"),
+            };
+            let is_news = task.status.message != WAITING || task.status.error != error;
+            is_news.then(|| Change::SetTaskRemark { task_id, message: WAITING.into(), error })
         }
     }
 }
 
-fn remark(plan: &mut Plan, id: &TaskId, explanation: &str) {
-    let error = match explanation {
-        "" => "no suitable node".to_owned(),
-        text => format!("no suitable node ({text})"),
-    };
-    plan.push(Change::SetTaskRemark { task_id: id.clone(), message: WAITING.into(), error });
+struct Placer {
+    ledger: Ledger,
+    /// Of the tasks that wait, each at its place.
+    outcomes: Vec<Option<Outcome>>,
+}
+
+impl Placer {
+    /// A global service's task has its node already; it only has to fit.
+    fn fixed(&mut self, group: &mut Group, task: &Task) -> Option<Outcome> {
+        let node = self.ledger.position(task.node_id.as_ref()?)?;
+        let checked = Demand::of(&task.spec, &task.ports).and_then(|demand| {
+            let refusal = demand.refusal(&self.ledger.loads()[node], group.own[node]);
+            refusal.map_or(Ok(demand), |reason| Err(explain::one(reason)))
+        });
+        Some(match checked {
+            Ok(demand) => Outcome::Placed(node, self.ledger.place(node, group, &demand)),
+            Err(explanation) => Outcome::Waits(explanation),
+        })
+    }
+
+    /// Tasks of one template that may run anywhere.
+    fn free(&mut self, group: &mut Group, tasks: &[(usize, &Task)]) {
+        let Some((_, first)) = tasks.first() else { return };
+        let demand = match Demand::of(&first.spec, &first.ports) {
+            Ok(demand) => demand,
+            Err(explanation) => {
+                let waits = Outcome::Waits(explanation);
+                return tasks.iter().for_each(|(place, _)| self.outcomes[*place] = Some(waits.clone()));
+            }
+        };
+        let mut candidates = Candidates::new(&self.ledger, group, &demand);
+        let mut explanation = None;
+        for (place, _) in tasks {
+            self.outcomes[*place] = Some(match candidates.next(&mut self.ledger, group, &demand) {
+                Some((node, generic)) => Outcome::Placed(node, generic),
+                None => {
+                    let text = explanation.get_or_insert_with(|| explain::all(&self.ledger, group, &demand));
+                    Outcome::Waits(text.clone())
+                }
+            });
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! then within it the node that ranks lowest. A choice costs a logarithm of the nodes.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use skep_model::node::Node;
@@ -9,8 +10,24 @@ use skep_model::node::Node;
 use super::filter::Demand;
 use super::ledger::{Group, Ledger};
 
-/// Lower is better: not failing here, few tasks of the service, few at all; then its place in the ledger.
-type Rank = (bool, u64, u64, usize);
+/// Lower is better: not failing here, few tasks of the service, few at all; then its place in the ledger. In one number, 32
+/// bits for each: it is made for every node and every template.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank(u128);
+
+impl Rank {
+    /// `None` if the node does not fit.
+    fn of(ledger: &Ledger, group: &Group, demand: &Demand, node: usize) -> Option<Self> {
+        let (load, own) = (&ledger.loads()[node], group.own[node]);
+        let parts = || [u32::from(group.shunned[node]), own, load.total, u32::try_from(node).unwrap_or(u32::MAX)];
+        let fits = demand.refusal(load, own).is_none();
+        fits.then(|| Self(parts().into_iter().fold(0, |rank, part| (rank << 32) | u128::from(part))))
+    }
+
+    fn node(self) -> usize {
+        (self.0 & u128::from(u32::MAX)) as usize
+    }
+}
 
 pub(super) struct Candidates {
     root: Branch,
@@ -20,31 +37,33 @@ pub(super) struct Candidates {
 #[derive(Default)]
 struct Branch {
     /// Tasks of the service below, also on nodes that do not fit.
-    tasks: u64,
+    tasks: u32,
     children: BTreeMap<String, Branch>,
     /// Children with a node left, by their tasks.
-    open: BTreeSet<(u64, String)>,
+    open: BTreeSet<(u32, String)>,
+    /// Those that fit: as they come while the tree is made, then the best of them first.
+    found: Vec<Reverse<Rank>>,
     nodes: BinaryHeap<Reverse<Rank>>,
 }
 
 impl Branch {
-    fn insert(&mut self, path: &[&str], tasks: u64, rank: Option<Rank>) {
-        self.tasks += tasks;
-        match path.split_first() {
-            Some((value, rest)) => {
-                if !self.children.contains_key(*value) {
-                    self.children.insert((*value).to_owned(), Self::default());
-                }
-                if let Some(child) = self.children.get_mut(*value) {
-                    child.insert(rest, tasks, rank);
-                }
+    /// The branch of nodes with these values, to put another in, with its tasks.
+    fn leaf<'a>(&mut self, values: impl Iterator<Item = &'a str>, tasks: u32) -> Option<&mut Self> {
+        let mut branch = self;
+        branch.tasks += tasks;
+        for value in values {
+            if !branch.children.contains_key(value) {
+                branch.children.insert(value.to_owned(), Self::default());
             }
-            None => self.nodes.extend(rank.map(Reverse)),
+            branch = branch.children.get_mut(value)?;
+            branch.tasks += tasks;
         }
+        Some(branch)
     }
 
     /// Once all are inserted.
     fn open(&mut self) {
+        self.nodes = BinaryHeap::from(std::mem::take(&mut self.found));
         for (value, child) in &mut self.children {
             child.open();
             if child.has_room() {
@@ -67,9 +86,12 @@ impl Branch {
             }
             placed
         } else {
-            let Reverse((_, _, _, node)) = self.nodes.pop()?;
-            let (placed, rank) = place(node);
-            self.nodes.extend(rank.map(Reverse));
+            let mut best = self.nodes.peek_mut()?;
+            let (placed, rank) = place(best.0.node());
+            match rank {
+                Some(rank) => *best = Reverse(rank),
+                None => drop(PeekMut::pop(best)),
+            }
             placed
         };
         self.tasks += 1;
@@ -80,9 +102,11 @@ impl Branch {
 impl Candidates {
     pub(super) fn new(ledger: &Ledger, group: &Group, demand: &Demand) -> Self {
         let mut root = Branch::default();
-        for node in 0..ledger.loads().len() {
-            let path: Vec<&str> = demand.preferences.iter().map(|p| value(p, &ledger.loads()[node].node)).collect();
-            root.insert(&path, group.own[node], rank(ledger, group, demand, node));
+        for (node, load) in ledger.loads().iter().enumerate() {
+            let values = demand.preferences.iter().map(|preference| value(preference, &load.node));
+            if let Some(leaf) = root.leaf(values, group.own[node]) {
+                leaf.found.extend(Rank::of(ledger, group, demand, node).map(Reverse));
+            }
         }
         root.open();
         Self { root }
@@ -97,16 +121,9 @@ impl Candidates {
     ) -> Option<(usize, Vec<skep_model::generic::GenericResource>)> {
         self.root.take(&mut |node| {
             let given = ledger.place(node, group, demand);
-            ((node, given), rank(ledger, group, demand, node))
+            ((node, given), Rank::of(ledger, group, demand, node))
         })
     }
-}
-
-/// `None` if the node does not fit.
-fn rank(ledger: &Ledger, group: &Group, demand: &Demand, node: usize) -> Option<Rank> {
-    let load = &ledger.loads()[node];
-    let fits = demand.refusal(load, group.own[node]).is_none();
-    fits.then(|| (group.shunned[node], group.own[node], load.total, node))
 }
 
 /// A node without the label, and every node for what is no label, has "".

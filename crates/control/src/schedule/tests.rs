@@ -1,11 +1,15 @@
 //! Constraints and placement, as small tables.
 
+use proptest::prelude::*;
 use skep_model::generic::GenericResource;
 use skep_model::node::Availability;
 use skep_model::node::NodeDescription;
 use skep_model::service::{EndpointSpec, Mode, PortConfig, PublishMode, ServiceSpec};
 use skep_model::task::{Mount, Placement, Platform, ResourceRequirements, Resources, TaskState, VolumeOptions};
 
+use skep_store::Change;
+
+use super::assign;
 use crate::tests::{World, node_id, replicas};
 use std::time::Duration;
 
@@ -293,4 +297,92 @@ fn a_node_where_a_service_fails_is_tried_last() {
     world.exit(&task.id, 1);
     world.pass(Duration::from_secs(2));
     assert_eq!(world.spread(&web), "n1:1");
+}
+
+/// What one of three services asks for.
+#[derive(Clone, Debug)]
+struct Wish {
+    replicas: u64,
+    global: bool,
+    cpus: i64,
+    gpus: i64,
+    max_replicas: u64,
+    host_port: bool,
+    zone: bool,
+    spread: bool,
+    /// Another template for one of its tasks.
+    updated: bool,
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let usually_not = || prop::bool::weighted(0.25);
+    let switches = (usually_not(), usually_not(), usually_not(), any::<bool>(), any::<bool>());
+    (0..9u64, 0..3i64, 0..2i64, 0..4u64, switches).prop_map(
+        |(replicas, cpus, gpus, max_replicas, (global, host_port, zone, spread, updated))| Wish {
+            max_replicas: max_replicas % 3,
+            ..Wish { replicas, global, cpus, gpus, max_replicas, host_port, zone, spread, updated }
+        },
+    )
+}
+
+impl Wish {
+    fn create(&self, world: &mut World, name: &str) {
+        let service = world.create(name, |s| {
+            let gpus: Vec<_> = (self.gpus > 0).then(|| discrete("GPU", self.gpus)).into_iter().collect();
+            reserve(self.cpus, &gpus)(s);
+            s.mode = if self.global { Mode::Global } else { Mode::Replicated { replicas: self.replicas } };
+            let port =
+                PortConfig { target_port: 80, published_port: 80, mode: PublishMode::Host, ..PortConfig::default() };
+            s.endpoint = self.host_port.then(|| EndpointSpec { ports: vec![port], ..EndpointSpec::default() });
+            s.task.placement = Some(Placement {
+                constraints: self.zone.then(|| "node.labels.zone == a".into()).into_iter().collect(),
+                preferences: self.spread.then(|| "node.labels.zone".into()).into_iter().collect(),
+                max_replicas: self.max_replicas,
+                ..Placement::default()
+            });
+        });
+        world.lead();
+        if self.updated {
+            world.update(&service, |s| s.task.container.image = "new".into());
+            world.lead();
+        }
+    }
+}
+
+fn placed(changes: Vec<Change>) -> Vec<Change> {
+    changes.into_iter().filter(|change| matches!(change, Change::AssignTask { .. })).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What is kept up to date while a batch is placed is what the next look at the store would show.
+    #[test]
+    fn tasks_placed_together_are_where_each_alone_would_be(before in wish(), wishes in prop::collection::vec(wish(), 1..4)) {
+        let nodes = ["n1", "n2", "n3", "n4"];
+        let mut world = World::new(nodes.len());
+        for (node, zone) in nodes.into_iter().zip(["a", "a", "b", "b"]) {
+            label(&mut world, node, "zone", zone);
+            describe(&mut world, node, |d| d.generic = vec![discrete("GPU", 3)]);
+        }
+        before.create(&mut world, "before");
+        world.settle();
+        nodes.iter().for_each(|node| world.availability(node, Availability::Pause));
+        wishes.iter().enumerate().for_each(|(number, wish)| wish.create(&mut world, &format!("web{number}")));
+        nodes.iter().for_each(|node| world.availability(node, Availability::Active));
+
+        let together = placed(assign(world.view(), world.now));
+        let mut alone = Vec::new();
+        let of = |world: &World, change: &Change| {
+            let Change::AssignTask { task_id, .. } = change else { unreachable!() };
+            let task = world.view().task(task_id).unwrap();
+            (task.service_id.clone(), task.spec_version, task.id.clone())
+        };
+        while let Some(first) = placed(assign(world.view(), world.now)).into_iter().min_by_key(|c| of(&world, c)) {
+            world.apply(vec![first.clone()]);
+            alone.push(first);
+        }
+        alone.sort_by_key(|change| of(&world, change).2);
+        prop_assert_eq!(together, alone);
+    }
 }
