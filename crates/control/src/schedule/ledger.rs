@@ -63,6 +63,8 @@ impl Load {
 pub(super) struct Ledger {
     /// By node id.
     loads: Vec<Load>,
+    /// All nodes by their tasks, then by their place in `loads`.
+    order: BTreeSet<(u32, usize)>,
     /// Of the services it was made for, the node of each live task.
     own: BTreeMap<ServiceId, Vec<usize>>,
 }
@@ -90,7 +92,8 @@ impl Ledger {
             }
             load
         });
-        Self { loads: loads.collect(), own }
+        let loads: Vec<Load> = loads.collect();
+        Self { order: loads.iter().enumerate().map(|(node, load)| (load.total, node)).collect(), loads, own }
     }
 
     pub(super) fn position(&self, node: &NodeId) -> Option<usize> {
@@ -99,6 +102,10 @@ impl Ledger {
 
     pub(super) fn loads(&self) -> &[Load] {
         &self.loads
+    }
+
+    pub(super) fn order(&self) -> &BTreeSet<(u32, usize)> {
+        &self.order
     }
 
     pub(super) fn group(&self, service: &ServiceId) -> Group {
@@ -115,7 +122,9 @@ impl Ledger {
         let given = load.generic.choose(&demand.generic).unwrap_or_default();
         load.generic.take(&given);
         load.host_ports.extend(demand.host_ports.iter().copied());
+        self.order.remove(&(load.total, node));
         load.total += 1;
+        self.order.insert((load.total, node));
         group.own[node] += 1;
         given
     }

@@ -1,17 +1,20 @@
 //! The next best node of those that fit: first the branch of the placement preferences with the fewest tasks of the service,
-//! then within it the node that ranks lowest. A choice costs a logarithm of the nodes.
+//! then within it the node that ranks lowest. A choice costs a logarithm of the nodes, and only a template with preferences, or
+//! with more tasks than nodes, costs a look at every node.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::ops::Bound;
 
+use skep_model::generic::GenericResource;
 use skep_model::node::Node;
 
 use super::filter::Demand;
 use super::ledger::{Group, Ledger};
 
 /// Lower is better: not failing here, few tasks of the service, few at all; then its place in the ledger. In one number, 32
-/// bits for each: it is made for every node and every template.
+/// bits for each: it is made for many nodes and templates.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank(u128);
 
@@ -29,13 +32,16 @@ impl Rank {
     }
 }
 
-pub(super) struct Candidates {
-    root: Branch,
+pub(super) enum Candidates {
+    /// Nodes without a task of the service rank before all others, as the ledger has them in order; up to here they are taken
+    /// or do not fit.
+    Fresh(Bound<(u32, usize)>),
+    Ranked(Branch),
 }
 
 /// Nodes that have the same values of the preferences down to here.
 #[derive(Default)]
-struct Branch {
+pub(super) struct Branch {
     /// Tasks of the service below, also on nodes that do not fit.
     tasks: u32,
     children: BTreeMap<String, Branch>,
@@ -47,6 +53,19 @@ struct Branch {
 }
 
 impl Branch {
+    /// Of all nodes.
+    fn root(ledger: &Ledger, group: &Group, demand: &Demand) -> Self {
+        let mut root = Self::default();
+        for (node, load) in ledger.loads().iter().enumerate() {
+            let values = demand.preferences.iter().map(|preference| value(preference, &load.node));
+            if let Some(leaf) = root.leaf(values, group.own[node]) {
+                leaf.found.extend(Rank::of(ledger, group, demand, node).map(Reverse));
+            }
+        }
+        root.open();
+        root
+    }
+
     /// The branch of nodes with these values, to put another in, with its tasks.
     fn leaf<'a>(&mut self, values: impl Iterator<Item = &'a str>, tasks: u32) -> Option<&mut Self> {
         let mut branch = self;
@@ -101,25 +120,33 @@ impl Branch {
 
 impl Candidates {
     pub(super) fn new(ledger: &Ledger, group: &Group, demand: &Demand) -> Self {
-        let mut root = Branch::default();
-        for (node, load) in ledger.loads().iter().enumerate() {
-            let values = demand.preferences.iter().map(|preference| value(preference, &load.node));
-            if let Some(leaf) = root.leaf(values, group.own[node]) {
-                leaf.found.extend(Rank::of(ledger, group, demand, node).map(Reverse));
-            }
+        if demand.preferences.is_empty() {
+            Self::Fresh(Bound::Unbounded)
+        } else {
+            Self::Ranked(Branch::root(ledger, group, demand))
         }
-        root.open();
-        Self { root }
     }
 
-    /// Chooses, and enters the choice into the ledger: the node's place there, and what `entered` makes of it.
+    /// Chooses, and enters the choice into the ledger: the node's place there, and what it gives of its generic resources.
     pub(super) fn next(
         &mut self,
         ledger: &mut Ledger,
         group: &mut Group,
         demand: &Demand,
-    ) -> Option<(usize, Vec<skep_model::generic::GenericResource>)> {
-        self.root.take(&mut |node| {
+    ) -> Option<(usize, Vec<GenericResource>)> {
+        if let Self::Fresh(after) = self {
+            let fits = |node: usize| {
+                group.own[node] == 0 && !group.shunned[node] && demand.refusal(&ledger.loads()[node], 0).is_none()
+            };
+            if let Some(place) = ledger.order().range((*after, Bound::Unbounded)).copied().find(|(_, node)| fits(*node))
+            {
+                *after = Bound::Excluded(place);
+                return Some((place.1, ledger.place(place.1, group, demand)));
+            }
+            *self = Self::Ranked(Branch::root(ledger, group, demand));
+        }
+        let Self::Ranked(root) = self else { return None };
+        root.take(&mut |node| {
             let given = ledger.place(node, group, demand);
             ((node, given), Rank::of(ledger, group, demand, node))
         })
