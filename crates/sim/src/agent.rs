@@ -84,6 +84,9 @@ impl World {
             self.remove_container(host, &task);
         }
         self.perform(host, effects);
+        if fresh {
+            self.orders_came(host);
+        }
     }
 
     pub(crate) fn task_event(&mut self, host: HostId, task: &TaskId, event: TaskEvent) {

@@ -22,6 +22,7 @@ use crate::HostId;
 use crate::dice::Dice;
 use crate::invariants::Evidence;
 use crate::log::Failure;
+use crate::places::{Answer, Asked, CALL_DEADLINE};
 use crate::trace::Detail;
 use crate::world::{Asker, Event, World};
 
@@ -36,28 +37,57 @@ pub(crate) const TAG: &str = "op";
 /// What somebody wants, not yet in terms of what there is.
 #[derive(Clone, Debug)]
 pub(crate) enum Wish {
-    Create { name: String, spec: Box<ServiceSpec> },
-    Scale { name: String, replicas: u64 },
-    Image { name: String, image: String },
-    Rollback { name: String },
-    Remove { name: String },
-    Network { name: String },
-    RemoveNetwork { name: String },
-    Availability { host: HostId, availability: Availability },
-    Role { host: HostId, role: Role },
-    Secret { name: String },
+    Create {
+        name: String,
+        spec: Box<ServiceSpec>,
+    },
+    Scale {
+        name: String,
+        replicas: u64,
+    },
+    Image {
+        name: String,
+        image: String,
+    },
+    Rollback {
+        name: String,
+    },
+    Remove {
+        name: String,
+    },
+    Network {
+        name: String,
+    },
+    RemoveNetwork {
+        name: String,
+    },
+    Availability {
+        host: HostId,
+        availability: Availability,
+    },
+    Role {
+        host: HostId,
+        role: Role,
+    },
+    Secret {
+        name: String,
+    },
     Rotate,
+    /// A container's place: what the wish is has been decided.
+    Place,
 }
 
 #[derive(Clone, Debug)]
 struct Request {
     wish: Wish,
     /// Made from the first manager's View, then passed on as it is.
-    made: Option<(Batch, Evidence)>,
+    made: Option<(Batch, Option<Evidence>)>,
     asked: HostId,
     since: Duration,
     /// How often it was sent.
     attempt: u32,
+    /// Which call for a container's place waits for it, and what it is then told.
+    call: Option<(Asked, Answer)>,
 }
 
 #[derive(Debug, Default)]
@@ -228,7 +258,8 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
             // A small one, in which addresses soon come again.
             let third = name.bytes().last().unwrap_or_default();
             let subnet = Ipv4Net::new([10, 200, third, 0].into(), 28).ok();
-            let spec = NetworkSpec { name: name.clone(), driver: "overlay".into(), subnet, ..NetworkSpec::default() };
+            let (driver, attachable) = ("overlay".into(), true);
+            let spec = NetworkSpec { name: name.clone(), driver, subnet, attachable, ..NetworkSpec::default() };
             let network = Network::new(id.clone(), spec);
             one(Change::CreateNetwork(Box::new(network)), Evidence::Network { id, there: true })
         }
@@ -273,6 +304,7 @@ fn make(wish: &Wish, number: u64, view: &View, at: Timestamp, ids: &mut Dice) ->
             let tokens = JoinTokens { worker: format!("SWMTKN-1-{tag}"), manager: format!("SWMTKN-1-m{tag}") };
             one(Change::SetJoinTokens(tokens.clone()), Evidence::Tokens { tokens })
         }
+        Wish::Place => None,
     }
 }
 
@@ -281,7 +313,18 @@ impl World {
     pub(crate) fn wish(&mut self, host: HostId, wish: Wish) {
         self.client.next += 1;
         let (number, since) = (self.client.next, self.now);
-        self.client.requests.insert(number, Request { wish, made: None, asked: host, since, attempt: 0 });
+        self.client.requests.insert(number, Request { wish, made: None, asked: host, since, attempt: 0, call: None });
+        self.try_again(number, 0);
+    }
+
+    /// A leader writes what a call for a container's place asks for.
+    pub(crate) fn settle_place(&mut self, host: HostId, batch: Batch, call: (Asked, Answer)) {
+        self.client.next += 1;
+        let (number, since) = (self.client.next, self.now);
+        let batch = batch.named(skep_store::Request { id: number.into(), since: self.log.view(host).index() });
+        let made = Some((batch, None));
+        let request = Request { wish: Wish::Place, made, asked: host, since, attempt: 0, call: Some(call) };
+        self.client.requests.insert(number, request);
         self.try_again(number, 0);
     }
 
@@ -290,7 +333,8 @@ impl World {
     pub(crate) fn try_again(&mut self, number: u64, attempt: u32) {
         let now = self.now;
         let Some(request) = self.client.requests.get_mut(&number).filter(|r| r.attempt == attempt) else { return };
-        let late = now.saturating_sub(request.since) > WRITE_DEADLINE;
+        let patience = if request.call.is_some() { CALL_DEADLINE } else { WRITE_DEADLINE };
+        let late = now.saturating_sub(request.since) > patience;
         request.attempt += 1;
         let (host, attempt) = (request.asked, request.attempt);
         if late {
@@ -327,7 +371,7 @@ impl World {
         if request.made.is_none() {
             let name = skep_store::Request { id: number.into(), since: view.index() };
             let made = make(&request.wish, number, &view, at, &mut self.dice.client);
-            request.made = made.map(|(batch, evidence)| (batch.named(name), evidence));
+            request.made = made.map(|(batch, evidence)| (batch.named(name), Some(evidence)));
         }
         let Some((batch, _)) = request.made.clone() else { return self.gave_up(number, "there is no such thing") };
         let ticket = self.log.propose(host, None, batch);
@@ -351,8 +395,11 @@ impl World {
                     return;
                 }
                 let Some(request) = self.client.requests.remove(&number) else { return };
+                if let Some((call, answer)) = request.call {
+                    return self.answer_call(asked, &call, answer);
+                }
                 self.client.acknowledged += 1;
-                if let Some((_, evidence)) = request.made {
+                if let Some((_, Some(evidence))) = request.made {
                     self.tell(Detail::Step, format!("request {number} is acknowledged, entry {index}: {evidence:?}"));
                     self.watch.acknowledged(index, &evidence);
                 }
@@ -364,7 +411,14 @@ impl World {
                 let delay = self.net.delay(host, leader, &mut self.dice.wire);
                 self.after(delay, Event::Ask { number, host: leader, hops: hops + 1 });
             }
-            Err(Failure::Refused(refused)) => self.gave_up(number, &refused.to_string()),
+            Err(Failure::Refused(refused)) => {
+                let call = self.client.requests.get(&number).and_then(|r| r.call.clone());
+                self.gave_up(number, &refused.to_string());
+                // Somebody else was given the address meanwhile, or leads.
+                if let Some((call, _)) = call.filter(|_| refused.kind() == skep_store::Kind::Stale) {
+                    self.asked_for_place(asked, call);
+                }
+            }
             Err(_) => self.soon_again(number),
         }
     }
@@ -390,5 +444,6 @@ pub(crate) fn words(wish: &Wish) -> String {
         Wish::Role { host, role } => format!("{host} shall be a {role:?}"),
         Wish::Secret { name } => format!("create secret {name}"),
         Wish::Rotate => "rotate join tokens".into(),
+        Wish::Place => "a container's place".into(),
     }
 }

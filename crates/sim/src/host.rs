@@ -1,5 +1,7 @@
 //! One host: its clock, its daemon, and what survives each kind of end.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use skep_model::assignment::AssignmentSet;
@@ -11,6 +13,7 @@ use crate::agent::Agent;
 use crate::engine::Engine;
 use crate::leader::Leader;
 use crate::log::Disk;
+use crate::places::{Keeper, Key};
 
 /// When every world begins, by a clock that is right.
 const EPOCH: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -37,6 +40,8 @@ pub(crate) struct Host {
     /// How much faster its clock of the time since boot runs, in millionths: no two quartzes are alike.
     pub(crate) rate_ppm: u32,
     pub(crate) engine: Engine,
+    /// Containers that are no tasks and live, where they are.
+    pub(crate) placed: BTreeMap<Key, Ipv4Addr>,
     /// `worker/assignments`: what the leader said last.
     pub(crate) saved: Option<AssignmentSet>,
     /// The daemon; `None` while it is down.
@@ -45,6 +50,7 @@ pub(crate) struct Host {
 
 pub(crate) struct Daemon {
     pub(crate) agent: Agent,
+    pub(crate) keeper: Keeper,
     pub(crate) leader: Option<Leader>,
     /// Its consensus ended on a disk that failed.
     pub(crate) log_stopped: bool,
@@ -70,6 +76,7 @@ impl Host {
             drift_ppm: 0,
             rate_ppm,
             engine: Engine::default(),
+            placed: BTreeMap::new(),
             saved: None,
             daemon: None,
         }

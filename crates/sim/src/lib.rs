@@ -8,10 +8,10 @@
 //! **Simulated** is what performs them: hosts that crash, lose power, freeze and have clocks of their own; wires that are
 //! cut (one way or both), slow, lossy, and let messages overtake each other; an engine whose containers start slowly, fail,
 //! exit, outlive the daemon, and are killed when their lease is over; users who create, update, scale, roll back and remove
-//! services and jobs, make networks (small ones, whose addresses run out), drain, promote and demote nodes, rotate tokens. The
+//! services and jobs, make networks (small ones, whose addresses run out), start and stop containers on them, drain, promote and demote nodes, rotate tokens. The
 //! shell between them is written anew here in thin form, after `skep-node`'s: `leader` after `manager/leader.rs`, `dispatch`
 //! after `manager/dispatcher.rs`, `roles` after `manager/roles.rs` and `member.rs`, `client` after `Manager::settle`, `session`
-//! and `agent` after `agent_loop/`.
+//! and `agent` after `agent_loop/`, `places` after `attachments.rs`, `host.rs` and `manager/attach.rs`.
 //!
 //! **Not simulated**: TLS, certificates (a node has the role it was told after a while) and join tokens; gRPC and its framing
 //! (a session is an ordered stream that stalls while its wire is cut and ends with its process); the data plane, DNS and
@@ -38,6 +38,7 @@ pub mod invariants;
 mod leader;
 mod log;
 mod net;
+mod places;
 mod roles;
 mod run;
 mod script;

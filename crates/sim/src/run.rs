@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use skep_store::View;
+
 use crate::HostId;
 use crate::client::any_wish;
 use crate::dice::Dice;
 use crate::faults::any_fault;
+use crate::places::container;
 use crate::trace::Detail;
 use crate::world::{LogKind, Setup, World};
 
@@ -81,6 +84,7 @@ fn storm(world: &mut World, dice: &mut Dice) {
             let view = world.log.view(host);
             let wish = any_wish(&view, world.hosts.len(), &mut world.dice.client);
             world.wish(host, wish);
+            toggle(world, &view);
             next_wish = world.now + dice.between(Duration::ZERO, wish_gap * 2);
         }
         if world.now >= next_fault {
@@ -88,6 +92,18 @@ fn storm(world: &mut World, dice: &mut Dice) {
             world.fault(fault);
             next_fault = world.now + dice.between(Duration::ZERO, fault_gap * 2);
         }
+    }
+}
+
+/// Somebody starts or stops containers, mostly on networks there are.
+fn toggle(world: &mut World, view: &View) {
+    let networks: Vec<_> = view.networks().filter(|n| !n.spec.ingress).map(|n| n.spec.name.clone()).collect();
+    let hosts = world.hosts.len();
+    for _ in 0..world.dice.client.below(4) {
+        let dice = &mut world.dice.client;
+        let network = dice.pick(&networks).cloned().unwrap_or_else(|| "nothing".into());
+        let (host, number) = (HostId(dice.below(hosts)), dice.below(2));
+        world.toggle(host, container(host, number), network);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::log::model::ModelLog;
 use crate::log::raft::RaftLog;
 use crate::log::{Crash, Failure, Log, LogEvent, Ticket};
 use crate::net::Net;
+use crate::places::{Calls, Due, Keeper};
 use crate::roles::{JOIN_AGAIN, manager_info};
 use crate::trace::{Detail, Trace};
 use crate::wire::{Stream, Way};
@@ -43,6 +44,7 @@ pub(crate) enum Event {
     Ask { number: u64, host: HostId, hops: u32 },
     TryAgain { number: u64, attempt: u32 },
     Start { host: HostId },
+    Place { host: HostId, life: u64, what: Due },
 }
 
 /// Who proposed.
@@ -77,6 +79,7 @@ pub(crate) struct World {
     pub(crate) reigns: u64,
     pub(crate) asked: BTreeMap<Ticket, Asker>,
     pub(crate) client: Client,
+    pub(crate) calls: Calls,
     pub(crate) watch: Watch,
     pub(crate) names: crate::trace::Names,
     /// Of a hundred things the engine does, how many fail.
@@ -144,6 +147,7 @@ impl World {
             reigns: 0,
             asked: BTreeMap::new(),
             client: Client::default(),
+            calls: Calls::default(),
             watch: Watch::new(),
             names: crate::trace::Names::default(),
             engine_trouble: 0,
@@ -224,6 +228,7 @@ impl World {
             | Event::Certificate { host, .. }
             | Event::AskToJoin { host, .. }
             | Event::BeginAgain { host, .. }
+            | Event::Place { host, .. }
             | Event::Pulse { host, .. } => *host,
             // The supervisor is another process.
             Event::LeaseEnds { .. }
@@ -257,6 +262,7 @@ impl World {
             Event::Certificate { host, life, role } if self.lives(host, life) => self.has_certificate(host, role),
             Event::AskToJoin { host, life } if self.lives(host, life) => self.ask_to_join_again(host),
             Event::BeginAgain { host, life } if self.lives(host, life) => self.begin_again(host),
+            Event::Place { host, life, what } if self.lives(host, life) => self.place_due(host, what),
             Event::LeaseEnds { host, task } => self.lease_ends(host, &task),
             Event::Ask { number, host, hops } => self.ask(number, host, hops),
             Event::TryAgain { number, attempt } => self.try_again(number, attempt),
@@ -267,6 +273,7 @@ impl World {
             | Event::Worker { .. }
             | Event::Certificate { .. }
             | Event::AskToJoin { .. }
+            | Event::Place { .. }
             | Event::BeginAgain { .. } => {}
         }
     }
@@ -342,8 +349,13 @@ impl World {
         }
         there.has_power = true;
         there.life += 1;
-        there.daemon =
-            Some(Daemon { agent: Agent::new(self.now), leader: None, log_stopped: false, asks_to_join: false });
+        there.daemon = Some(Daemon {
+            agent: Agent::new(self.now),
+            keeper: Keeper::default(),
+            leader: None,
+            log_stopped: false,
+            asks_to_join: false,
+        });
         if there.life > 1 {
             if there.has_log {
                 self.log.start(host);
@@ -387,6 +399,7 @@ impl World {
                 self.hosts[host.0].has_power = false;
                 let watch = &mut self.watch;
                 self.hosts[host.0].engine.power_off(|task| watch.ended(task));
+                std::mem::take(&mut self.hosts[host.0].placed).into_keys().for_each(|key| watch.left(&key));
                 self.tell(Detail::Story, format!("{host}: the power fails"));
                 // Nobody is told; the other ends find out.
                 for stream in self.streams.values_mut() {

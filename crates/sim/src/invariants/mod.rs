@@ -8,6 +8,7 @@ mod members;
 mod once;
 mod one_leader;
 mod orphans;
+mod places;
 mod ports;
 mod prefixes;
 mod quiet;
@@ -18,9 +19,11 @@ mod twice;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use skep_model::cluster::JoinTokens;
+use skep_model::network::Network;
 use skep_model::node::Node;
 use skep_model::service::Service;
 use skep_model::task::Task;
@@ -30,6 +33,7 @@ use skep_store::{Event, Object, View};
 use crate::HostId;
 use crate::client::TAG;
 use crate::engine::Place;
+use crate::places::Key;
 use crate::world::World;
 
 /// Whether it holds; if not, what is wrong, in a sentence.
@@ -62,6 +66,12 @@ pub(crate) trait Invariant {
     }
     fn ended(&mut self, _task: &TaskId) {}
 
+    /// A container that is no task lives with this address, or not any more.
+    fn placed(&mut self, _key: &Key, _address: Ipv4Addr, _state: &State) -> Holds {
+        Ok(())
+    }
+    fn left(&mut self, _key: &Key) {}
+
     /// The faults are over, and the world has had time.
     fn settled(&mut self, _world: &Settled) -> Holds {
         Ok(())
@@ -83,6 +93,7 @@ pub(crate) struct State {
     pub(crate) nodes: BTreeMap<NodeId, Arc<Node>>,
     pub(crate) services: BTreeMap<ServiceId, Arc<Service>>,
     pub(crate) tasks: BTreeMap<TaskId, Arc<Task>>,
+    pub(crate) networks: BTreeMap<NetworkId, Arc<Network>>,
 }
 
 fn put<K: Ord, V>(table: &mut BTreeMap<K, Arc<V>>, key: K, value: Option<Arc<V>>) {
@@ -98,6 +109,7 @@ impl State {
             nodes: view.nodes().map(|n| (n.id.clone(), n.clone())).collect(),
             services: view.services().map(|s| (s.id.clone(), s.clone())).collect(),
             tasks: view.tasks().map(|t| (t.id.clone(), t.clone())).collect(),
+            networks: view.networks().map(|n| (n.id.clone(), n.clone())).collect(),
         }
     }
 
@@ -119,7 +131,12 @@ impl State {
                         put(&mut self.tasks, id, new);
                     }
                 }
-                Object::Cluster(..) | Object::Network(..) | Object::Secret(..) | Object::Config(..) => {}
+                Object::Network(old, new) => {
+                    if let Some(id) = new.as_ref().or(old.as_ref()).map(|n| n.id.clone()) {
+                        put(&mut self.networks, id, new);
+                    }
+                }
+                Object::Cluster(..) | Object::Secret(..) | Object::Config(..) => {}
             }
         }
     }
@@ -198,6 +215,7 @@ impl Watch {
                 ("what a job has completed is not run again", Box::new(jobs::Jobs::default())),
                 ("who should manage does", Box::new(members::Members)),
                 ("a request takes effect once", Box::new(once::Once::default())),
+                ("a living container's address is its own", Box::new(places::Places::default())),
                 ("what may not run twice does not", Box::new(twice::Twice::default())),
                 ("every reconcile of a settled world is empty", Box::new(quiet::Quiet)),
             ],
@@ -258,6 +276,17 @@ impl Watch {
 
     pub(crate) fn ended(&mut self, task: &TaskId) {
         self.all.iter_mut().for_each(|(_, invariant)| invariant.ended(task));
+    }
+
+    pub(crate) fn placed(&mut self, key: &Key, address: Ipv4Addr) -> Holds {
+        let state = std::mem::take(&mut self.state);
+        let holds = self.each(|invariant| invariant.placed(key, address, &state));
+        self.state = state;
+        holds
+    }
+
+    pub(crate) fn left(&mut self, key: &Key) {
+        self.all.iter_mut().for_each(|(_, invariant)| invariant.left(key));
     }
 
     pub(crate) fn settled(&mut self, world: &Settled) -> Holds {

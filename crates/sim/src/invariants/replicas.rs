@@ -53,8 +53,9 @@ fn may_end(service: &Service) -> bool {
 /// Tasks that wait because every address of a network of theirs is held: counted by who holds them, not by the store's own
 /// list, so that one that is never given back is noticed.
 pub(super) fn waiting_for_an_address(view: &View, service: &Service) -> usize {
-    let holders =
-        addresses::holders(view.tasks().map(|t| &**t), view.services().map(|s| &**s), view.nodes().map(|n| &**n));
+    let (tasks, services) = (view.tasks().map(|t| &**t), view.services().map(|s| &**s));
+    let (nodes, networks) = (view.nodes().map(|n| &**n), view.networks().map(|n| &**n));
+    let holders = addresses::holders(tasks, services, nodes, networks);
     let held: Vec<NetworkId> = holders.map(|(network, ..)| network).collect();
     let is_full = |network: &Network| {
         // Besides the subnet's own name, its broadcast and the gateway.
