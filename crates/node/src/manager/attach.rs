@@ -18,6 +18,7 @@ impl Manager {
     /// For the leader. Asked again, it says the same.
     pub(super) async fn attach(&self, node_id: &NodeId, call: &AttachCall) -> Result<AttachedAt, Status> {
         loop {
+            let term = self.consensus.leadership().borrow().term;
             let view =
                 self.consensus.linearizable_view().await.map_err(|error| Status::unavailable(error.to_string()))?;
             let request = AttachmentRequest {
@@ -30,10 +31,10 @@ impl Manager {
             let outcome = match skep_control::attach(&view, &request) {
                 Err(error) => return Err(refusal(&error)),
                 Ok((network_id, address, None)) => Some(AttachedAt { network_id, address }),
-                Ok((network_id, address, Some(change))) => match self.settle(batch(&view, change)).await {
+                Ok((network_id, address, Some(change))) => match self.settle(batch(&view, term, change)).await {
                     Ok(_) => Some(AttachedAt { network_id, address }),
-                    // Somebody else was given the address meanwhile.
-                    Err(NodeError::Store(Refused::Stale(_))) => None,
+                    // Somebody else was given the address meanwhile, or leads.
+                    Err(NodeError::Store(Refused::Stale(_) | Refused::TermMoved { .. })) => None,
                     Err(error) => return Err(Status::unavailable(error.to_string())),
                 },
             };
@@ -46,6 +47,7 @@ impl Manager {
 
     /// For the leader. What is not attached is none of the node's to detach.
     pub(super) async fn detach(&self, node_id: &NodeId, call: &DetachCall) -> Result<(), Status> {
+        let term = self.consensus.leadership().borrow().term;
         let view = self.consensus.linearizable_view().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let there = view.network(&call.network_id).and_then(|network| network.attachments.get(&call.container_id));
         if there.is_none_or(|attachment| attachment.node_id != *node_id) {
@@ -53,13 +55,14 @@ impl Manager {
         }
         let DetachCall { network_id, container_id } = call.clone();
         let change = Change::DetachContainer { network_id, container_id };
-        self.settle(batch(&view, change)).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
+        self.settle(batch(&view, term, change)).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
     }
 }
 
-/// Takes effect once, however often it is sent. Not put on record: nobody changed the swarm, a container came or went.
-fn batch(view: &View, change: Change) -> Batch {
-    Batch::new(now(), vec![change]).named(Request { id: rand::random(), since: view.index() })
+/// Takes effect once, however often it is sent, and in no later term: by then the node has asked another leader, and may have
+/// been told something else. Not put on record: nobody changed the swarm, a container came or went.
+fn batch(view: &View, term: u64, change: Change) -> Batch {
+    Batch::new(now(), vec![change]).in_term(term).named(Request { id: rand::random(), since: view.index() })
 }
 
 fn refusal(error: &Unattachable) -> Status {
