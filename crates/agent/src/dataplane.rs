@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use skep_model::assignment::{AssignmentSet, EndpointRecord, ServiceRecord};
 use skep_model::dns::Zone;
-use skep_model::network::{Network, mac_of};
+use skep_model::network::{BRIDGE, Network, mac_of};
 use skep_model::plan::{Backend, Guard, HostPlan, IngressPlan, MeshPort, OverlayPlan, Ring};
 use skep_model::service::PublishMode;
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
@@ -36,6 +36,12 @@ pub fn plan(set: &AssignmentSet, self_node: &NodeId, vxlan_port: u16) -> HostPla
         members: members.into_iter().collect(),
         overlays,
         ingress: set.networks.values().find(|n| n.spec.ingress).and_then(|n| ingress(set, self_node, n)),
+        zones: set
+            .networks
+            .values()
+            .filter(|network| network.spec.is_node_local())
+            .map(|network| (network.id.clone(), zone(set, network, self_node)))
+            .collect(),
     }
 }
 
@@ -51,9 +57,10 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
     let id = &network.id;
     let allocation = network.allocation.as_ref();
     let (mut local, mut remote) = (BTreeSet::new(), BTreeMap::new());
-    let tasks = endpoints(set, id).map(|(_, endpoint)| (&endpoint.node_id, endpoint.address));
+    let tasks = endpoints(set, id).map(|(_, endpoint)| (&endpoint.node_id, Some(endpoint.address)));
     let others = network.attachments.values().map(|attachment| (&attachment.node_id, attachment.address));
     for (node_id, address) in tasks.chain(others) {
+        let Some(address) = address else { continue };
         if node_id == self_node {
             local.insert(address);
         } else if let Some(node) = set.nodes.get(node_id) {
@@ -86,7 +93,7 @@ fn overlay(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Overla
         remote,
         balancers,
         guards: guards(set, network),
-        zone: zone(set, network),
+        zone: zone(set, network, self_node),
         // Keys that are not here, as after a restart without a manager, are no reason to do without.
         keys: encrypted.then(|| network.keys.clone().unwrap_or_default()),
     }
@@ -156,26 +163,30 @@ fn ring_of<'a, T: Clone>(
 }
 
 /// Who answers to which name on a network. The mesh's own network has no names: Docker hides it from resolvers too.
-fn zone(set: &AssignmentSet, network: &Network) -> Zone {
+fn zone(set: &AssignmentSet, network: &Network, self_node: &NodeId) -> Zone {
     let mut zone = Zone { network_name: network.spec.name.clone(), internal: network.spec.internal, ..Zone::default() };
     if network.spec.ingress {
         return zone;
     }
+    let reached = |node: &NodeId| network.spec.driver != BRIDGE || node == self_node;
+    let endpoints: Vec<_> = endpoints(set, &network.id).filter(|(_, endpoint)| reached(&endpoint.node_id)).collect();
     for (id, record) in &set.services {
-        if on_network(set, id, record, &network.id) {
-            service_names(set, network, id, record, &mut zone);
+        let own: Vec<_> = endpoints.iter().filter(|(_, e)| e.service_id == *id).map(|(_, e)| *e).collect();
+        if !own.is_empty() || record.virtual_ips.contains_key(&network.id) {
+            service_names(&own, network, record, &mut zone);
         }
     }
-    for (task, endpoint) in endpoints(set, &network.id) {
+    for (task, endpoint) in endpoints {
         // A stopping task is still found by its own name: others may be finishing with it.
         zone.add(&endpoint.task_name, endpoint.address);
         zone.add_reverse(endpoint.address, &endpoint.task_name);
         zone.add(task.as_str(), endpoint.address);
     }
-    for attachment in network.attachments.values() {
-        attachment.names.iter().for_each(|name| zone.add(name, attachment.address));
+    for attachment in network.attachments.values().filter(|attachment| reached(&attachment.node_id)) {
+        let Some(address) = attachment.address else { continue };
+        attachment.names.iter().for_each(|name| zone.add(name, address));
         if let Some(name) = attachment.names.first() {
-            zone.add_reverse(attachment.address, name);
+            zone.add_reverse(address, name);
         }
     }
     zone.names.values_mut().for_each(|addresses| {
@@ -188,12 +199,7 @@ fn zone(set: &AssignmentSet, network: &Network) -> Zone {
     zone
 }
 
-fn on_network(set: &AssignmentSet, id: &ServiceId, record: &ServiceRecord, network: &NetworkId) -> bool {
-    record.virtual_ips.contains_key(network) || endpoints(set, network).any(|(_, e)| e.service_id == *id)
-}
-
-fn service_names(set: &AssignmentSet, network: &Network, id: &ServiceId, record: &ServiceRecord, zone: &mut Zone) {
-    let own: Vec<_> = endpoints(set, &network.id).filter(|(_, e)| e.service_id == *id).map(|(_, e)| e).collect();
+fn service_names(own: &[&EndpointRecord], network: &Network, record: &ServiceRecord, zone: &mut Zone) {
     let serving: Vec<Ipv4Addr> = own.iter().filter(|e| e.serving).map(|e| e.address).collect();
     let aliases: BTreeSet<&String> = own.iter().flat_map(|e| &e.aliases).collect();
     let vip = record.virtual_ips.get(&network.id);

@@ -7,13 +7,15 @@ use skep_model::container::{
     BindMountOptions, ContainerConfig, ContainerRestartPolicy, DriverConfig, Empty, HostConfig, LogConfig, MountPoint,
     PortBinding, StringOrList, TmpfsMountOptions, VolumeMountOptions,
 };
-use skep_model::network::{GWBRIDGE_NETWORK_NAME, HOST_NETWORKS, mac_of};
+use skep_model::network::{BRIDGE, GWBRIDGE_NETWORK_NAME, HOST, NetworkSpec, mac_of};
 use skep_model::reference::Reference;
 use skep_model::sandbox::EndpointRequest;
 use skep_model::secret::{SecretBytes, TEMPLATING_GOLANG};
 use skep_model::service::{PublishMode, ServiceSpec};
-use skep_model::task::{AppArmor, CredentialSpec, FileTarget, Mount, MountKind, Privileges, Seccomp, Task};
-use skep_model::{ConfigId, Labels, NodeId, SecretId};
+use skep_model::task::{
+    AppArmor, CredentialSpec, FileTarget, Mount, MountKind, NetworkAttachment, Privileges, Seccomp, Task,
+};
+use skep_model::{ConfigId, Labels, NetworkId, NodeId, SecretId};
 
 use crate::template::{Context, Payload, expand};
 
@@ -68,19 +70,20 @@ pub fn pull(task: &Task) -> PullRequest {
     PullRequest { image: container.image.clone(), auth: container.pull_auth.clone() }
 }
 
-/// The container of a task. `secrets` and `configs` are the assignment set's; one that is missing is an error for the user.
+/// The container of a task. `secrets`, `configs` and `networks` are the assignment set's; a secret or config that is missing is
+/// an error for the user.
 pub fn container(
     task: &Task,
     node: &NodeFacts,
     secrets: &BTreeMap<SecretId, skep_model::secret::Secret>,
     configs: &BTreeMap<ConfigId, skep_model::secret::Config>,
-    network_names: &BTreeMap<skep_model::NetworkId, String>,
+    networks: &BTreeMap<NetworkId, NetworkSpec>,
 ) -> Result<ContainerPlan, String> {
     let context = Context::of(task, node);
     let mut config = config(task, node, &context)?;
     let mut host_config = host_config(task, &context)?;
     publish(task, &mut config, &mut host_config);
-    let endpoints = endpoints(task, network_names, &mut host_config);
+    let endpoints = endpoints(task, networks, &mut host_config)?;
     let files = files(task, &context.with(Payload { secrets, configs }))?;
     Ok(ContainerPlan { name: task.name(), config, host_config, endpoints, files })
 }
@@ -305,42 +308,66 @@ fn publish(task: &Task, config: &mut ContainerConfig, host: &mut HostConfig) {
     }
 }
 
-/// Without networks of its own a task is on the host's `bridge`, as a container of `docker run` is. One on overlays also gets
-/// the gateway bridge, by which it reaches the world and publishes host ports; an internal network alone does not.
+/// Without networks of its own a task is on the host's `bridge`, as a container of `docker run` is. One on overlays that has
+/// no other way out also gets the gateway bridge, by which it reaches the world and publishes host ports.
 fn endpoints(
     task: &Task,
-    names: &BTreeMap<skep_model::NetworkId, String>,
+    networks: &BTreeMap<NetworkId, NetworkSpec>,
     host: &mut HostConfig,
-) -> Vec<EndpointRequest> {
-    if task.networks.is_empty() {
-        host.network_mode = local_network(task).unwrap_or("bridge").to_owned();
-        return Vec::new();
+) -> Result<Vec<EndpointRequest>, String> {
+    let named = |name: &str| task.spec.networks.iter().any(|n| n.target == name);
+    let mut out: Vec<EndpointRequest> = task.networks.iter().map(|attachment| overlay(task, attachment)).collect();
+    let mut leads_out = false;
+    for asked in &task.spec.networks {
+        let Ok(id) = asked.target.parse::<NetworkId>() else { continue };
+        let Some(spec) = networks.get(&id).filter(|spec| spec.is_node_local()) else { continue };
+        leads_out |= !spec.internal;
+        out.push(EndpointRequest {
+            network: id.to_string(),
+            // Whatever leads to the service comes with the plan: it may be elsewhere, too.
+            driver_options: asked.driver_options.clone(),
+            made_from: Some(Box::new(spec.on_host())),
+            ..EndpointRequest::default()
+        });
     }
-    let overlay = |attachment: &skep_model::task::NetworkAttachment| {
-        let address: Ipv4Addr = attachment.address.addr();
-        let mut aliases = attachment.aliases.clone();
-        aliases.push(task.service_name.clone());
-        aliases.dedup();
-        EndpointRequest {
-            network: attachment.network_id.to_string(),
-            aliases,
-            address: Some(address),
-            address6: None,
-            mac: Some(mac_of(address)),
-            driver_options: BTreeMap::new(),
-        }
+    if named(HOST) {
+        host.network_mode = HOST.to_owned();
+        // In moby's words: it finds out when it makes such a container.
+        return match (task.networks.is_empty(), out.is_empty()) {
+            (_, true) => Ok(out),
+            (false, _) => Err("container cannot be disconnected from host network or connected to host network".into()),
+            (true, _) => {
+                Err("container sharing network namespace with another container or host cannot be connected to any \
+                              other network"
+                    .into())
+            }
+        };
+    }
+    let Some(first) = out.first().map(|endpoint| endpoint.network.clone()) else {
+        host.network_mode = BRIDGE.to_owned();
+        return Ok(out);
     };
-    let mut out: Vec<_> = task.networks.iter().map(overlay).collect();
-    let first = &task.networks[0].network_id;
-    host.network_mode = names.get(first).cloned().unwrap_or_else(|| first.to_string());
-    out.push(EndpointRequest { network: GWBRIDGE_NETWORK_NAME.into(), ..EndpointRequest::default() });
-    out
+    let name = networks.iter().find(|(id, _)| id.as_str() == first).map(|(_, spec)| spec.name.clone());
+    host.network_mode = name.unwrap_or(first);
+    let way_out = if named(BRIDGE) { BRIDGE } else { GWBRIDGE_NETWORK_NAME };
+    if named(BRIDGE) || !leads_out {
+        out.push(EndpointRequest { network: way_out.into(), ..EndpointRequest::default() });
+    }
+    Ok(out)
 }
 
-/// A service may ask for a network of the host itself.
-fn local_network(task: &Task) -> Option<&str> {
-    let mut targets = task.spec.networks.iter().map(|n| n.target.as_str());
-    targets.find(|t| HOST_NETWORKS.contains(t))
+fn overlay(task: &Task, attachment: &NetworkAttachment) -> EndpointRequest {
+    let address: Ipv4Addr = attachment.address.addr();
+    let mut aliases = attachment.aliases.clone();
+    aliases.push(task.service_name.clone());
+    aliases.dedup();
+    EndpointRequest {
+        network: attachment.network_id.to_string(),
+        aliases,
+        address: Some(address),
+        mac: Some(mac_of(address)),
+        ..EndpointRequest::default()
+    }
 }
 
 fn files(task: &Task, context: &Context<'_>) -> Result<Vec<FileMount>, String> {

@@ -152,6 +152,8 @@ pub struct SwarmNetworkSpec {
     pub ingress: bool,
     #[serde(rename = "IPAMOptions")]
     pub ipam_options: IpamOptions,
+    #[serde(skip_serializing_if = "is_default")]
+    pub config_from: ConfigFrom,
     pub scope: String,
 }
 
@@ -282,6 +284,7 @@ impl EndpointSettings {
             address6,
             mac,
             driver_options: self.driver_opts.unwrap_or_default(),
+            made_from: None,
         })
     }
 }
@@ -312,15 +315,21 @@ impl From<&model::Network> for NetworkResource {
             driver: network.spec.driver.clone(),
             enable_ipv4: true,
             enable_ipv6: network.spec.ipv6,
-            ipam: Ipam { driver: "default".into(), options: None, config: ipam_configs(network) },
+            ipam: Ipam { driver: ipam_driver(&network.spec), options: None, config: ipam_configs(network) },
             internal: network.spec.internal,
             attachable: network.spec.attachable,
             ingress: network.spec.ingress,
+            config_from: ConfigFrom { network: network.spec.config_from.clone() },
             options,
             labels: shown_labels(network),
             ..Default::default()
         }
     }
+}
+
+/// The swarm has no addresses to give on networks that the nodes make for themselves.
+fn ipam_driver(spec: &model::NetworkSpec) -> String {
+    if spec.is_node_local() { String::new() } else { "default".into() }
 }
 
 /// swarmkit marks its own networks with a label that moby does not show.
@@ -401,11 +410,15 @@ impl From<&model::Network> for SwarmNetwork {
                 internal: network.spec.internal,
                 attachable: network.spec.attachable,
                 ingress: network.spec.ingress,
-                ipam_options: IpamOptions { driver: default_ipam.clone(), configs: asked_configs(&network.spec) },
+                ipam_options: IpamOptions { driver: default_ipam, configs: asked_configs(&network.spec) },
+                config_from: resource.config_from,
                 scope: "swarm".into(),
             },
             driver_state: VolumeDriver { name: resource.driver, options: resource.options },
-            ipam_options: Some(IpamOptions { driver: default_ipam, configs: resource.ipam.config }),
+            ipam_options: Some(IpamOptions {
+                driver: VolumeDriver { name: resource.ipam.driver, ..Default::default() },
+                configs: resource.ipam.config,
+            }),
         }
     }
 }
@@ -425,7 +438,7 @@ impl From<&LocalNetwork> for NetworkResource {
             name: network.spec.name.clone(),
             id: network.id.to_string(),
             created: network.created_at.into(),
-            scope: "local".into(),
+            scope: if network.spec.of_swarm { "swarm" } else { "local" }.into(),
             driver: network.spec.driver.clone(),
             enable_ipv4: true,
             enable_ipv6: network.spec.ipv6,
@@ -536,6 +549,7 @@ impl CreateRequest {
             return ConvertError::unserved("IPAM options");
         }
         let ipv6 = self.enable_ipv6 == Some(true);
+        let asked_addresses = !ipam.config.is_empty();
         let (six, four): (Vec<_>, Vec<_>) = ipam.config.into_iter().partition(IpamConfig::is_ipv6);
         if four.len() > 1 || six.len() > 1 {
             return ConvertError::unserved("more than one subnet of an IP version on a network");
@@ -573,8 +587,37 @@ impl CreateRequest {
             };
             auxiliary.insert(name, address);
         }
+        if !matches!(self.scope.as_str(), "" | "local" | "swarm") {
+            return ConvertError::invalid(format!("invalid network scope {:?}: it is swarm or local", self.scope));
+        }
+        // Docker drops them on the way to the nodes.
+        let has_own = !self.options.is_empty() || asked_addresses;
         match self.driver.as_str() {
             "overlay" if !config_from.is_empty() => ConvertError::unserved("an overlay with --config-from"),
+            "overlay" if self.scope == "local" => {
+                ConvertError::forbidden("cannot downgrade network scope for overlay networks")
+            }
+            "" | "bridge" | "macvlan" if self.ingress && !self.config_only => {
+                ConvertError::forbidden("Ingress network can only be global scope network")
+            }
+            "" | "bridge" | "macvlan" if self.scope == "swarm" && has_own => ConvertError::invalid(format!(
+                "a {} network of scope swarm has the options and addresses that each node gives it: create a network with \
+                 --config-only on every node, and this one with its name as --config-from",
+                self.driver
+            )),
+            "" | "bridge" | "macvlan" if self.scope == "swarm" && !self.config_only => {
+                let driver = if self.driver.is_empty() { "bridge".to_owned() } else { self.driver };
+                Ok(CreateSpec::Swarm(model::NetworkSpec {
+                    name: self.name,
+                    labels: self.labels,
+                    driver,
+                    attachable: self.attachable,
+                    internal: self.internal,
+                    ipv6,
+                    config_from,
+                    ..model::NetworkSpec::default()
+                }))
+            }
             "overlay" if !self.config_only => Ok(CreateSpec::Swarm(model::NetworkSpec {
                 name: self.name,
                 labels: self.labels,
@@ -589,11 +632,9 @@ impl CreateRequest {
                 ip_range,
                 auxiliary,
                 pool6,
+                config_from,
             })),
             driver if self.config_only || matches!(driver, "" | "bridge" | "macvlan") => {
-                if self.scope == "swarm" || self.ingress {
-                    return ConvertError::unserved("a swarm network of a driver other than overlay");
-                }
                 Ok(CreateSpec::Local(LocalNetworkSpec {
                     name: self.name,
                     driver: match driver {
@@ -613,6 +654,7 @@ impl CreateRequest {
                     auxiliary,
                     ipv6,
                     pool6,
+                    of_swarm: false,
                 }))
             }
             "host" | "null" => {

@@ -96,21 +96,27 @@ impl Task {
             node_id: task.node_id.as_ref().map(ToString::to_string).unwrap_or_default(),
             status: (&task.status).into(),
             desired_state: task.desired_state.as_str().into(),
-            networks_attachments: task
-                .networks
-                .iter()
-                .filter_map(|attachment| {
-                    Some(NetworkAttachment {
-                        network: network(&attachment.network_id)?.into(),
-                        addresses: vec![attachment.address.to_string()],
-                    })
-                })
-                .collect(),
+            networks_attachments: attachments(task, network),
             job_iteration: task.job_iteration.map(|index| JobIteration { index }),
             generic_resources: task.generic.iter().map(Into::into).collect(),
             volumes: None,
         }
     }
+}
+
+/// On its overlays, and on the networks that its node makes for itself: there with the address its node says it has.
+fn attachments<'a>(
+    task: &model::Task,
+    network: impl Fn(&skep_model::NetworkId) -> Option<&'a skep_model::network::Network>,
+) -> Vec<NetworkAttachment> {
+    let overlays = task.networks.iter().filter_map(|a| Some((network(&a.network_id)?, vec![a.address.to_string()])));
+    let named = task.spec.networks.iter().filter_map(|n| network(&n.target.parse().ok()?));
+    let node_local = named.filter(|n| n.spec.is_node_local()).map(|n| {
+        let address = task.status.addresses.get(&n.id);
+        (n, address.iter().map(ToString::to_string).collect())
+    });
+    let all = overlays.chain(node_local);
+    all.map(|(network, addresses)| NetworkAttachment { network: network.into(), addresses }).collect()
 }
 
 impl From<&model::TaskStatus> for TaskStatus {

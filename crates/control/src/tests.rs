@@ -332,7 +332,7 @@ fn perform(
     match effect {
         Effect::Observe if running.contains(task) => vec![TaskEvent::Observed(Observation::Known {
             container_id: task.to_string(),
-            state: ContainerFacts::Running { pid: 1, health: None, host_ports: Vec::new() },
+            state: ContainerFacts::Running { pid: 1, health: None, host_ports: Vec::new(), addresses: BTreeMap::new() },
         })],
         Effect::Observe => vec![TaskEvent::Observed(Observation::Absent)],
         Effect::Pull if missing.contains(image) => vec![TaskEvent::Pulled(Err(format!("No such image: {image}")))],

@@ -17,7 +17,6 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker search | 501
     // conformance: absent | docker service create --log-driver gelf, fluentd, … | 501
     // conformance: absent | docker network create --driver ipvlan | 501
-    // conformance: absent | docker network create --scope swarm --driver macvlan | 501: macvlan networks are of one host
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
     // conformance: absent | docker run --cgroup-parent | 501
@@ -29,7 +28,6 @@ fn what_is_absent_says_so() {
         "search anything",
         "service create --detach --name sys --log-driver gelf busybox",
         "network create --driver ipvlan ip",
-        "network create --driver macvlan --scope swarm mac",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
         "run --rm --cgroup-parent /x busybox true",

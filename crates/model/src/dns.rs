@@ -50,3 +50,19 @@ pub struct Zone {
     /// IPv6 addresses by the IPv4 address of the same endpoint; empty on a network without them.
     pub six: BTreeMap<Ipv4Addr, Ipv6Addr>,
 }
+
+impl Zone {
+    /// Takes in what another view of the same network knows.
+    pub fn merge(&mut self, other: &Self) {
+        fn add<K: Ord + Clone, V: PartialEq + Clone>(to: &mut BTreeMap<K, Vec<V>>, from: &BTreeMap<K, Vec<V>>) {
+            for (key, values) in from {
+                let known = to.entry(key.clone()).or_default();
+                let new: Vec<V> = values.iter().filter(|value| !known.contains(value)).cloned().collect();
+                known.extend(new);
+            }
+        }
+        add(&mut self.names, &other.names);
+        add(&mut self.addresses, &other.addresses);
+        self.six.extend(&other.six);
+    }
+}

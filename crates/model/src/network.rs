@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::LocalNetworkSpec;
 use crate::secret::SecretBytes;
 use crate::{ContainerId, Labels, Meta, NetworkId, NodeId, Timestamp};
 
@@ -36,7 +37,8 @@ impl Network {
 pub struct Attachment {
     /// Where the container runs.
     pub node_id: NodeId,
-    pub address: Ipv4Addr,
+    /// Given by the allocator; on a node-local network by its host, which says so once it runs.
+    pub address: Option<Ipv4Addr>,
     /// What it answers to on the network, its own name first.
     pub names: Vec<String>,
 }
@@ -46,7 +48,7 @@ pub struct Attachment {
 pub struct NetworkSpec {
     pub name: String,
     pub labels: Labels,
-    /// `overlay`; anything else is refused at creation.
+    /// `overlay`, or one of [`NODE_LOCAL_DRIVERS`]; anything else is refused at creation.
     pub driver: String,
     pub driver_options: BTreeMap<String, String>,
     pub attachable: bool,
@@ -61,6 +63,8 @@ pub struct NetworkSpec {
     pub auxiliary: BTreeMap<String, Ipv4Addr>,
     /// What the user asked of its IPv6 addresses; `None` with `ipv6` is a subnet chosen for it.
     pub pool6: Option<Ipv6Pool>,
+    /// Of a node-local network: the configuration network of the hosts that options and addresses come from; empty for none.
+    pub config_from: String,
 }
 
 /// The IPv6 subnet a user chose for a network.
@@ -156,9 +160,29 @@ impl NetworkSpec {
         asked.unwrap_or((link - self.overhead()).max(least))
     }
 
+    /// Whether every host makes it for itself, with addresses of its own: the swarm has no subnet and no VIP there.
+    pub fn is_node_local(&self) -> bool {
+        NODE_LOCAL_DRIVERS.contains(&self.driver.as_str())
+    }
+
+    /// What a host makes a node-local network from.
+    pub fn on_host(&self) -> LocalNetworkSpec {
+        LocalNetworkSpec {
+            name: self.name.clone(),
+            driver: self.driver.clone(),
+            labels: self.labels.clone(),
+            internal: self.internal,
+            attachable: self.attachable,
+            ipv6: self.ipv6,
+            config_from: self.config_from.clone(),
+            of_swarm: true,
+            ..LocalNetworkSpec::default()
+        }
+    }
+
     /// Whether frames between its hosts are sealed. The option counts by being there, whatever its value, as in Docker.
     pub fn is_encrypted(&self) -> bool {
-        self.driver_options.contains_key(ENCRYPTED_OPTION)
+        !self.is_node_local() && self.driver_options.contains_key(ENCRYPTED_OPTION)
     }
 }
 
@@ -219,7 +243,13 @@ pub const INGRESS_NETWORK_NAME: &str = "ingress";
 /// The bridge that gives tasks a way out, as tools expect to find it.
 pub const GWBRIDGE_NETWORK_NAME: &str = "docker_gwbridge";
 /// Networks that every host has for itself and that services can be on (swarmkit `PredefinedNetworks`).
-pub const HOST_NETWORKS: [&str; 2] = ["host", "bridge"];
+pub const HOST_NETWORKS: [&str; 2] = [HOST, BRIDGE];
+/// The host's own namespace, by the name of its network.
+pub const HOST: &str = "host";
+/// The network a container is on when it names none.
+pub const BRIDGE: &str = "bridge";
+/// Drivers of networks of the swarm that every host makes for itself.
+pub const NODE_LOCAL_DRIVERS: [&str; 2] = ["bridge", "macvlan"];
 /// Option of an overlay that sets its MTU.
 pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 /// What hosts' links are taken to carry unless they say less.

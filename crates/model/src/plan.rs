@@ -23,6 +23,8 @@ pub struct HostPlan {
     pub members: Vec<Ipv4Addr>,
     pub overlays: BTreeMap<NetworkId, OverlayPlan>,
     pub ingress: Option<IngressPlan>,
+    /// Names on networks that the hosts make for themselves, as far as this host reaches who answers to them.
+    pub zones: BTreeMap<NetworkId, Zone>,
 }
 
 /// One overlay network on this host: a bridge, and a VXLAN link or a sealed tunnel, in a namespace of their own.

@@ -82,6 +82,9 @@ pub struct EndpointRequest {
     pub address6: Option<Ipv6Addr>,
     pub mac: Option<[u8; 6]>,
     pub driver_options: BTreeMap<String, String>,
+    /// What `network`, a node-local network of the swarm named by its id, is made from where it is not there yet.
+    #[serde(default)]
+    pub made_from: Option<Box<LocalNetworkSpec>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,10 +137,10 @@ pub struct PublishedPort {
     pub host_port: u16,
 }
 
-/// A network of this host alone: bridge, host or none.
+/// A network of this host: bridge, macvlan, host or none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LocalNetwork {
-    /// 64 hex digits.
+    /// 64 hex digits, or the swarm's id of one that is the swarm's.
     pub id: NetworkId,
     pub created_at: Timestamp,
     pub spec: LocalNetworkSpec,
@@ -173,4 +176,6 @@ pub struct LocalNetworkSpec {
     pub config_only: bool,
     /// The name of the configuration network that labels, options and addresses come from; empty for none.
     pub config_from: String,
+    /// This host's part of a node-local network of the swarm: there while something is on it.
+    pub of_swarm: bool,
 }

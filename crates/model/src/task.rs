@@ -5,6 +5,7 @@
 //! write `desired_state`; once a task is assigned, only its node's agent raises `status`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +136,12 @@ impl Task {
         crate::validate::stop_after(&self.service_labels).ok().flatten()
     }
 
+    /// Whether it is on a network of the swarm, by an address it was given or, on a node-local one, by its template.
+    pub fn joins(&self, network: &NetworkId) -> bool {
+        let named = |n: &NetworkAttachmentConfig| n.target == network.as_str();
+        self.networks.iter().any(|n| n.network_id == *network) || self.spec.networks.iter().any(named)
+    }
+
     /// Wanted and not yet over: counts as one of its service's replicas.
     pub fn is_live(&self) -> bool {
         self.is_wanted() && !self.status.state.is_terminal()
@@ -154,6 +161,8 @@ pub struct TaskStatus {
     pub container: Option<ContainerStatus>,
     /// Host-mode ports as really bound.
     pub host_ports: Vec<PortConfig>,
+    /// What its host gave it on networks that the hosts make for themselves.
+    pub addresses: BTreeMap<NetworkId, Ipv4Addr>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::Ipv4Net;
+use skep_model::dns::Zone;
 use skep_model::network::GWBRIDGE_NETWORK_NAME;
-use skep_model::sandbox::{LocalNetwork, LocalNetworkSpec};
+use skep_model::sandbox::{EndpointRequest, LocalNetwork, LocalNetworkSpec};
 use skep_model::{ContainerId, NetworkId, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::ingress::rules::SourceMode;
 use crate::link::Namespace;
 use crate::nft::{Family, NftError, NftSocket, Ownership, Table};
 use crate::publish::Ports;
-use crate::sandbox::{HostResolv, Record, RunningResolver, Zones, zone_of};
+use crate::sandbox::{HostResolv, Record, RunningResolver, Zones, blocking, zone_of};
 
 /// An overlay of the plan, as far as a sandbox needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(crate) struct Host {
     pub(crate) overlays: watch::Sender<BTreeMap<NetworkId, OverlayInfo>>,
     pub(crate) resolvers: Mutex<BTreeMap<ContainerId, RunningResolver>>,
     state: Mutex<State>,
+    /// Names on node-local networks of the swarm that the last plan knew.
+    swarm_zones: Mutex<BTreeMap<NetworkId, Zone>>,
     /// One change at a time for each container.
     turns: Mutex<BTreeMap<ContainerId, Arc<tokio::sync::Mutex<()>>>>,
     /// One network made or removed at a time.
@@ -95,6 +98,7 @@ impl Host {
             overlays: watch::Sender::new(BTreeMap::new()),
             resolvers: Mutex::default(),
             state: Mutex::new(State { networks, sandboxes: BTreeMap::new(), ports: Ports::new(), firewall, firewall6 }),
+            swarm_zones: Mutex::default(),
             turns: Mutex::default(),
             network_turn: tokio::sync::Mutex::new(()),
             tasks: TaskTracker::new(),
@@ -174,8 +178,11 @@ impl Host {
     }
 
     fn make_network(&self, spec: LocalNetworkSpec) -> Result<LocalNetwork> {
-        let id: NetworkId =
-            skep_model::id::hex_64([rand::random(), rand::random()]).parse().expect("64 hex digits are an id");
+        let id = skep_model::id::hex_64([rand::random(), rand::random()]).parse().expect("64 hex digits are an id");
+        self.make_network_as(id, spec)
+    }
+
+    fn make_network_as(&self, id: NetworkId, spec: LocalNetworkSpec) -> Result<LocalNetwork> {
         let routed = self.routed().context(|| "read the host's routes".to_owned())?;
         let mut stored = self.state().networks.plan(spec, id, now(), &routed)?;
         if stored.is_bridge() {
@@ -222,6 +229,36 @@ impl Host {
         self.state().networks.get(&id).cloned().ok_or_else(|| NetError::NoSuchNetwork(GWBRIDGE_NETWORK_NAME.to_owned()))
     }
 
+    /// The caller holds `network_turn`. Makes a node-local network of the swarm here, if the request is for one.
+    pub(crate) async fn ensure_of_swarm(self: &Arc<Self>, request: &EndpointRequest) -> Result<()> {
+        let Some(spec) = &request.made_from else { return Ok(()) };
+        let Ok(id) = request.network.parse::<NetworkId>() else { return Ok(()) };
+        if self.state().networks.get(&id).is_some() {
+            return Ok(());
+        }
+        let (host, spec) = (Arc::clone(self), LocalNetworkSpec::clone(spec));
+        blocking(move || host.make_network_as(id, spec)).await.map(drop)
+    }
+
+    /// Blocks; the caller holds `network_turn`. Takes away what is here of the swarm's node-local networks and has nothing on it:
+    /// whoever comes next makes it again.
+    pub(crate) fn remove_unused(&self) -> Result<()> {
+        let unused: Vec<NetworkId> = {
+            let state = self.state();
+            let unused = state.networks.all().filter(|s| s.is_of_swarm() && s.network.endpoints.is_empty());
+            unused.map(|stored| stored.network.id.clone()).collect()
+        };
+        unused.iter().try_for_each(|id| self.remove_network(id.as_str()).map(drop))
+    }
+
+    /// Takes names on node-local networks of the swarm that others than this host's containers have.
+    pub(crate) fn set_swarm_zones(&self, zones: &BTreeMap<NetworkId, Zone>) {
+        let before =
+            std::mem::replace(&mut *self.swarm_zones.lock().unwrap_or_else(PoisonError::into_inner), zones.clone());
+        let changed = before.keys().chain(zones.keys()).filter(|id| before.get(*id) != zones.get(*id));
+        changed.collect::<BTreeSet<_>>().into_iter().for_each(|id| self.refresh_zone(id));
+    }
+
     /// Blocks; the caller holds `network_turn`. Makes bridges, their ports and the rules what they are to be, where somebody
     /// else has changed them; how many things that were.
     pub(crate) fn repair(&self) -> Result<usize> {
@@ -265,8 +302,14 @@ impl Host {
     /// Makes the names of a bridge network what its endpoints are now.
     pub(crate) fn refresh_zone(&self, network: &NetworkId) {
         let zone = self.state().networks.get(network).map(zone_of);
+        let swarm = self.swarm_zones.lock().unwrap_or_else(PoisonError::into_inner);
         match zone {
-            Some(zone) => self.zones.set(network.clone(), zone),
+            Some(mut zone) => {
+                if let Some(names) = swarm.get(network) {
+                    zone.merge(names);
+                }
+                self.zones.set(network.clone(), zone);
+            }
             None => self.zones.forget(network),
         }
     }

@@ -10,6 +10,7 @@ use skep_model::plan::HostPlan;
 use skep_model::sandbox::{EndpointInfo, EndpointRequest, LocalNetwork, LocalNetworkSpec, Sandbox, SandboxRequest};
 use skep_model::{ContainerId, NetworkId};
 
+use crate::bridge::Stored;
 use crate::config::NetConfig;
 use crate::dataplane::ApplyReport;
 use crate::error::Result;
@@ -86,13 +87,15 @@ impl Net {
         self.host.state().sandboxes.get(container).map(|record| record.request.clone())
     }
 
-    /// Places on overlays of containers that are no tasks.
+    /// Places on the swarm's networks of containers that are no tasks.
     pub fn attached(&self) -> Vec<(ContainerId, EndpointInfo)> {
         let state = self.host.state();
         let records = state.sandboxes.values().filter(|record| !record.request.is_task);
+        let of_swarm = |id: &NetworkId| state.networks.get(id).is_some_and(Stored::is_of_swarm);
         let places = records.flat_map(|record| {
-            let overlays = record.endpoints.iter().filter(|endpoint| endpoint.is_overlay());
-            overlays.map(|endpoint| (record.container().clone(), endpoint.info.clone()))
+            let places = record.endpoints.iter();
+            let places = places.filter(|endpoint| endpoint.is_overlay() || of_swarm(&endpoint.info.network_id));
+            places.map(|endpoint| (record.container().clone(), endpoint.info.clone()))
         });
         places.collect()
     }
@@ -126,6 +129,7 @@ impl Net {
         for gone in known.iter().filter(|id| !overlays.contains_key(*id)) {
             self.host.zones.forget(gone);
         }
+        self.host.set_swarm_zones(&plan.zones);
         // Sandboxes of networks that were in the last plan are connected since then.
         let new = overlays.keys().filter(|id| !known.contains(*id)).cloned().collect();
         report.failures.extend(self.host.connect_overlays(&new).await);
@@ -139,7 +143,7 @@ impl Net {
         let mut report = self.host.dataplane.repair().await;
         let _turn = self.host.network_turn.lock().await;
         let host = Arc::clone(&self.host);
-        match blocking(move || host.repair()).await {
+        match blocking(move || host.remove_unused().and_then(|()| host.repair())).await {
             Ok(changes) => report.changes += changes,
             Err(error) => report.failures.push(crate::dataplane::chain_of(&error)),
         }
@@ -174,6 +178,12 @@ impl Net {
         let _turn = self.host.network_turn.lock().await;
         let host = Arc::clone(&self.host);
         blocking(move || host.create_network(spec)).await
+    }
+
+    /// Makes this host's part of a node-local network of the swarm, if the request is for one and it is not there yet.
+    pub async fn ensure_of_swarm(&self, request: &EndpointRequest) -> Result<()> {
+        let _turn = self.host.network_turn.lock().await;
+        self.host.ensure_of_swarm(request).await
     }
 
     pub async fn remove_network(&self, name_or_id: &str) -> Result<NetworkId> {

@@ -137,7 +137,7 @@ async fn settle(sandboxes: &NetSandboxes, member: &Member, known: &BTreeMap<Key,
     }
     for ((network_id, container_id), (address, names)) in sandboxes.attached() {
         let Some(_turn) = sandboxes.try_turn(&container_id) else { continue };
-        let same = |there: &Attachment| there.address == address && there.names == names;
+        let same = |there: &Attachment| there.address == Some(address) && there.names == names;
         if known.get(&(network_id.clone(), container_id.clone())).is_some_and(same) {
             continue;
         }

@@ -45,7 +45,7 @@ impl NetSandboxes {
         self.shared.node.send_replace(Arc::downgrade(node));
     }
 
-    /// Containers that are no tasks, by where they are: their address and names.
+    /// Containers that are no tasks, by where they are in the swarm: their address and names.
     pub(crate) fn attached(&self) -> BTreeMap<(NetworkId, ContainerId), (Ipv4Addr, Vec<String>)> {
         let attached = self.net.attached().into_iter();
         attached.map(|(container, at)| ((at.network_id, container), (at.address.addr(), at.dns_names))).collect()
@@ -83,8 +83,10 @@ impl NetSandboxes {
         endpoint: &mut EndpointRequest,
     ) -> Result<(), EngineError> {
         let local = self.net.network(&endpoint.network);
-        // The beginning of an id comes after a name or id of the swarm's.
-        let named = |n: &LocalNetwork| n.spec.name == endpoint.network || n.id.as_str() == endpoint.network;
+        // The beginning of an id comes after a name or id of the swarm's; and what is here of the swarm's is the swarm's.
+        let named = |n: &LocalNetwork| {
+            !n.spec.of_swarm && (n.spec.name == endpoint.network || n.id.as_str() == endpoint.network)
+        };
         if local.as_ref().is_ok_and(named) {
             return Ok(());
         }
@@ -104,7 +106,10 @@ impl NetSandboxes {
             attached => attached.map_err(|error| unattached(&endpoint.network, &error))?,
         };
         endpoint.network = at.network_id.to_string();
-        endpoint.address = Some(at.address);
+        endpoint.made_from = at.made_from.map(Box::new);
+        if endpoint.made_from.is_none() {
+            endpoint.address = at.address;
+        }
         Ok(())
     }
 }

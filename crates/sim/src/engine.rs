@@ -144,7 +144,12 @@ impl World {
                     container_id: task.to_string(),
                     state: match container.state {
                         State::Created => ContainerFacts::Created,
-                        State::Running => ContainerFacts::Running { pid: 1, health: None, host_ports: Vec::new() },
+                        State::Running => ContainerFacts::Running {
+                            pid: 1,
+                            health: None,
+                            host_ports: Vec::new(),
+                            addresses: BTreeMap::new(),
+                        },
                         State::Exited(code) => ContainerFacts::Exited(Exit { code, cause: String::new() }),
                     },
                 },

@@ -246,7 +246,8 @@ impl World {
                     address: *address,
                 };
                 match skep_control::attach(&view, &request) {
-                    Ok((network_id, address, change)) => (change, Answer::At(network_id, address)),
+                    Ok((network_id, Some(address), change)) => (change, Answer::At(network_id, address)),
+                    Ok((network_id, None, _)) => (None, Answer::Refused(format!("no address on network {network_id}"))),
                     Err(Unattachable::Unallocated(_)) => (None, Answer::Elsewhere(None)),
                     Err(refused) => (None, Answer::Refused(refused.to_string())),
                 }
@@ -365,7 +366,7 @@ impl World {
                 }
                 Some(Step::Look(key)) if there.placed.contains_key(&key) => continue,
                 Some(Step::Look(key)) => Ask::Detach(key),
-                Some(Step::Tell(key, address)) if round.known.get(&key).is_some_and(|a| a.address == address) => {
+                Some(Step::Tell(key, address)) if round.known.get(&key).is_some_and(|a| a.address == Some(address)) => {
                     continue;
                 }
                 Some(Step::Tell((network, container), address)) => {

@@ -85,6 +85,7 @@ fn plan() -> HostPlan {
         members: Vec::new(),
         overlays: [(network(), overlay)].into(),
         ingress: Some(ingress),
+        ..HostPlan::default()
     }
 }
 

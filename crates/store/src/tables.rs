@@ -171,12 +171,19 @@ impl View {
         self.network_names.insert(folded(&network.spec.name), network.id.clone());
         let old = self.networks.insert(network.id.clone(), network.clone());
         for (container, there) in old.iter().flat_map(|old| &old.attachments) {
+            let Some(address) = there.address else { continue };
             if network.attachments.get(container).is_none_or(|now| now.address != there.address) {
-                self.release(&network.id, there.address, &AddressOwner::Container(container.clone()));
+                self.release(&network.id, address, &AddressOwner::Container(container.clone()));
             }
         }
+        // Hosts give the same addresses, each on its own part of a node-local network.
+        if network.spec.is_node_local() {
+            return;
+        }
         for (container, attachment) in &network.attachments {
-            self.hold(&network.id, attachment.address, AddressOwner::Container(container.clone()));
+            if let Some(address) = attachment.address {
+                self.hold(&network.id, address, AddressOwner::Container(container.clone()));
+            }
         }
     }
 

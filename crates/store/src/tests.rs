@@ -418,7 +418,11 @@ fn an_attached_container_holds_its_address_and_its_network() {
     let attach = |container: &str, node: &str, address: [u8; 4]| Change::AttachContainer {
         network_id: "n1".parse().unwrap(),
         container_id: container.parse().unwrap(),
-        attachment: Attachment { node_id: node.parse().unwrap(), address: address.into(), names: vec!["web".into()] },
+        attachment: Attachment {
+            node_id: node.parse().unwrap(),
+            address: Some(address.into()),
+            names: vec!["web".into()],
+        },
     };
     log.ok(vec![attach("aa", "w1", [10, 0, 1, 5])]);
     log.refused(attach("bb", "w2", [10, 0, 1, 5]), Kind::Stale, "decided on an old view: address 10.0.1.5 is taken");

@@ -40,11 +40,8 @@ impl View {
             let name = attached.names.first().map(String::as_str).unwrap_or_default();
             return refuse("container", &format_args!("{name} on node {}", attached.node_id));
         }
-        let attached = self.tasks().find(|task| {
-            task.is_wanted()
-                && task.status.state <= TaskState::Running
-                && task.networks.iter().any(|n| n.network_id == *id)
-        });
+        let attached =
+            self.tasks().find(|task| task.is_wanted() && task.status.state <= TaskState::Running && task.joins(id));
         match attached {
             Some(task) => refuse("task", &task.id),
             None => Ok(()),

@@ -86,7 +86,7 @@ fn attached_containers_are_reached_where_they_are_by_their_names() {
     let id: NetworkId = "back".parse().unwrap();
     let attachment = Attachment {
         node_id: "n2".parse().unwrap(),
-        address: address("10.0.1.41"),
+        address: Some(address("10.0.1.41")),
         names: vec!["Box".into(), "db".into()],
     };
     set.networks.get_mut(&id).unwrap().attachments.insert("aa".parse().unwrap(), attachment);

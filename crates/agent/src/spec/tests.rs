@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use skep_model::service::PortConfig;
+use skep_model::network::NetworkSpec;
+use skep_model::service::{NetworkAttachmentConfig, PortConfig};
 use skep_model::task::{NetworkAttachment, TaskSpec, TaskState, TaskStatus};
 use skep_model::{Meta, NetworkId, ServiceId, TaskId};
 
@@ -81,6 +82,35 @@ fn a_task_on_overlays_has_their_addresses_and_a_way_out() {
     assert_eq!(plan.endpoints[0].mac, Some([2, 0x42, 10, 0, 1, 5]));
     assert_eq!(plan.endpoints[0].aliases, ["front", "web"]);
     assert_eq!(plan.endpoints[1].network, GWBRIDGE_NETWORK_NAME);
+}
+
+#[test]
+fn networks_that_the_host_makes_are_made_from_their_spec_and_lead_out() {
+    let with = |targets: &[&str], overlay: bool| {
+        let mut task = task();
+        let asked = |target: &&str| NetworkAttachmentConfig {
+            target: (*target).to_owned(),
+            aliases: Vec::new(),
+            driver_options: BTreeMap::new(),
+        };
+        Arc::make_mut(&mut task.spec).networks = targets.iter().map(asked).collect();
+        if overlay {
+            let (network_id, address) = ("net1".parse().unwrap(), "10.0.1.5/24".parse().unwrap());
+            task.networks.push(NetworkAttachment { network_id, address, aliases: Vec::new() });
+        }
+        let spec = NetworkSpec { name: "wire".into(), driver: "macvlan".into(), ..NetworkSpec::default() };
+        let networks = [("wire1".parse().unwrap(), spec)].into();
+        container(&task, &node(), &BTreeMap::new(), &BTreeMap::new(), &networks).map(|plan| {
+            let on: Vec<_> = plan.endpoints.iter().map(|e| (e.network.clone(), e.made_from.is_some())).collect();
+            (plan.host_config.network_mode, on)
+        })
+    };
+    let on = |networks: &[(&str, bool)]| networks.iter().map(|(n, made)| ((*n).to_owned(), *made)).collect::<Vec<_>>();
+    assert_eq!(with(&["wire1"], false), Ok(("wire".into(), on(&[("wire1", true)]))));
+    assert_eq!(with(&["wire1"], true), Ok(("net1".into(), on(&[("net1", false), ("wire1", true)]))));
+    assert_eq!(with(&["bridge"], true), Ok(("net1".into(), on(&[("net1", false), ("bridge", false)]))));
+    assert_eq!(with(&["host"], false), Ok(("host".into(), on(&[]))));
+    assert!(with(&["host"], true).is_err() && with(&["host", "wire1"], false).is_err());
 }
 
 #[test]

@@ -184,10 +184,10 @@ impl TaskMachine {
                     // Whatever it was made for may be gone; started only once.
                     ContainerFacts::Created if self.task.status.state.is_terminal() => self.ended(now, out),
                     ContainerFacts::Created => self.ready(now, out),
-                    ContainerFacts::Running { pid, health, host_ports } => {
+                    ContainerFacts::Running { pid, health, host_ports, addresses } => {
                         out.push(Effect::Wait);
                         let checked = health.is_some_and(|h| h != Health::Healthy);
-                        self.up(Started { pid, has_health_check: checked, host_ports }, now, out);
+                        self.up(Started { pid, has_health_check: checked, host_ports, addresses }, now, out);
                     }
                     ContainerFacts::Exited(exit) => {
                         self.phase = Phase::Up;
@@ -268,6 +268,7 @@ impl TaskMachine {
         self.task.status.container =
             Some(ContainerStatus { container_id: self.container_id.clone(), pid: started.pid, exit_code: 0 });
         self.task.status.host_ports = host_ports(started.host_ports);
+        self.task.status.addresses = started.addresses;
         if started.has_health_check {
             self.report(TaskState::Starting, "starting", "", now, out);
         } else {
@@ -386,6 +387,7 @@ impl TaskMachine {
             error: error.into(),
             container: status.container.take(),
             host_ports: std::mem::take(&mut status.host_ports),
+            addresses: std::mem::take(&mut status.addresses),
         };
         out.push(Effect::Report(status.clone()));
     }

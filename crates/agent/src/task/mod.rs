@@ -13,11 +13,13 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use skep_model::Timestamp;
 use skep_model::service::{PortConfig, Protocol, PublishMode};
 use skep_model::task::{Task, TaskStatus};
+use skep_model::{NetworkId, Timestamp};
 
 pub use machine::TaskMachine;
 
@@ -41,6 +43,7 @@ pub enum ContainerFacts {
         /// `None` without a health check.
         health: Option<Health>,
         host_ports: Vec<PortConfig>,
+        addresses: BTreeMap<NetworkId, Ipv4Addr>,
     },
     Exited(Exit),
 }
@@ -67,6 +70,8 @@ pub struct Started {
     pub has_health_check: bool,
     /// Host-mode ports as bound.
     pub host_ports: Vec<PortConfig>,
+    /// On networks that this host made for itself.
+    pub addresses: BTreeMap<NetworkId, Ipv4Addr>,
 }
 
 /// What happened. Errors are texts for the user, as Docker words them (`No such image: x:latest`).

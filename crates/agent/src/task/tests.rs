@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use std::collections::BTreeMap;
+
 use skep_model::Timestamp;
 use skep_model::task::{DEFAULT_STOP_GRACE_PERIOD, NetworkAttachment, Task, TaskState};
 
@@ -70,7 +72,7 @@ fn known(state: ContainerFacts) -> TaskEvent {
 }
 
 fn started(has_health_check: bool) -> TaskEvent {
-    TaskEvent::Started(Ok(Started { pid: 7, has_health_check, host_ports: Vec::new() }))
+    TaskEvent::Started(Ok(Started { pid: 7, has_health_check, host_ports: Vec::new(), addresses: BTreeMap::new() }))
 }
 
 fn exited(code: i64) -> TaskEvent {
@@ -186,7 +188,7 @@ fn was(state: TaskState) -> Stage {
 
 #[test]
 fn what_runs_is_adopted_without_a_word() {
-    let running = ContainerFacts::Running { pid: 7, health: None, host_ports: Vec::new() };
+    let running = ContainerFacts::Running { pid: 7, health: None, host_ports: Vec::new(), addresses: BTreeMap::new() };
     was(TaskState::Running).check(known(running.clone()), "wait");
     was(TaskState::Starting).check(known(running.clone()), "wait, running:started");
     let mut stopped = was(TaskState::Running);

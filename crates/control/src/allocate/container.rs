@@ -17,7 +17,7 @@ pub struct AttachmentRequest<'a> {
     pub node_id: &'a NodeId,
     /// What it is to answer to, its own name first.
     pub names: &'a [String],
-    /// `--ip`, or the address it has.
+    /// `--ip`, or the address it has; on a node-local network its host sees to it.
     pub address: Option<Ipv4Addr>,
 }
 
@@ -39,19 +39,20 @@ pub enum Unattachable {
 pub fn attach(
     view: &View,
     request: &AttachmentRequest<'_>,
-) -> Result<(NetworkId, Ipv4Addr, Option<Change>), Unattachable> {
+) -> Result<(NetworkId, Option<Ipv4Addr>, Option<Change>), Unattachable> {
     let network = view.find_network(request.network)?;
     if !network.spec.attachable {
         return Err(Unattachable::NotAttachable(network.spec.name.clone()));
     }
     let there = network.attachments.get(request.container_id);
-    let address = match (request.address, there) {
-        (Some(wanted), _) => wanted_address(view, network, request.container_id, wanted)?,
-        (None, Some(there)) => there.address,
+    let address = match (request.address, there.and_then(|there| there.address)) {
+        (wanted, there) if network.spec.is_node_local() => wanted.or(there),
+        (Some(wanted), _) => Some(wanted_address(view, network, request.container_id, wanted)?),
+        (None, Some(there)) => Some(there),
         (None, None) if network.allocation.is_none() => {
             return Err(Unattachable::Unallocated(network.spec.name.clone()));
         }
-        (None, None) => service::fresh(view, network).map_err(Unattachable::NoAddress)?.addr(),
+        (None, None) => Some(service::fresh(view, network).map_err(Unattachable::NoAddress)?.addr()),
     };
     let attachment = Attachment { node_id: request.node_id.clone(), address, names: request.names.to_vec() };
     let change = (there != Some(&attachment)).then(|| Change::AttachContainer {
@@ -78,7 +79,7 @@ fn wanted_address(
     if !network.gives(wanted) || ends.contains(&wanted) {
         return refused("is not for containers");
     }
-    let own = network.attachments.get(container).is_some_and(|there| there.address == wanted);
+    let own = network.attachments.get(container).is_some_and(|there| there.address == Some(wanted));
     let taken = !own && view.addresses(&network.id).is_some_and(|held| held.owner(wanted).is_some());
     if taken { refused("is already in use") } else { Ok(wanted) }
 }

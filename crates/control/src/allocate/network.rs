@@ -19,7 +19,8 @@ pub(crate) fn networks_and_nodes(plan: &mut Plan, dirty: &Dirty) {
     if !(dirty.everything || dirty.world) {
         return;
     }
-    let mut pending: Vec<_> = plan.view().networks().filter(|n| n.allocation.is_none()).cloned().collect();
+    let mut pending: Vec<_> =
+        plan.view().networks().filter(|n| n.allocation.is_none() && !n.spec.is_node_local()).cloned().collect();
     // The mesh's network comes first, and so gets the first subnet, where tools look for it.
     pending.sort_by_key(|n| (!n.spec.ingress, n.meta.created_at, n.id.clone()));
     for network in pending {

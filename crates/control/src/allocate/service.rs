@@ -25,8 +25,8 @@ pub(crate) fn services(plan: &mut Plan, dirty: &Dirty) {
     }
 }
 
-/// The swarm's networks a service's tasks join, in the spec's order. Networks of a host itself (`host`, `bridge`) have no
-/// part in it; one that is gone or has no subnet yet is an error for the user.
+/// The overlays a service's tasks join, in the spec's order. Networks of a host itself (`host`, `bridge`) and those every host
+/// makes for itself have no part in it, and no VIP (swarmkit); one that is gone or has no subnet yet is an error for the user.
 pub(super) fn networks(view: &View, spec: &ServiceSpec) -> Result<Vec<Arc<Network>>, String> {
     let mut out: Vec<Arc<Network>> = Vec::new();
     for attachment in spec.networks() {
@@ -34,7 +34,7 @@ pub(super) fn networks(view: &View, spec: &ServiceSpec) -> Result<Vec<Arc<Networ
             continue;
         }
         let network = view.find_network(&attachment.target).map_err(|error| error.to_string())?;
-        if out.iter().all(|known| known.id != network.id) {
+        if !network.spec.is_node_local() && out.iter().all(|known| known.id != network.id) {
             out.push(ready(network)?);
         }
     }

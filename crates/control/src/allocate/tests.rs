@@ -104,7 +104,7 @@ fn a_container_is_given_what_is_free_and_keeps_it() {
         let (_, address, change) = attach(world.view(), &request).map_err(|error| error.to_string())?;
         let asked = change.is_some();
         world.apply(change.into_iter().collect());
-        Ok::<_, String>((address.octets()[3], asked))
+        Ok::<_, String>((address.unwrap().octets()[3], asked))
     };
     assert_eq!(ask(&mut world, "small", "a", None), Ok((2, true)));
     assert_eq!(ask(&mut world, "small", "a", None), Ok((2, false)), "asked again");

@@ -1,10 +1,11 @@
 //! What one worker must know, cut out of the View.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use skep_model::assignment::{AssignmentSet, EndpointRecord, NodeRecord, ServiceRecord};
 use skep_model::node::NodeState;
-use skep_model::service::{PublishMode, Service};
+use skep_model::service::{NetworkAttachmentConfig, PublishMode, Service};
 use skep_model::task::{Task, TaskState};
 use skep_model::traffic::{Traffic, weight};
 use skep_model::{NetworkId, NodeId, ServiceId, TaskId};
@@ -66,8 +67,9 @@ impl<'a> Assigner<'a> {
     }
 
     fn add_networks(&mut self, node_id: &NodeId, set: &mut AssignmentSet) {
-        let used = set.tasks.values().filter(|t| !t.status.state.is_terminal()).flat_map(|t| &t.networks);
-        let mut wanted: BTreeSet<NetworkId> = used.map(|n| n.network_id.clone()).collect();
+        let used = || set.tasks.values().filter(|t| !t.status.state.is_terminal());
+        let mut wanted: BTreeSet<NetworkId> = used().flat_map(|t| &t.networks).map(|n| n.network_id.clone()).collect();
+        wanted.extend(used().flat_map(|t| node_local(self.view, &t.spec.networks)));
         wanted.extend(self.attached.get(node_id).into_iter().flatten().cloned());
         wanted.extend(self.view.ingress_network().map(|n| n.id.clone()));
         for id in wanted {
@@ -134,25 +136,49 @@ fn traffic(service: &Service) -> Traffic {
     traffic
 }
 
+/// Networks that the hosts make for themselves, of those a template names.
+fn node_local<'a>(view: &'a View, named: &'a [NetworkAttachmentConfig]) -> impl Iterator<Item = NetworkId> + 'a {
+    let networks = named.iter().filter_map(|n| view.network(&n.target.parse().ok()?));
+    networks.filter(|network| network.spec.is_node_local()).map(|network| network.id.clone())
+}
+
 /// Every living endpoint on a network, wherever it runs.
 fn endpoints(view: &View, network: &NetworkId) -> Vec<(TaskId, EndpointRecord)> {
+    if view.network(network).is_some_and(|n| n.spec.is_node_local()) {
+        return reported(view, network);
+    }
     let holders = view.addresses(network).into_iter().flat_map(|a| a.iter());
     let records = holders.filter_map(|(address, owner)| {
         let AddressOwner::Task(id) = owner else { return None };
-        let task = view.task(id)?;
-        let node_id = task.node_id.clone()?;
-        let aliases = task.networks.iter().find(|n| n.network_id == *network).map(|n| n.aliases.clone());
-        let record = EndpointRecord {
-            service_id: task.service_id.clone(),
-            address,
-            task_name: task.name(),
-            aliases: aliases.unwrap_or_default(),
-            serving: is_serving(view, task),
-            node_id,
-        };
-        Some((task.id.clone(), record))
+        endpoint(view, view.task(id)?, network, address)
     });
     records.collect()
+}
+
+/// Those of a network that the hosts make for themselves, with the addresses that these gave.
+fn reported(view: &View, network: &NetworkId) -> Vec<(TaskId, EndpointRecord)> {
+    let alive = view.tasks().filter(|task| !task.status.state.is_terminal());
+    alive
+        .filter_map(|task| {
+            let address = task.status.addresses.get(network)?;
+            endpoint(view, task, network, *address)
+        })
+        .collect()
+}
+
+fn endpoint(view: &View, task: &Task, network: &NetworkId, address: Ipv4Addr) -> Option<(TaskId, EndpointRecord)> {
+    let node_id = task.node_id.clone()?;
+    let given = task.networks.iter().find(|n| n.network_id == *network).map(|n| &n.aliases);
+    let asked = || task.spec.networks.iter().find(|n| n.target == network.as_str()).map(|n| &n.aliases);
+    let record = EndpointRecord {
+        service_id: task.service_id.clone(),
+        address,
+        task_name: task.name(),
+        aliases: given.or_else(asked).cloned().unwrap_or_default(),
+        serving: is_serving(view, task),
+        node_id,
+    };
+    Some((task.id.clone(), record))
 }
 
 /// May be given new connections: runs (which for a task with a health check means healthy), is not asked to stop, and its
@@ -200,8 +226,8 @@ impl Affected {
                         self.add(node);
                     }
                 }
-                let shown = |t: &Option<std::sync::Arc<Task>>| t.as_ref().and_then(|t| shown_to_others(t));
-                if shown(old) != shown(new) {
+                let [before, after] = [old, new].map(|t| t.as_deref().and_then(shown_to_others));
+                if before != after {
                     *self = Self::Everybody;
                 }
             }
@@ -238,10 +264,11 @@ impl Affected {
 }
 
 /// What other nodes see of a task: nothing if it has no address.
-fn shown_to_others(task: &Task) -> Option<(bool, bool, Option<NodeId>)> {
-    if task.networks.is_empty() || task.status.state.is_terminal() {
+fn shown_to_others(task: &Task) -> Option<(bool, &BTreeMap<NetworkId, Ipv4Addr>, Option<NodeId>)> {
+    let addresses = &task.status.addresses;
+    if task.networks.is_empty() && addresses.is_empty() || task.status.state.is_terminal() {
         return None;
     }
     let serving = task.status.state == TaskState::Running && task.is_wanted();
-    Some((serving, true, task.node_id.clone()))
+    Some((serving, addresses, task.node_id.clone()))
 }

@@ -1,12 +1,13 @@
 //! Who is told what, and who is given up.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use skep_model::network::Attachment;
+use skep_model::network::{Attachment, Network, NetworkSpec};
 use skep_model::node::NodeState;
 use skep_model::secret::{Secret, SecretBytes};
-use skep_model::service::{EndpointSpec, PortConfig, ServiceSpec};
+use skep_model::service::{EndpointSpec, Mode, NetworkAttachmentConfig, PortConfig, ServiceSpec};
 use skep_model::task::{FileTarget, Placement, SecretReference, TaskState, TaskStatus};
 use skep_model::{Labels, Meta, NetworkId, NodeId, Timestamp};
 use skep_store::{Batch, Change, Store};
@@ -56,12 +57,43 @@ fn a_node_is_told_of_the_networks_its_attached_containers_are_on() {
     let mut world = World::new(2);
     world.apply(vec![crate::tests::overlay("back", "back", "10.9.0.0/24")]);
     world.settle();
-    let attachment = Attachment { node_id: node_id("n1"), address: [10, 9, 0, 7].into(), names: vec!["a".into()] };
+    let attachment =
+        Attachment { node_id: node_id("n1"), address: Some([10, 9, 0, 7].into()), names: vec!["a".into()] };
     let (network_id, container_id): (NetworkId, _) = ("back".parse().unwrap(), "aa".parse().unwrap());
     world.apply(vec![Change::AttachContainer { network_id: network_id.clone(), container_id, attachment }]);
     let told = |node: &str| assignments(world.view(), &node_id(node)).networks.get(&network_id).cloned();
     assert_eq!(told("n1").unwrap().attachments.len(), 1);
     assert_eq!(told("n2"), None);
+}
+
+#[test]
+fn a_network_the_nodes_make_for_themselves_has_no_vip_and_the_addresses_they_report() {
+    let mut world = World::new(2);
+    let id: NetworkId = "wire".parse().unwrap();
+    let spec = NetworkSpec { name: "wire".into(), driver: "macvlan".into(), ..NetworkSpec::default() };
+    world.apply(vec![Change::CreateNetwork(Box::new(Network::new(id.clone(), spec)))]);
+    let web = world.create("web", |s| {
+        s.mode = Mode::Global;
+        let target = "wire".to_owned();
+        s.task.networks.push(NetworkAttachmentConfig { target, aliases: Vec::new(), driver_options: BTreeMap::new() });
+    });
+    world.lead();
+    assert_eq!(world.view().network(&id).unwrap().allocation, None);
+    let none = world.view().service(&web).unwrap().endpoint.iter().flat_map(|e| &e.virtual_ips).next().cloned();
+    assert_eq!(none, None);
+    // Two nodes may well give the same address, each on its own part.
+    for task in world.tasks(&web) {
+        let addresses = [(id.clone(), [10, 46, 0, 2].into())].into();
+        let status = TaskStatus { state: TaskState::Running, addresses, ..TaskStatus::default() };
+        world.apply(vec![Change::SetTaskState { task_id: task.id.clone(), status }]);
+    }
+    for node in ["n1", "n2"] {
+        let told = assignments(world.view(), &node_id(node));
+        assert!(told.networks.contains_key(&id), "{node}");
+        let there: Vec<_> = told.endpoints.iter().filter(|((on, _), _)| *on == id).map(|(_, e)| e).collect();
+        assert_eq!(there.len(), 2, "{node}");
+        assert!(there.iter().all(|e| e.serving && e.address == Ipv4Addr::new(10, 46, 0, 2)), "{there:?}");
+    }
 }
 
 #[test]

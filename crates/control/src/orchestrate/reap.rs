@@ -79,9 +79,8 @@ fn orphan(plan: &mut Plan, task: &Task) {
         state: TaskState::Orphaned,
         at: plan.now(),
         message: "orphaned".into(),
-        error: String::new(),
         container: task.status.container.clone(),
-        host_ports: Vec::new(),
+        ..TaskStatus::default()
     };
     plan.push(Change::SetTaskState { task_id: task.id.clone(), status });
 }

@@ -37,6 +37,11 @@ impl Stored {
         self.network.spec.driver == "bridge"
     }
 
+    /// This host's part of a node-local network of the swarm.
+    pub(crate) fn is_of_swarm(&self) -> bool {
+        self.network.spec.of_swarm
+    }
+
     pub(crate) fn is_macvlan(&self) -> bool {
         self.network.spec.driver == "macvlan"
     }
@@ -194,6 +199,7 @@ impl Networks {
                 attachable: spec.attachable,
                 config_from: spec.config_from,
                 config_only: false,
+                of_swarm: spec.of_swarm,
                 ..config
             };
         }

@@ -74,9 +74,16 @@ impl Host {
         namespace: &Namespace,
         request: &EndpointRequest,
     ) -> Result<()> {
+        // Nobody takes it for unused before it has an endpoint.
+        let turn = match request.made_from {
+            Some(_) => Some(self.network_turn.lock().await),
+            None => None,
+        };
+        self.ensure_of_swarm(request).await?;
         match self.locate(request).await? {
             Found::Local(stored) => {
                 let endpoint = self.reserve(record, &stored, request, false)?;
+                drop(turn);
                 self.attach_bridge(record, namespace, *stored, endpoint).await
             }
             Found::Overlay(id, info) => self.attach_overlay(record, namespace, request, id, &info).await,

@@ -12,7 +12,7 @@ use super::endpoints::blocking;
 use super::files;
 use super::names::ContainerNames;
 use super::record::{EndpointKind, Record};
-use crate::bridge::rules;
+use crate::bridge::{Stored, rules};
 use crate::conntrack::Conntrack;
 use crate::dataplane::Attachment;
 use crate::dns::{Resolver, Sockets};
@@ -99,9 +99,21 @@ impl Host {
         let host = Arc::clone(self);
         let links: Vec<String> =
             record.endpoints.iter().filter_map(|endpoint| endpoint.host_end().map(str::to_owned)).collect();
+        let left: Vec<NetworkId> = record.endpoints.iter().map(|endpoint| endpoint.info.network_id.clone()).collect();
         let result = blocking(move || host.dismantle_rest(&record)).await;
         self.sweep_later(links);
-        result
+        result.and(self.leave(&left).await)
+    }
+
+    /// What is here of the swarm's node-local networks goes with the last endpoint.
+    pub(super) async fn leave(self: &Arc<Self>, networks: &[NetworkId]) -> Result<()> {
+        let of_swarm = |id: &NetworkId| self.state().networks.get(id).is_some_and(Stored::is_of_swarm);
+        if !networks.iter().any(of_swarm) {
+            return Ok(());
+        }
+        let _turn = self.network_turn.lock().await;
+        let host = Arc::clone(self);
+        blocking(move || host.remove_unused()).await
     }
 
     /// Links go with their namespace, many namespaces in one sweep of the kernel's; deleting each one by itself would take
@@ -242,7 +254,7 @@ impl Host {
         }
         record.request.endpoints.retain(|endpoint| endpoint.network != network && endpoint.network != id.as_str());
         self.keep(record)?;
-        result
+        result.and(self.leave(&[id]).await)
     }
 
     fn running(&self, container: &ContainerId) -> Result<(Record, Namespace)> {

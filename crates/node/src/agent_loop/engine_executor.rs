@@ -1,7 +1,7 @@
 //! Effects on this host: containers of its engine, kernel state of its net.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use skep_model::node::NodeDescription;
 use skep_model::plan::HostPlan;
 use skep_model::service::{PortConfig, Protocol, PublishMode};
 use skep_model::task::Task;
-use skep_model::{Labels, TaskId};
+use skep_model::{Labels, NetworkId, TaskId};
 use skep_net::Net;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -98,6 +98,7 @@ fn facts_of(record: &ContainerRecord) -> ContainerFacts {
             pid: i64::from(record.state.pid),
             health: record.state.health.as_ref().map(|h| health_of(h.status)),
             host_ports: host_ports(record),
+            addresses: addresses(record),
         },
         Status::Exited | Status::Dead | Status::Removing => ContainerFacts::Exited(exit_of(record)),
     }
@@ -117,6 +118,17 @@ fn exit_of(record: &ContainerRecord) -> Exit {
         (false, error) => error.to_owned(),
     };
     Exit { code: i64::from(record.state.exit_code), cause }
+}
+
+/// What this host gave it on networks that hosts make for themselves.
+fn addresses(record: &ContainerRecord) -> BTreeMap<NetworkId, Ipv4Addr> {
+    let made_here: Vec<&str> =
+        record.endpoints.iter().filter(|e| e.made_from.is_some()).map(|e| e.network.as_str()).collect();
+    let there = record.sandbox.iter().flat_map(|s| &s.endpoints);
+    there
+        .filter(|e| made_here.contains(&e.network_id.as_str()))
+        .map(|e| (e.network_id.clone(), e.address.addr()))
+        .collect()
 }
 
 fn host_ports(record: &ContainerRecord) -> Vec<PortConfig> {
@@ -210,7 +222,11 @@ impl Executor for EngineExecutor {
         if let Some(record) = self.container_of(&task.id) {
             return Ok(record.id.to_string());
         }
-        let plan = spec::container(task, &around.node, &around.secrets, &around.configs, &around.network_names)?;
+        let plan = spec::container(task, &around.node, &around.secrets, &around.configs, &around.networks)?;
+        // The engine would only find out when it starts the container.
+        for endpoint in &plan.endpoints {
+            self.net.ensure_of_swarm(endpoint).await.map_err(|error| error.to_string())?;
+        }
         let files = plan.files.into_iter().map(|f| TaskFile {
             target: f.target.into(),
             uid: f.uid,
@@ -239,6 +255,7 @@ impl Executor for EngineExecutor {
             pid: i64::from(record.state.pid),
             has_health_check: record.state.health.as_ref().is_some_and(|h| h.status != HealthStatus::Healthy),
             host_ports: host_ports(&record),
+            addresses: addresses(&record),
         })
     }
 

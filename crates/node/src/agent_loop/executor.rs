@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use skep_agent::spec::NodeFacts;
 use skep_agent::task::{Observation, Started, TaskEvent};
+use skep_model::network::NetworkSpec;
 use skep_model::node::NodeDescription;
 use skep_model::plan::HostPlan;
 use skep_model::secret::{Config, Secret};
@@ -25,7 +26,7 @@ pub(crate) struct Surroundings {
     pub(crate) node: NodeFacts,
     pub(crate) secrets: BTreeMap<SecretId, Secret>,
     pub(crate) configs: BTreeMap<ConfigId, Config>,
-    pub(crate) network_names: BTreeMap<NetworkId, String>,
+    pub(crate) networks: BTreeMap<NetworkId, NetworkSpec>,
 }
 
 #[derive(Clone, Debug)]

@@ -53,7 +53,7 @@ impl WorkerLoop {
             node: node.clone(),
             secrets: BTreeMap::new(),
             configs: BTreeMap::new(),
-            network_names: BTreeMap::new(),
+            networks: BTreeMap::new(),
         };
         let mut this = Self {
             executor,
@@ -99,7 +99,7 @@ impl WorkerLoop {
             node: self.node.clone(),
             secrets: orders.set.secrets.clone(),
             configs: orders.set.configs.clone(),
-            network_names: orders.set.networks.iter().map(|(id, n)| (id.clone(), n.spec.name.clone())).collect(),
+            networks: orders.set.networks.iter().map(|(id, n)| (id.clone(), n.spec.clone())).collect(),
         });
         match orders.fresh {
             true => self.worker.assign(&orders.set, now(), effects),

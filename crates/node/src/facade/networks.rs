@@ -1,4 +1,4 @@
-//! Swarm-scoped networks: `docker network create -d overlay`.
+//! Swarm-scoped networks: `docker network create -d overlay`, and those that every node makes for itself.
 
 use skep_model::network::{DualStack, IPV6_MTU, MTU_OPTION, NETWORK_KEY_BYTES, Network, NetworkKeys, NetworkSpec};
 use skep_model::secret::SecretBytes;
@@ -45,10 +45,12 @@ impl Node {
         if spec.driver.is_empty() {
             spec.driver = "overlay".into();
         }
-        if spec.driver != "overlay" {
-            return Err(NodeError::NotImplemented("a swarm network with a driver other than overlay"));
+        if spec.driver != "overlay" && !spec.is_node_local() {
+            return Err(NodeError::NotImplemented(
+                "a swarm network with a driver other than overlay, bridge and macvlan",
+            ));
         }
-        if spec.ipv6 {
+        if spec.ipv6 && !spec.is_node_local() {
             check_ipv6(&spec)?;
         }
         if spec.ingress && spec.attachable {

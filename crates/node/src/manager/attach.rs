@@ -1,9 +1,11 @@
 //! Containers that are no tasks and want to be on a network of the swarm: answered when it is committed.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use skep_control::{AttachmentRequest, Unattachable};
-use skep_model::NodeId;
+use skep_model::network::NetworkSpec;
+use skep_model::{NetworkId, NodeId};
 use skep_store::{Batch, Change, LookupError, Refused, Request, View};
 use tonic::Status;
 
@@ -30,9 +32,9 @@ impl Manager {
             };
             let outcome = match skep_control::attach(&view, &request) {
                 Err(error) => return Err(refusal(&error)),
-                Ok((network_id, address, None)) => Some(AttachedAt { network_id, address }),
+                Ok((network_id, address, None)) => Some(attached_at(&view, network_id, address)),
                 Ok((network_id, address, Some(change))) => match self.settle(batch(&view, term, change)).await {
-                    Ok(_) => Some(AttachedAt { network_id, address }),
+                    Ok(_) => Some(attached_at(&view, network_id, address)),
                     // Somebody else was given the address meanwhile, or leads.
                     Err(NodeError::Store(Refused::Stale(_) | Refused::TermMoved { .. })) => None,
                     Err(error) => return Err(Status::unavailable(error.to_string())),
@@ -57,6 +59,12 @@ impl Manager {
         let change = Change::DetachContainer { network_id, container_id };
         self.settle(batch(&view, term, change)).await.map(drop).map_err(|error| Status::unavailable(error.to_string()))
     }
+}
+
+fn attached_at(view: &View, network_id: NetworkId, address: Option<Ipv4Addr>) -> AttachedAt {
+    let spec = view.network(&network_id).map(|network| &network.spec);
+    let made_from = spec.filter(|spec| spec.is_node_local()).map(NetworkSpec::on_host);
+    AttachedAt { network_id, address, made_from }
 }
 
 /// Takes effect once, however often it is sent, and in no later term: by then the node has asked another leader, and may have

@@ -80,7 +80,9 @@ impl Executor for FakeHost {
         };
         let state = match *container.running.borrow() {
             None => ContainerFacts::Created,
-            Some(true) => ContainerFacts::Running { pid: 1, health: None, host_ports: Vec::new() },
+            Some(true) => {
+                ContainerFacts::Running { pid: 1, health: None, host_ports: Vec::new(), addresses: BTreeMap::new() }
+            }
             Some(false) => ContainerFacts::Exited(Exit { code: 1, cause: String::new() }),
         };
         Observation::Known { container_id: id.clone(), state }
@@ -112,7 +114,7 @@ impl Executor for FakeHost {
         let containers = self.containers.lock().unwrap();
         let container = containers.get(container_id).ok_or("No such container")?;
         container.running.send_replace(Some(true));
-        Ok(Started { pid: 1, has_health_check: false, host_ports: Vec::new() })
+        Ok(Started { pid: 1, has_health_check: false, host_ports: Vec::new(), addresses: BTreeMap::new() })
     }
 
     async fn listening(&self, _container_id: &str, _ports: &[u16], _at_most: Duration) {}

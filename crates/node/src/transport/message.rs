@@ -7,6 +7,7 @@ use serde_bytes::ByteBuf;
 use skep_model::assignment::{AssignmentChange, AssignmentSet, TaskReport};
 use skep_model::cluster::{GossipKey, UnlockKey};
 use skep_model::node::{Availability, NodeDescription, Role};
+use skep_model::sandbox::LocalNetworkSpec;
 use skep_model::{ClusterId, ContainerId, NetworkId, NodeId, SessionId, TaskId};
 
 use crate::facade::{LogRequest, RemoteManager, TaskLog};
@@ -161,7 +162,10 @@ pub(crate) struct AttachCall {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AttachedAt {
     pub(crate) network_id: NetworkId,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: Option<Ipv4Addr>,
+    /// What the host makes the network from, if it is one that the hosts make for themselves.
+    #[serde(default)]
+    pub(crate) made_from: Option<LocalNetworkSpec>,
 }
 
 /// From a node: the container is on the network no more.

@@ -142,7 +142,14 @@ fn swarm_resource(state: &ServerState, network: &Network, verbose: bool) -> Netw
             );
         }
     }
-    let Some(view) = view else { return resource };
+    if let Some(view) = view {
+        add_members(&mut resource, &view, network, verbose);
+    }
+    resource
+}
+
+/// The nodes that take part, and with `verbose` the tasks.
+fn add_members(resource: &mut NetworkResource, view: &skep_store::View, network: &Network, verbose: bool) {
     let mut peers = BTreeMap::new();
     let mut add_peer = |id: &skep_model::NodeId| {
         if let Some(node) = view.node(id) {
@@ -151,14 +158,13 @@ fn swarm_resource(state: &ServerState, network: &Network, verbose: bool) -> Netw
         }
     };
     network.attachments.values().for_each(|attachment| add_peer(&attachment.node_id));
-    for task in view.tasks().filter(|t| t.is_live() && t.networks.iter().any(|n| n.network_id == network.id)) {
+    for task in view.tasks().filter(|t| t.is_live() && t.joins(&network.id)) {
         task.node_id.iter().for_each(&mut add_peer);
         if verbose {
-            add_task(&mut resource.services, &view, network, task);
+            add_task(&mut resource.services, view, network, task);
         }
     }
     resource.peers = peers.into_values().collect();
-    resource
 }
 
 fn add_task(
@@ -181,7 +187,8 @@ fn add_task(
             ..Default::default()
         }
     });
-    let address = task.networks.iter().find(|n| n.network_id == network.id).map(|n| n.address.addr().to_string());
+    let given = task.networks.iter().find(|n| n.network_id == network.id).map(|n| n.address.addr());
+    let address = given.or_else(|| task.status.addresses.get(&network.id).copied()).map(|address| address.to_string());
     let host = task.node_id.as_ref().and_then(|id| view.node(id)).and_then(|n| n.status.address);
     entry.tasks.push(ServiceTask {
         name: task.name(),
@@ -202,6 +209,10 @@ async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Ve
         }
     }
     for network in state.node().network_list().unwrap_or_default() {
+        // This host's part of it is in the list.
+        if state.node().net().network(network.id.as_str()).is_ok() {
+            continue;
+        }
         let resource = NetworkResource::from(&network);
         if passes(&resource, &filters)? {
             all.push(resource);
@@ -220,7 +231,16 @@ async fn inspect(
     query: Params,
 ) -> Result<Json<NetworkResource>> {
     let mut resource = match find(&state, &id)? {
-        Found::Local(network) => local_resource(&state, &network),
+        Found::Local(network) => {
+            let mut resource = local_resource(&state, &network);
+            if network.spec.of_swarm
+                && let Ok(view) = state.node().view()
+                && let Some(network) = view.network(&network.id)
+            {
+                add_members(&mut resource, &view, network, query.flag("verbose"));
+            }
+            resource
+        }
         Found::Swarm(network) => swarm_resource(&state, &network, query.flag("verbose")),
     };
     let scope = query.text("scope");
@@ -260,6 +280,10 @@ async fn create(
                     format!("network with name {} already exists", spec.name),
                 ));
             }
+            if matches!(state.node().view(), Err(NodeError::NotManager)) {
+                let text = "Cannot create a multi-host network from a worker node. Please create the network from a manager node.";
+                return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+            }
             state.node().network_create(spec).await?.to_string()
         }
     };
@@ -268,6 +292,7 @@ async fn create(
 
 async fn remove(State(state): State<ServerState>, Path(id): Path<String>) -> Result<StatusCode> {
     match find(&state, &id)? {
+        Found::Local(network) if network.spec.of_swarm => state.node().network_remove(network.id.as_str()).await?,
         Found::Local(network) => {
             state.node().net().remove_network(network.id.as_str()).await?;
             tell(&state, "destroy", network.id.as_str(), &network.spec.name, &network.spec.driver, None);
@@ -356,6 +381,7 @@ async fn prune(State(state): State<ServerState>, query: Params) -> Result<Json<P
         let used = !network.endpoints.is_empty()
             || reserved.iter().any(|r| *r == network.spec.name || r == network.id.as_str());
         if !builtin
+            && !network.spec.of_swarm
             && !used
             && !network.spec.config_only
             && chosen(&network.spec.labels, network.created_at)

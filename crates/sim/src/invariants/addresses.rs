@@ -34,7 +34,7 @@ pub(super) fn holders<'a>(
     });
     let of_containers = networks.flat_map(|n| {
         let attached = n.attachments.iter();
-        attached.map(|(id, a)| (n.id.clone(), a.address, format!("container {}", id.short())))
+        attached.filter_map(|(id, a)| Some((n.id.clone(), a.address?, format!("container {}", id.short()))))
     });
     of_tasks.chain(of_services).chain(of_nodes).chain(of_containers)
 }

@@ -14,7 +14,7 @@ pub(crate) struct Places {
 
 fn has(state: &State, (network, container): &Key, address: Ipv4Addr) -> bool {
     let attachment = state.networks.get(network).and_then(|n| n.attachments.get(container));
-    attachment.is_some_and(|attachment| attachment.address == address)
+    attachment.is_some_and(|attachment| attachment.address == Some(address))
 }
 
 impl Invariant for Places {
@@ -47,7 +47,8 @@ impl Invariant for Places {
         for (host, view) in &world.managers {
             let known: BTreeMap<_, _> = view
                 .networks()
-                .flat_map(|n| n.attachments.iter().map(|(container, a)| ((n.id.clone(), container.clone()), a.address)))
+                .flat_map(|n| n.attachments.iter().map(|(container, a)| ((n.id.clone(), container.clone()), a)))
+                .filter_map(|(key, a)| Some((key, a.address?)))
                 .collect();
             if known != self.living {
                 return Err(format!("{host} has attachments {known:?}, and there are {:?}", self.living));

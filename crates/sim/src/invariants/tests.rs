@@ -346,7 +346,8 @@ fn a_container_that_lives_without_its_address_is_noticed() {
         ..State::default()
     };
     let (without, view) = (state(&with), small.store.view());
-    let attachment = skep_model::network::Attachment { node_id: "n1".parse().unwrap(), address, names: Vec::new() };
+    let attachment =
+        skep_model::network::Attachment { node_id: "n1".parse().unwrap(), address: Some(address), names: Vec::new() };
     with.attachments.insert(container.clone(), attachment);
     let with = state(&with);
 

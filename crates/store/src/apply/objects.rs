@@ -34,7 +34,7 @@ impl Entry {
         let Some(old) = self.view.network(id).cloned() else {
             return Err(Refused::Stale(format!("network {id} is gone")));
         };
-        if old.allocation.is_some() {
+        if old.allocation.is_some() || old.spec.is_node_local() {
             return Err(Refused::Stale(format!("network {id} has its subnet")));
         }
         let others = self.view.networks().filter_map(|n| n.allocation.as_ref());
@@ -97,7 +97,9 @@ impl Entry {
         if network.attachments.get(container).is_some_and(|there| there.node_id != wanted.node_id) {
             return Err(Refused::Stale(format!("container {container} is attached on another node")));
         }
-        self.claim(id, wanted.address, &AddressOwner::Container(container.clone()))?;
+        if let Some(address) = wanted.address.filter(|_| !network.spec.is_node_local()) {
+            self.claim(id, address, &AddressOwner::Container(container.clone()))?;
+        }
         self.with_network(network, |n| drop(n.attachments.insert(container.clone(), wanted.clone())))
     }
 

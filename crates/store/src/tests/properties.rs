@@ -51,7 +51,7 @@ fn change() -> impl Strategy<Value = Change> {
             Change::AttachContainer {
                 network_id: network.parse().unwrap(),
                 container_id: container.parse().unwrap(),
-                attachment: Attachment { node_id, address: [10, 0, 6, address].into(), names: vec![name] },
+                attachment: Attachment { node_id, address: Some([10, 0, 6, address].into()), names: vec![name] },
             }
         }),
         (id(), id()).prop_map(|(network, container)| Change::DetachContainer {

@@ -254,6 +254,7 @@ pub(super) fn plan(hosts: &[&Host], me: usize, mesh: bool) -> HostPlan {
         members: others().map(|index| hosts[index].underlay).collect(),
         overlays: [(network(), overlay)].into(),
         ingress,
+        zones: [].into(),
     }
 }
 
