@@ -68,8 +68,12 @@ impl<A: Address> Policy<A> {
 
     /// Makes the table say so. [`Balancers::prepare`](crate::balance::Balancers::prepare) has put in the chain that rejects.
     pub(crate) fn put(&self, table: &mut Table) {
-        table.chains.retain(|name, _| name != DENY && !name.starts_with(ADMIT));
-        table.sets.retain(|name, _| name != DENIED && !name.starts_with(ADMIT));
+        for name in table.chains.clone().keys().filter(|name| *name == DENY || name.starts_with(ADMIT)) {
+            table.chains.remove(name);
+        }
+        for name in table.sets.clone().keys().filter(|name| *name == DENIED || name.starts_with(ADMIT)) {
+            table.sets.remove(name);
+        }
         let filter = |point| Hook::new(ChainType::Filter, point, 0);
         if !self.denied.is_empty() {
             table.sets.insert(DENIED.to_owned(), addresses(&self.denied));

@@ -26,6 +26,7 @@ mod dns;
 mod probe;
 mod publish;
 mod sandbox;
+mod sorted;
 
 pub mod balance;
 pub mod conntrack;

@@ -112,7 +112,7 @@ impl Net {
     }
 
     /// Makes the host's swarm networking look like `plan`, and connects the sandboxes that waited for a network of it.
-    pub async fn apply(&self, plan: &HostPlan) -> ApplyReport {
+    pub async fn apply(&self, plan: &Arc<HostPlan>) -> ApplyReport {
         let mut report = self.host.dataplane.apply(plan).await;
         let overlays: BTreeMap<NetworkId, OverlayInfo> = plan
             .overlays

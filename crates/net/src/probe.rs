@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 use skep_model::doctor::{Feature, ProbeReport, ProbeRequest};
 
+use crate::balance::Balancers;
 use crate::link::{Namespace, Vxlan};
-use crate::nft::expr::Choice;
-use crate::nft::{Chain, ChainType, Family, Hook, HookPoint, NftSocket, Ownership, Rule, Table};
+use crate::nft::{Family, NftSocket, Ownership, Table};
 use crate::sandbox::blocking;
 
 /// From being asked: when it is sent, again and again, while others may still be about to listen.
@@ -156,9 +156,9 @@ fn lacks(scratch: &Path) -> BTreeSet<Feature> {
         lacks.insert(Feature::Vxlan);
     }
     let mut table = Table::new(Family::Ip, "probe", Ownership::Shared);
-    let balanced = Rule::new().dnat_chosen(Choice::RoundRobin, &[Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)]);
-    let hook = Hook::new(ChainType::Nat, HookPoint::Output, -100);
-    table.chain("output", Chain::base(hook, vec![balanced]));
+    Balancers::<Ipv4Addr>::prepare(&mut table);
+    let ring = vec![Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)].into();
+    Balancers::new(0).update(&mut table, &[(Ipv4Addr::LOCALHOST, &ring)].into());
     let made = NftSocket::open(namespace.fd()).and_then(|mut socket| socket.apply(None, &table));
     if made.is_err() {
         lacks.insert(Feature::Nftables);
@@ -172,6 +172,7 @@ fn lacks(scratch: &Path) -> BTreeSet<Feature> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nft::{Chain, ChainType, Hook, HookPoint, Rule};
 
     #[test]
     fn a_packet_is_told_from_those_of_another_look() {

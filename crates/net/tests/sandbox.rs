@@ -6,6 +6,7 @@ mod host;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -342,15 +343,15 @@ fn a_container_waits_for_the_plan_that_knows_its_address() {
             HostPlan { vtep: Some(HOST), vxlan_port: 4789, overlays, ..HostPlan::default() }
         };
         let without = HostPlan { vtep: Some(HOST), vxlan_port: 4789, ..HostPlan::default() };
-        net.apply(&with(3)).await;
+        net.apply(&Arc::new(with(3))).await;
         let mut second = request(1, "second", &[id.as_str()]);
         second.endpoints[0].address = Some(Ipv4Addr::new(10, 0, 1, 4));
         let (sandbox, ()) = tokio::join!(net.setup_sandbox(&second), async {
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
-            net.apply(&without).await;
-            net.apply(&with(4)).await;
+            net.apply(&Arc::new(without.clone())).await;
+            net.apply(&Arc::new(with(4))).await;
         });
         assert_eq!(sandbox.unwrap().endpoints[0].address.to_string(), "10.0.1.4/24");
     });
@@ -386,7 +387,7 @@ fn tasks_on_overlays_have_names_and_a_way_out() {
         // The plan may come after the task.
         let (sandbox, report) = tokio::join!(net.setup_sandbox(&task), async {
             tokio::task::yield_now().await;
-            net.apply(&plan).await
+            net.apply(&Arc::new(plan.clone())).await
         });
         assert_eq!(report.failures, Vec::<String>::new());
         let sandbox = sandbox.unwrap();
@@ -405,7 +406,7 @@ fn tasks_on_overlays_have_names_and_a_way_out() {
         drop(net);
         let net = host.net().await;
         net.retain_sandboxes(&[id(1)]).await.unwrap();
-        assert_eq!(net.apply(&plan).await.failures, Vec::<String>::new());
+        assert_eq!(net.apply(&Arc::new(plan.clone())).await.failures, Vec::<String>::new());
         assert_eq!(net.sandbox(&id(1)), Some(sandbox));
         assert_eq!(lookup(&inside, "web").1, [Ipv4Addr::new(10, 0, 1, 2)]);
         assert_eq!(tcp(&inside, [10, 0, 1, 2], 80).as_deref(), Some("10.0.1.3"));
@@ -413,7 +414,7 @@ fn tasks_on_overlays_have_names_and_a_way_out() {
         assert!(tcp(&host.outside, HOST, 8080).is_some());
         drop((inside, world, _server));
         net.teardown_sandbox(&id(1)).await.unwrap();
-        assert_eq!(net.apply(&HostPlan::default()).await.failures, Vec::<String>::new());
+        assert_eq!(net.apply(&Arc::default()).await.failures, Vec::<String>::new());
         assert_eq!(std::fs::read_dir(host.path("exec/netns")).unwrap().count(), 0);
         net.close().await;
     });

@@ -569,5 +569,5 @@ pub(crate) async fn take_away(executor: &dyn Executor) {
             tracing::warn!(task.id = %task_id, error, "cannot remove a task's container");
         }
     }
-    executor.apply(&skep_model::plan::HostPlan::default()).await;
+    executor.apply(&Arc::default()).await;
 }

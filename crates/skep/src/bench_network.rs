@@ -6,6 +6,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -50,7 +51,7 @@ pub(crate) fn run(command: &BenchNetworkCommand) -> anyhow::Result<ExitCode> {
             BenchNetworkCommand::Await { .. } => Ok(()),
         };
         net.retain_sandboxes(&[]).await?;
-        net.apply(&HostPlan::default()).await;
+        net.apply(&Arc::default()).await;
         net.close().await;
         measured
     });
@@ -96,8 +97,9 @@ fn published(addresses: impl Iterator<Item = Ipv4Addr>) -> MeshPort {
 }
 
 async fn apply(net: &Net, plan: &HostPlan) -> anyhow::Result<Duration> {
+    let plan = Arc::new(plan.clone());
     let begun = Instant::now();
-    let report = net.apply(plan).await;
+    let report = net.apply(&plan).await;
     let took = begun.elapsed();
     match report.failures.first() {
         None => Ok(took),

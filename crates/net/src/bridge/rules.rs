@@ -128,7 +128,7 @@ fn maps(published: impl Iterator<Item = Published>) -> (Set, Set) {
         let mut value = port.address.octets().to_vec();
         value.extend(port.port.to_be_bytes());
         value.extend([0, 0]);
-        set.elements.insert(key, Element::Value(value));
+        set.elements.insert(key.into(), Element::Value(value.into()));
     }
     (any, by_address)
 }

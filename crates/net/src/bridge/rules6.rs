@@ -16,7 +16,9 @@ use skep_model::service::Protocol;
 
 use super::rules::{Published, not_to, passing, table_name};
 use crate::nft::expr::{Compare, Expr, FibOf, NatKind, PayloadBase, SetRef};
-use crate::nft::{Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table};
+use crate::nft::{
+    Bytes, Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table,
+};
 
 /// What the rules need to know of a bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,10 +72,11 @@ fn maps(published: impl Iterator<Item = Published>) -> (Set, Set) {
     for port in published.filter(|port| port.protocol == Protocol::Tcp) {
         let (IpAddr::V6(host_ip), Some(address)) = (port.host_ip, port.address6) else { continue };
         let host_port = port.host_port.to_be_bytes();
-        let pair = |address: std::net::Ipv6Addr, port: [u8; 2]| [&address.octets()[..], &port, &[0, 0]].concat();
+        let pair =
+            |address: std::net::Ipv6Addr, port: [u8; 2]| Bytes::from([&address.octets()[..], &port, &[0, 0]].concat());
         let value = Element::Value(pair(address, port.port.to_be_bytes()));
         if host_ip.is_unspecified() {
-            any.elements.insert(host_port.to_vec(), value);
+            any.elements.insert(Bytes::from_slice(&host_port), value);
         } else {
             by_address.elements.insert(pair(host_ip, host_port), value);
         }

@@ -36,6 +36,7 @@ use crate::ingress::task::NodeMacs;
 use crate::ingress::{self, Mesh};
 use crate::link::Namespace;
 use crate::overlay::{self, Endpoint, Overlay, Underlay};
+use crate::sorted::{differences, entries};
 use crate::tunnel::Tunnel;
 
 use container::{Connection, Container};
@@ -129,10 +130,9 @@ impl Dataplane {
     pub fn new(config: DataplaneConfig) -> Self {
         let state = State {
             config,
-            plan: HostPlan::default(),
+            plan: Arc::default(),
             fresh: true,
             probed: false,
-            settled: false,
             failures: Vec::new(),
             overlays: BTreeMap::new(),
             unmade: BTreeMap::new(),
@@ -146,8 +146,8 @@ impl Dataplane {
     /// Makes the kernel look like `plan`. Idempotent; the first call after a start adopts what an earlier daemon left and
     /// is still wanted, and removes the rest; so a first plan must be a whole one, not the empty plan of an agent that has
     /// not heard from a manager yet.
-    pub async fn apply(&self, plan: &HostPlan) -> ApplyReport {
-        let plan = plan.clone();
+    pub async fn apply(&self, plan: &Arc<HostPlan>) -> ApplyReport {
+        let plan = Arc::clone(plan);
         self.blocking(move |state| state.apply(plan)).await
     }
 
@@ -199,13 +199,11 @@ impl Dataplane {
 
 struct State {
     config: DataplaneConfig,
-    plan: HostPlan,
+    plan: Arc<HostPlan>,
     /// Nothing of an earlier daemon has been looked at yet.
     fresh: bool,
     /// Whether the source mode is one that this kernel can do.
     probed: bool,
-    /// The plan is in place without failures.
-    settled: bool,
     /// Those of the last plan, which were logged.
     failures: Vec<String>,
     overlays: BTreeMap<NetworkId, Overlay>,
@@ -220,11 +218,8 @@ struct State {
 const FILE_PREFIX: &str = "ov-";
 
 impl State {
-    fn apply(&mut self, plan: HostPlan) -> ApplyReport {
+    fn apply(&mut self, plan: Arc<HostPlan>) -> ApplyReport {
         let mut report = ApplyReport::default();
-        if self.settled && self.plan == plan {
-            return report;
-        }
         let before = std::mem::replace(&mut self.plan, plan);
         if std::mem::take(&mut self.fresh) {
             self.remove_stale(&mut report);
@@ -244,7 +239,6 @@ impl State {
         for failure in report.failures.iter().filter(|failure| !self.failures.contains(failure)) {
             tracing::warn!(%failure, "the host's network is not as planned");
         }
-        self.settled = report.failures.is_empty();
         self.failures.clone_from(&report.failures);
         report
     }
@@ -344,20 +338,17 @@ impl State {
         let mut gone = BTreeMap::new();
         for (id, old) in &before.overlays {
             let new = self.plan.overlays.get(id);
-            if new.is_some_and(|new| new.remote == old.remote && new.balancers == old.balancers) {
-                continue;
-            }
-            let local: BTreeSet<Ipv4Addr> =
-                self.containers.values().filter_map(|c| c.connections.get(id)).map(|c| c.address).collect();
-            let known = |address: &Ipv4Addr| {
-                local.contains(address)
-                    || new.is_some_and(|new| {
-                        new.remote.contains_key(address)
-                            || new.balancers.values().any(|ring| ring.backends.contains(address))
-                    })
-            };
-            let candidates = old.remote.keys().chain(old.balancers.values().flat_map(|ring| &ring.backends));
-            let dead: BTreeSet<Ipv4Addr> = candidates.filter(|address| !known(address)).copied().collect();
+            let (nowhere, nobody) = (BTreeMap::new(), BTreeMap::new());
+            let (remote, rings) = new.map_or((&nowhere, &nobody), |new| (&new.remote, &new.balancers));
+            let mut dead: BTreeSet<_> =
+                differences(entries(&old.remote), entries(remote)).into_iter().map(|(address, ..)| address).collect();
+            let changed =
+                differences(entries(&old.balancers), entries(rings)).into_iter().filter_map(|(_, ring, _)| ring);
+            dead.extend(changed.flat_map(|ring| ring.backends.iter().copied()));
+            let local = self.containers.values().filter_map(|c| c.connections.get(id)).map(|c| c.address);
+            dead.retain(|address| !remote.contains_key(address));
+            local.for_each(|address| _ = dead.remove(&address));
+            dead.retain(|address| !rings.values().any(|ring| ring.backends.contains(address)));
             if !dead.is_empty() {
                 gone.insert(id.clone(), dead);
             }
@@ -422,10 +413,8 @@ impl State {
     }
 
     fn prune_overlays(&mut self, report: &mut ApplyReport) {
-        for (id, plan) in &self.plan.overlays {
-            if let Some(overlay) = self.overlays.get_mut(id) {
-                report.add(overlay.prune_remote(&plan.remote));
-            }
+        for overlay in self.overlays.values_mut() {
+            report.add(overlay.prune_remote());
         }
         if self.tunnel.is_some() {
             let carried = self.carry();

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use skep_model::service::Protocol;
 
+use super::Ports;
 use crate::link::Namespace;
 
 type Port = (Protocol, u16);
@@ -24,15 +25,15 @@ pub struct HeldPorts {
 
 impl HeldPorts {
     /// Holds exactly these; returns how many were taken or let go, and words for those that could not be had.
-    pub fn hold(&mut self, host: &Namespace, wanted: &BTreeSet<Port>) -> (usize, Vec<String>) {
+    pub fn hold(&mut self, host: &Namespace, wanted: &Ports) -> (usize, Vec<String>) {
         let mut failures = Vec::new();
-        if self.wanted == *wanted && self.taken.is_empty() {
+        if self.wanted.iter().eq(wanted.keys()) && self.taken.is_empty() {
             return (0, failures);
         }
         let before = self.held.len();
-        self.held.retain(|port, _| wanted.contains(port));
+        self.held.retain(|port, _| wanted.contains_key(port));
         let mut changes = before - self.held.len();
-        let missing: Vec<Port> = wanted.iter().filter(|port| !self.held.contains_key(*port)).copied().collect();
+        let missing: Vec<Port> = wanted.keys().filter(|port| !self.held.contains_key(*port)).copied().collect();
         self.taken.clear();
         // All in one visit: a visit costs a thread.
         let bound = host.run(|| missing.iter().map(|port| (*port, bind_port(*port))).collect::<Vec<_>>());
@@ -51,7 +52,7 @@ impl HeldPorts {
                         }
                     }
                 }
-                self.wanted.clone_from(wanted);
+                self.wanted = wanted.keys().copied().collect();
             }
             Err(error) => failures.push(format!("failed to hold the published ports: {error}")),
         }

@@ -99,12 +99,12 @@ impl Mesh {
                 Err(error) => update.failures.push(format!("failed to connect this host to the mesh: {error}")),
             }
         }
-        let (changes, failures) = self.held.hold(host, &plan.ports.keys().copied().collect());
+        let (changes, failures) = self.held.hold(host, &plan.ports);
         update.changes += changes;
         update.failures.extend(failures);
         let tcp = plan.ports.iter().filter(|((protocol, _), _)| *protocol == Protocol::Tcp);
-        let relayed = tcp.map(|((_, port), plan)| (*port, plan)).collect();
-        let (changes, failures) = self.relays.update(&relayed, |port| self.held.socket((Protocol::Tcp, port)));
+        let relayed = tcp.map(|((_, port), plan)| (*port, plan));
+        let (changes, failures) = self.relays.update(relayed, |port| self.held.socket((Protocol::Tcp, port)));
         update.changes += changes;
         update.failures.extend(failures);
         self.rules.prepare(&mut self.wanted, &self.leg, mode, (plan.mesh_index, plan.mesh_size));

@@ -28,6 +28,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::proxy_protocol::header;
+use crate::sorted::differences;
 
 /// Connections that wait to be taken, a port; the kernel may allow fewer.
 const BACKLOG: i32 = 4096;
@@ -54,6 +55,8 @@ pub(super) struct Relays {
 
 #[derive(Debug)]
 struct Relay {
+    plan: MeshPort,
+    /// Tells the plan to who accepts.
     port: watch::Sender<MeshPort>,
     /// The socket that also reserves the port.
     listener: Arc<TcpListener>,
@@ -83,34 +86,39 @@ impl Relays {
 
     /// Relays exactly these ports; `held` gives the bound socket of one. Returns how many were begun or ended, and words
     /// for those that could not be. Must be called within a runtime.
-    pub(super) fn update<'h, F: AsFd + 'h>(
+    pub(super) fn update<'p, 'h, F: AsFd + 'h>(
         &mut self,
-        wanted: &BTreeMap<u16, &MeshPort>,
+        wanted: impl Iterator<Item = (u16, &'p MeshPort)>,
         held: impl Fn(u16) -> Option<&'h F>,
     ) -> (usize, Vec<String>) {
-        let before = self.ports.len();
-        let taken = |plan: &MeshPort| !plan.ring.backends.is_empty();
-        self.ports.retain(|port, _| wanted.get(port).is_some_and(|plan| taken(plan)));
-        let (mut changes, mut failures) = (before - self.ports.len(), Vec::new());
-        for (port, plan) in wanted.iter().filter(|(_, plan)| taken(plan)) {
-            if let Some(relay) = self.ports.get(port) {
-                relay.port.send_if_modified(|now| {
-                    let changed = now != *plan;
-                    if changed {
-                        now.clone_from(plan);
-                    }
-                    changed
-                });
-                continue;
-            }
-            // What could not be reserved has been told already.
-            let Some(socket) = held(*port) else { continue };
-            match self.listen(socket.as_fd(), (*plan).clone()) {
-                Ok(relay) => {
-                    self.ports.insert(*port, relay);
+        let now = self.ports.iter().map(|(port, relay)| (*port, &relay.plan));
+        let taken = wanted.filter(|(_, plan)| !plan.ring.backends.is_empty());
+        let differences = differences(now, taken).into_iter();
+        let differences: Vec<_> = differences.map(|(port, _, plan)| (port, plan.cloned())).collect();
+        let (mut changes, mut failures) = (0, Vec::new());
+        for (port, plan) in differences {
+            match (plan, self.ports.get_mut(&port)) {
+                (None, _) => {
+                    self.ports.remove(&port);
                     changes += 1;
                 }
-                Err(error) => failures.push(format!("published port {port}/tcp cannot be listened on: {error}")),
+                (Some(plan), Some(relay)) => {
+                    relay.port.send_replace(plan.clone());
+                    relay.plan = plan;
+                }
+                (Some(plan), None) => {
+                    // What could not be reserved has been told already.
+                    let Some(socket) = held(port) else { continue };
+                    match self.listen(socket.as_fd(), plan) {
+                        Ok(relay) => {
+                            self.ports.insert(port, relay);
+                            changes += 1;
+                        }
+                        Err(error) => {
+                            failures.push(format!("published port {port}/tcp cannot be listened on: {error}"))
+                        }
+                    }
+                }
             }
         }
         (changes, failures)
@@ -124,9 +132,9 @@ impl Relays {
         let listener = std::net::TcpListener::from(socket.as_fd().try_clone_to_owned()?);
         listener.set_nonblocking(true)?;
         let listener = Arc::new(TcpListener::from_std(listener)?);
-        let (port, ports) = watch::channel(plan);
+        let (port, ports) = watch::channel(plan.clone());
         let task = tokio::spawn(accept(Arc::clone(&listener), ports, Arc::clone(&self.connections)));
-        Ok(Relay { port, listener, task })
+        Ok(Relay { plan, port, listener, task })
     }
 
     /// Resets the connections of backends that are dead.
@@ -343,7 +351,7 @@ mod tests {
         let mut relays = Relays::new();
         let tell = |relays: &mut Relays, backends: &[Backend]| {
             let plan = MeshPort { ring: backends.to_vec().into(), proxy_protocol: true, ..MeshPort::default() };
-            let (changes, failures) = relays.update(&[(port, &plan)].into(), |_| Some(&socket));
+            let (changes, failures) = relays.update([(port, &plan)].into_iter(), |_| Some(&socket));
             assert_eq!(failures, Vec::<String>::new());
             changes
         };

@@ -1,9 +1,10 @@
 //! The mesh's rules in the host's namespace.
 //!
 //! ```text
-//! map ports-tcp { 8080 : goto tcp-8080 }
-//! chain tcp-8080 { dnat to numgen inc mod 2 map { 0 : 10.0.0.21 . 80, 1 : 10.0.0.31 . 80 }; dnat to 10.0.0.31:80 }
-//! chain prerouting { type nat hook prerouting priority -100; fib daddr type local meta l4proto tcp th dport vmap @ports-tcp }
+//! map ports-tcp { 8080 : jump tcp-8080 }
+//! chain tcp-8080 { … }     # see `balance::rings`
+//! chain ports { meta l4proto tcp th dport vmap @ports-tcp; … and once more }
+//! chain prerouting { type nat hook prerouting priority -100; fib daddr type local jump ports }
 //! chain output     { … the same, for this host's own clients }
 //! chain postrouting { type nat hook postrouting priority 100;
 //!     oifname ing ct status dnat meta l4proto tcp ct original proto-dst @masqueraded-tcp masquerade   # asked for by label
@@ -13,18 +14,19 @@
 //! chain guard { type filter hook prerouting priority -150; iifname ing ct state new drop }
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 
-use skep_model::plan::{Backend, MeshPort, Ring};
+use skep_model::plan::{Backend, MeshPort};
 use skep_model::service::Protocol;
 
 use super::Ports;
-use crate::balance::{REJECTED, rejected, turned};
-use crate::nft::expr::{Compare, Expr, FibOf, MetaKey, Reg};
-use crate::nft::{Chain, ChainType, DataType, Element, Hook, HookPoint, Rule, Set, Table, Verdict};
+use crate::balance::rings::{Destination, Rings, elements};
+use crate::balance::{REJECTED, rejected};
+use crate::nft::expr::{Choice, Compare, Expr, FibOf, MetaKey, Reg};
+use crate::nft::{Bytes, Chain, ChainType, DataType, Element, Hook, HookPoint, Rule, Set, Table, Verdict};
 
+const PORTS: &str = "ports";
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 const FIRST_SOURCE_PORT: u32 = 1024;
 const SOURCE_PORTS: u32 = 65_536 - FIRST_SOURCE_PORT;
@@ -58,11 +60,48 @@ pub fn source_ports(mesh_index: u16, mesh_size: u16) -> (u16, u16) {
     (first as u16, last as u16)
 }
 
-/// Port chains of the mesh, and how far each one's order is rotated.
+/// Port chains of the mesh.
 #[derive(Clone, Debug, Default)]
 pub struct MeshRules {
-    entries: BTreeMap<(Protocol, u16), (MeshPort, usize)>,
+    rings: Rings<Published>,
+    masqueraded: BTreeSet<(Protocol, u16)>,
     prepared: Option<(SourceMode, (u16, u16))>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Published(Protocol, u16);
+
+impl Destination for Published {
+    type Backend = Backend;
+    const BACKEND: DataType = DataType::IPV4_PORT;
+
+    fn chains(self) -> String {
+        map_name(self.0)
+    }
+
+    fn chain(self) -> String {
+        format!("{}-{}", self.0, self.1)
+    }
+
+    fn key(self) -> Bytes {
+        Bytes::from_slice(&self.1.to_be_bytes())
+    }
+
+    fn value(backend: Backend) -> Bytes {
+        let mut value = Bytes::from_slice(&backend.address.octets());
+        value.extend_from_slice(&backend.port.to_be_bytes());
+        value.extend_from_slice(&[0, 0]);
+        value
+    }
+
+    // The protocol is known by then; `nft` reads no port in a rule that does not say it.
+    fn to_only(self, backend: Backend) -> Rule {
+        Rule::new().l4proto(protocol_number(self.0)).dnat_port(backend.address, backend.port)
+    }
+
+    fn to_numbered(self, by: Choice, count: u32, map: &str) -> Rule {
+        Rule::new().l4proto(protocol_number(self.0)).dnat_port_numbered(by, count, map)
+    }
 }
 
 impl MeshRules {
@@ -88,15 +127,11 @@ impl MeshRules {
         let hook = Hook::new(ChainType::Filter, HookPoint::Input, 0);
         table.chain("refuse", Chain::base(hook, refuse.collect()));
         table.chain(REJECTED, rejected());
-        let dispatch: Vec<Rule> = PROTOCOLS
-            .iter()
-            .map(|protocol| {
-                Rule::new()
-                    .local(FibOf::Destination)
-                    .l4proto(protocol_number(*protocol))
-                    .destination_port_vmap(&map_name(*protocol))
-            })
-            .collect();
+        let of_protocol = |protocol: &Protocol| {
+            Rule::new().l4proto(protocol_number(*protocol)).destination_port_vmap(&map_name(*protocol))
+        };
+        table.chain(PORTS, Chain::regular([PROTOCOLS, PROTOCOLS].as_flattened().iter().map(of_protocol).collect()));
+        let dispatch = vec![Rule::new().local(FibOf::Destination).verdict(Verdict::Jump(PORTS.to_owned()))];
         let nat = |point, priority| Hook::new(ChainType::Nat, point, priority);
         table.chain("prerouting", Chain::base(nat(HookPoint::Prerouting, -100), dispatch.clone()));
         table.chain("output", Chain::base(nat(HookPoint::Output, -100), dispatch));
@@ -108,35 +143,22 @@ impl MeshRules {
 
     /// Makes the port chains those of `wanted`. Returns the backends that some UDP port no longer uses.
     pub fn update(&mut self, table: &mut Table, wanted: &Ports) -> BTreeSet<Ipv4Addr> {
-        let mut dropped = BTreeSet::new();
-        self.entries.retain(|(protocol, port), (old, _)| {
-            let keep = wanted.get(&(*protocol, *port)).is_some_and(|plan| is_translated(*protocol, plan));
-            if !keep {
-                contain(table, &published(*protocol), *port, false);
-                contain(table, &masqueraded(*protocol), *port, false);
-                put(table, *protocol, *port, &Ring::default(), 0);
-                let backends = old.ring.backends.iter().filter(|_| *protocol == Protocol::Udp);
-                dropped.extend(backends.map(|backend| backend.address));
-            }
-            keep
-        });
-        for ((protocol, port), new) in wanted.iter().filter(|((protocol, _), plan)| is_translated(*protocol, plan)) {
-            let rotation = match self.entries.get(&(*protocol, *port)) {
-                Some((old, _)) if old == new => continue,
-                Some((old, rotation)) => {
-                    let now: BTreeSet<_> = new.ring.backends.iter().collect();
-                    let before = old.ring.backends.iter().filter(|_| *protocol == Protocol::Udp);
-                    dropped.extend(before.filter(|old| !now.contains(old)).map(|backend| backend.address));
-                    rotation + 1
-                }
-                None => usize::from(*port),
-            };
-            contain(table, &published(*protocol), *port, true);
-            contain(table, &masqueraded(*protocol), *port, new.masquerade);
-            put(table, *protocol, *port, &new.ring, rotation);
-            self.entries.insert((*protocol, *port), (new.clone(), rotation));
+        let translated = || wanted.iter().filter(|((protocol, _), plan)| is_translated(*protocol, plan));
+        let now: BTreeSet<_> = translated().filter(|(_, plan)| plan.masquerade).map(|(port, _)| *port).collect();
+        for (protocol, port) in self.masqueraded.symmetric_difference(&now) {
+            contain(table, &masqueraded(*protocol), *port, now.contains(&(*protocol, *port)));
         }
-        dropped
+        self.masqueraded = now;
+        let rings = translated().map(|((protocol, port), plan)| (Published(*protocol, *port), &plan.ring));
+        let turned = self.rings.update(table, rings, |Published(_, port)| usize::from(port));
+        for Published(protocol, port) in turned.removed {
+            contain(table, &published(protocol), port, false);
+        }
+        for Published(protocol, port) in turned.added {
+            contain(table, &published(protocol), port, true);
+        }
+        let datagrams = turned.dropped.iter().filter(|(Published(protocol, _), _)| *protocol == Protocol::Udp);
+        datagrams.map(|(_, backend)| backend.address).collect()
     }
 }
 
@@ -160,44 +182,11 @@ fn masqueraded(protocol: Protocol) -> String {
 
 /// Puts a port into a set, or takes it out.
 fn contain(table: &mut Table, set: &str, port: u16, contained: bool) {
-    let key = port.to_be_bytes().to_vec();
+    let key = Bytes::from_slice(&port.to_be_bytes());
     if contained {
         elements(table, set).insert(key, Element::Present);
     } else {
-        elements(table, set).remove(&key);
-    }
-}
-
-fn elements<'t>(table: &'t mut Table, set: &str) -> &'t mut BTreeMap<Vec<u8>, Element> {
-    &mut table.sets.get_mut(set).expect("the table was prepared").elements
-}
-
-fn put(table: &mut Table, protocol: Protocol, port: u16, ring: &Ring<Backend>, rotation: usize) {
-    let name = chain_name(protocol, port);
-    let key = port.to_be_bytes().to_vec();
-    if ring.backends.is_empty() {
-        elements(table, &map_name(protocol)).remove(&key);
-        table.chains.remove(&name);
-    } else {
-        elements(table, &map_name(protocol)).insert(key, Element::Verdict(Verdict::Goto(name.clone())));
-        table.chains.insert(name, Arc::new(Chain::regular(port_rules(ring, rotation))));
-    }
-}
-
-fn chain_name(protocol: Protocol, port: u16) -> String {
-    format!("{protocol}-{port}")
-}
-
-fn port_rules(ring: &Ring<Backend>, rotation: usize) -> Vec<Rule> {
-    let (by, order) = turned(ring, rotation);
-    let order: Vec<(Ipv4Addr, u16)> = order.iter().map(|backend| (backend.address, backend.port)).collect();
-    match order.as_slice() {
-        [] => Vec::new(),
-        [(address, port)] => vec![Rule::new().dnat_port(*address, *port)],
-        // The second rule is for packets that meet the first one while it is being replaced; see `balance`.
-        several => {
-            vec![Rule::new().dnat_port_chosen(by, several), Rule::new().dnat_port(several[1].0, several[1].1)]
-        }
+        elements(table, set).remove(key.as_slice());
     }
 }
 

@@ -24,7 +24,8 @@ use skep_model::network::mac_of;
 use crate::link::{Entry, Namespace, Route};
 use crate::nft::expr::{Compare, CtKey, Expr, MetaKey, PayloadBase, Reg, SetRef};
 use crate::nft::{
-    Chain, ChainType, DataType, Element, Family, Hook, HookPoint, NftSocket, Ownership, Rule, Set, Table, removal,
+    Bytes, Chain, ChainType, DataType, Element, Family, Hook, HookPoint, NftSocket, Ownership, Rule, Set, Table,
+    removal,
 };
 
 /// Set in every mark of ours; the host's mesh index is in the lower half.
@@ -39,15 +40,15 @@ const UDP_CHAIN: &str = "mesh-udp";
 /// Mesh index of every host -> MAC of its leg.
 pub type NodeMacs = BTreeMap<u16, [u8; 6]>;
 
-fn mark(index: u16) -> Vec<u8> {
-    (MARK_BIT | u32::from(index)).to_ne_bytes().to_vec()
+fn mark(index: u16) -> Bytes {
+    Bytes::from_slice(&(MARK_BIT | u32::from(index)).to_ne_bytes())
 }
 
 /// Adds the marking of connections to the container's table.
 pub fn mark_connections(table: &mut Table, ifname: &str, nodes: &NodeMacs) {
     let mut map = Set::map(DataType::ETHER, DataType::MARK);
     for (index, mac) in nodes {
-        map.elements.insert(mac.to_vec(), Element::Value(mark(*index)));
+        map.elements.insert(Bytes::from_slice(mac), Element::Value(mark(*index)));
     }
     table.sets.insert(NODES.to_owned(), map);
     let load_connection_mark = Expr::Ct { key: CtKey::Mark, original: false, to: R };
@@ -109,7 +110,7 @@ pub fn egress_table(name: &str, ifname: &str, gateway: Ipv4Addr, nodes: &NodeMac
     let mut table = Table::new(Family::Netdev, name, Ownership::Ours);
     let mut map = Set::map(DataType::MARK, DataType::ETHER);
     for (index, mac) in nodes {
-        map.elements.insert(mark(*index), Element::Value(mac.to_vec()));
+        map.elements.insert(mark(*index), Element::Value(Bytes::from_slice(mac)));
     }
     table.sets.insert(MACS.to_owned(), map);
     let rule = Rule::new().with([

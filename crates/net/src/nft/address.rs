@@ -3,7 +3,7 @@
 use std::fmt::{Debug, Display};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{DataType, Expr, Family, Reg};
+use super::{Bytes, DataType, Expr, Family, Reg};
 use crate::nft::expr::PayloadBase;
 
 /// An address of either IP version.
@@ -21,7 +21,7 @@ pub trait Address: Copy + Ord + Debug + Display + 'static {
     /// `CTA_IP_V4_SRC`, `CTA_IP_V6_SRC`; the destination is the next.
     const TRACKED_SOURCE: u16;
 
-    fn bytes(self) -> Vec<u8>;
+    fn bytes(self) -> Bytes;
     /// Of as many bytes as it has.
     fn from_bytes(bytes: &[u8]) -> Option<Self>;
 
@@ -46,8 +46,8 @@ impl Address for Ipv4Addr {
     const SOURCE: u32 = 12;
     const TRACKED_SOURCE: u16 = 1;
 
-    fn bytes(self) -> Vec<u8> {
-        self.octets().to_vec()
+    fn bytes(self) -> Bytes {
+        Bytes::from_slice(&self.octets())
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
@@ -64,8 +64,8 @@ impl Address for Ipv6Addr {
     const SOURCE: u32 = 8;
     const TRACKED_SOURCE: u16 = 3;
 
-    fn bytes(self) -> Vec<u8> {
-        self.octets().to_vec()
+    fn bytes(self) -> Bytes {
+        Bytes::from_slice(&self.octets())
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Self> {

@@ -3,12 +3,12 @@
 //! The order within a transaction is the kernel's demand: a name must exist before it is used, and must be unused before
 //! it goes. So: table, new sets, new chains, rules, elements removed and added, chains removed, sets removed.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 
 use super::expr::{Expr, RejectWith, Rule, SetRef, Verdict};
 use super::wire::{NLM_F_APPEND, NLM_F_CREATE, Writer};
-use super::{Chain, ChainType, DataType, Element, Family, HookPoint, Ownership, Set, Table};
+use super::{Bytes, Chain, ChainType, Element, Family, HookPoint, Numbered, Ownership, Set, Table, user_data};
 
 /// `NFT_MSG_*`.
 pub(super) mod message {
@@ -87,11 +87,17 @@ pub fn removal(family: Family, name: &str) -> Batch {
 
 /// Whether the parts that cannot be changed in place agree.
 fn same_shape(old: &Table, new: &Table) -> bool {
-    let hooks = |table: &Table, name: &str| table.chains.get(name).map(|chain| chain.hook.clone());
-    let types = |table: &Table, name: &str| table.sets.get(name).map(|set| (set.key, set.data, set.dynamic));
+    let count = |set: &Set| set.numbered.as_ref().map(|numbered| numbered.count);
+    let types = |set: &Set| (set.key, set.data, set.dynamic, count(set));
     old.ownership == new.ownership
-        && old.chains.keys().all(|name| !new.chains.contains_key(name) || hooks(old, name) == hooks(new, name))
-        && old.sets.keys().all(|name| !new.sets.contains_key(name) || types(old, name) == types(new, name))
+        && old.sets.diff(&new.sets).all(|item| match item {
+            DiffItem::Update { old: (_, old), new: (_, new) } => types(old) == types(new),
+            DiffItem::Add(..) | DiffItem::Remove(..) => true,
+        })
+        && old.chains.diff(&new.chains).all(|item| match item {
+            DiffItem::Update { old: (_, old), new: (_, new) } => old.hook == new.hook,
+            DiffItem::Add(..) | DiffItem::Remove(..) => true,
+        })
 }
 
 struct Encoder<'a> {
@@ -126,39 +132,48 @@ impl Encoder<'_> {
     }
 
     fn update(&mut self, old: &Table, new: &Table) {
-        for (name, set) in new.sets.iter().filter(|(name, _)| !old.sets.contains_key(*name)) {
-            self.new_set(name, set, 0);
-        }
-        let changed: Vec<(&String, &Arc<Chain>)> = new
-            .chains
-            .iter()
-            .filter(|(name, chain)| !old.chains.get(*name).is_some_and(|old| Arc::ptr_eq(old, chain) || old == *chain))
-            .collect();
-        for (name, chain) in changed.iter().filter(|(name, _)| !old.chains.contains_key(*name)) {
-            self.new_chain(name, chain);
-        }
-        for (name, chain) in changed {
-            if old.chains.contains_key(name) {
-                self.named(DELETE_RULE, 2, name);
+        let (sets, chains): (Vec<_>, Vec<_>) =
+            (old.sets.diff(&new.sets).collect(), old.chains.diff(&new.chains).collect());
+        for item in &sets {
+            if let DiffItem::Add(name, set) = item {
+                self.new_set(name, set, 0);
             }
+        }
+        for change in &chains {
+            if let DiffItem::Add(name, chain) = change {
+                self.new_chain(name, chain);
+            }
+        }
+        for change in &chains {
+            let (name, chain) = match change {
+                DiffItem::Add(name, chain) => (name, chain),
+                DiffItem::Update { new: (name, chain), .. } => {
+                    self.named(DELETE_RULE, 2, name);
+                    (name, chain)
+                }
+                DiffItem::Remove(..) => continue,
+            };
             for rule in &chain.rules {
                 self.new_rule(name, rule);
             }
         }
-        let none = BTreeMap::new();
-        for (name, set) in &new.sets {
-            let before = old.sets.get(name).map_or(&none, |set| &set.elements);
-            self.elements(name, before, &set.elements);
+        for item in &sets {
+            match item {
+                DiffItem::Add(name, set) => self.contents(name, None, Some(set)),
+                DiffItem::Update { old: (_, old), new: (name, new) } => self.contents(name, Some(old), Some(new)),
+                // Emptied first, since its elements hold the chains they lead to.
+                DiffItem::Remove(name, set) => self.contents(name, Some(set), None),
+            }
         }
-        // Emptied first, since its elements hold the chains they lead to.
-        for (name, set) in old.sets.iter().filter(|(name, _)| !new.sets.contains_key(*name)) {
-            self.elements(name, &set.elements, &none);
+        for change in &chains {
+            if let DiffItem::Remove(name, _) = change {
+                self.named(DELETE_CHAIN, 3, name);
+            }
         }
-        for name in old.chains.keys().filter(|name| !new.chains.contains_key(*name)) {
-            self.named(DELETE_CHAIN, 3, name);
-        }
-        for name in old.sets.keys().filter(|name| !new.sets.contains_key(*name)) {
-            self.named(DELETE_SET, 2, name);
+        for item in &sets {
+            if let DiffItem::Remove(name, _) = item {
+                self.named(DELETE_SET, 2, name);
+            }
         }
     }
 
@@ -170,11 +185,39 @@ impl Encoder<'_> {
         self.writer.end();
     }
 
-    fn elements(&mut self, name: &str, old: &BTreeMap<Vec<u8>, Element>, new: &BTreeMap<Vec<u8>, Element>) {
-        let gone: Vec<_> = old.iter().filter(|(key, element)| new.get(*key) != Some(*element)).collect();
-        let come: Vec<_> = new.iter().filter(|(key, element)| old.get(*key) != Some(*element)).collect();
-        // A changed element is taken away and put back: within one transaction every look-up sees one or the other.
-        self.element_messages(DELETE_ELEMENT, 0, name, 0, gone.into_iter().map(|(key, _)| (key, &Element::Present)));
+    /// What is in a set, of which there was nothing, or will be.
+    fn contents(&mut self, name: &str, old: Option<&Set>, new: Option<&Set>) {
+        let nothing = OrdMap::new();
+        let elements = |set: Option<&'_ Set>| set.map_or(nothing.clone(), |set| set.elements.clone());
+        self.elements(name, &elements(old), &elements(new));
+        let (old, new) = (old.and_then(|set| set.numbered.as_ref()), new.and_then(|set| set.numbered.as_ref()));
+        let count = old.into_iter().chain(new).map(|numbered| numbered.count).max().unwrap_or_default();
+        let value = |numbered: Option<&Numbered>, number| numbered.and_then(|numbered| numbered.value(number).cloned());
+        let changed = (0..count).filter(|number| value(old, *number) != value(new, *number));
+        let key = |number: u32| Bytes::from_slice(&number.to_ne_bytes());
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for number in changed {
+            gone.extend(value(old, number).map(|_| (key(number), Element::Present)));
+            come.extend(value(new, number).map(|value| (key(number), Element::Value(value))));
+        }
+        self.element_messages(DELETE_ELEMENT, 0, name, 0, gone.iter().map(|(key, element)| (key, element)));
+        self.element_messages(NEW_ELEMENT, NLM_F_CREATE, name, 0, come.iter().map(|(key, element)| (key, element)));
+    }
+
+    fn elements(&mut self, name: &str, old: &OrdMap<Bytes, Element>, new: &OrdMap<Bytes, Element>) {
+        let (mut gone, mut come) = (Vec::new(), Vec::new());
+        for item in old.diff(new) {
+            match item {
+                DiffItem::Add(key, element) => come.push((key, element)),
+                DiffItem::Remove(key, _) => gone.push((key, &Element::Present)),
+                // Taken away and put back: within one transaction every look-up sees one or the other.
+                DiffItem::Update { old: (key, _), new } => {
+                    gone.push((key, &Element::Present));
+                    come.push(new);
+                }
+            }
+        }
+        self.element_messages(DELETE_ELEMENT, 0, name, 0, gone.into_iter());
         self.element_messages(NEW_ELEMENT, NLM_F_CREATE, name, 0, come.into_iter());
     }
 
@@ -184,7 +227,7 @@ impl Encoder<'_> {
         flags: u16,
         set: &str,
         set_id: u32,
-        elements: impl Iterator<Item = (&'e Vec<u8>, &'e Element)>,
+        elements: impl Iterator<Item = (&'e Bytes, &'e Element)>,
     ) {
         let mut elements = elements.peekable();
         while elements.peek().is_some() {
@@ -223,11 +266,13 @@ impl Encoder<'_> {
             self.writer.number(6, data.id);
             self.writer.number(7, data.length);
         }
-        if let Some(size) = set.dynamic {
+        // The kernel then takes the kind of set that is the fastest for so few.
+        let few = set.numbered.as_ref().map(|numbered| numbered.count * 2);
+        if let Some(size) = set.dynamic.or(few) {
             self.writer.nested(9, |writer| writer.number(1, size));
         }
         self.writer.number(10, id);
-        self.writer.attribute(13, &byte_orders(set));
+        self.writer.attribute(13, &user_data::of(set));
         self.writer.end();
     }
 
@@ -284,18 +329,6 @@ impl Encoder<'_> {
         });
         self.writer.end();
     }
-}
-
-/// The user data by which `nft list` knows how to print keys and values (`NFTNL_UDATA_SET_KEYBYTEORDER`, `DATABYTEORDER`).
-fn byte_orders(set: &Set) -> Vec<u8> {
-    let order = |data: DataType| -> [u8; 4] { if data.host_order { 1_u32 } else { 2 }.to_ne_bytes() };
-    let mut bytes = vec![0, 4];
-    bytes.extend(order(set.key));
-    if let Some(data) = set.data {
-        bytes.extend([1, 4]);
-        bytes.extend(order(data));
-    }
-    bytes
 }
 
 fn hook_number(point: HookPoint) -> u32 {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Address, DataType, Element, Set};
+use super::{Address, Bytes, DataType, Element, Set};
 
 /// One of the sixteen 4-byte registers; a longer value takes the following ones too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ pub enum Expr {
 }
 
 /// How one of several is chosen for a new connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Choice {
     /// Each takes the next.
     RoundRobin,
@@ -348,7 +348,7 @@ impl Rule {
     /// `dnat to <address>`
     pub fn dnat<A: Address>(self, address: A) -> Self {
         self.with([
-            Expr::Immediate { to: R, value: address.bytes() },
+            Expr::Immediate { to: R, value: address.bytes().to_vec() },
             Expr::Nat { kind: NatKind::Destination, address: Some(R), port: None },
         ])
     }
@@ -370,44 +370,34 @@ impl Rule {
         ])
     }
 
-    /// `dnat to numgen inc mod n map { 0 : a, 1 : b, … }`, or `dnat to jhash …`.
-    pub fn dnat_chosen<A: Address>(self, by: Choice, addresses: &[A]) -> Self {
-        let values = addresses.iter().map(|address| address.bytes());
-        self.chosen::<A>(by, A::TYPE, values).with([Expr::Nat {
+    /// `dnat to numgen inc mod <count> map @<map>`, or `dnat to jhash ip saddr mod …`: by the number whose turn it is, or the
+    /// client's.
+    pub fn dnat_numbered<A: Address>(self, by: Choice, count: u32, map: &str) -> Self {
+        self.numbered::<A>(by, count, map).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: None,
         }])
     }
 
-    /// The same with a port each: `{ 0 : a . 80, 1 : b . 81, … }`.
-    pub fn dnat_port_chosen(self, by: Choice, backends: &[(Ipv4Addr, u16)]) -> Self {
-        let values = backends.iter().map(|(address, port)| {
-            let mut value = address.octets().to_vec();
-            value.extend(port.to_be_bytes());
-            value.extend([0, 0]);
-            value
-        });
-        self.chosen::<Ipv4Addr>(by, DataType::IPV4_PORT, values).with([Expr::Nat {
+    /// The same to an address and a port.
+    pub fn dnat_port_numbered(self, by: Choice, count: u32, map: &str) -> Self {
+        self.numbered::<Ipv4Addr>(by, count, map).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: Some((Reg(1), None)),
         }])
     }
 
-    fn chosen<A: Address>(self, by: Choice, data: DataType, values: impl Iterator<Item = Vec<u8>>) -> Self {
-        let mut map = Set::map(DataType::INTEGER, data);
-        for (index, value) in (0_u32..).zip(values) {
-            map.elements.insert(index.to_ne_bytes().to_vec(), Element::Value(value));
-        }
-        let modulus = u32::try_from(map.elements.len()).expect("a map of fewer than 2^32 backends");
+    fn numbered<A: Address>(self, by: Choice, count: u32, map: &str) -> Self {
         let rule = match by {
-            Choice::RoundRobin => self.with([Expr::NumgenInc { modulus, to: R }]),
+            Choice::RoundRobin => self.with([Expr::NumgenInc { modulus: count, to: R }]),
             Choice::Source => {
-                self.with([A::load_source(), Expr::Hash { from: R, length: A::LENGTH, modulus, seed: SEED, to: R }])
+                let hash = Expr::Hash { from: R, length: A::LENGTH, modulus: count, seed: SEED, to: R };
+                self.with([A::load_source(), hash])
             }
         };
-        rule.with([Expr::Lookup { set: SetRef::Anonymous(Box::new(map)), from: R, to: Some(R), vmap: false }])
+        rule.with([Expr::Lookup { set: SetRef::Named(map.to_owned()), from: R, to: Some(R), vmap: false }])
     }
 
     /// `masquerade`
@@ -437,7 +427,9 @@ impl Rule {
     /// Goes on with so many of a hundred packets, chosen by chance.
     pub fn percent(self, percent: u8) -> Self {
         let mut chosen = Set::plain(DataType::INTEGER);
-        chosen.elements.extend((0..u32::from(percent)).map(|n| (n.to_ne_bytes().to_vec(), Element::Present)));
+        chosen
+            .elements
+            .extend((0..u32::from(percent)).map(|n| (Bytes::from_slice(&n.to_ne_bytes()), Element::Present)));
         self.with([
             Expr::NumgenRandom { modulus: 100, to: R },
             Expr::Lookup { set: SetRef::Anonymous(Box::new(chosen)), from: R, to: None, vmap: false },

@@ -13,10 +13,13 @@ pub mod expr;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+mod user_data;
 pub(crate) mod wire;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use imbl::OrdMap;
+use smallvec::SmallVec;
 
 pub use address::Address;
 pub use encode::{Batch, difference, removal};
@@ -46,20 +49,22 @@ pub enum Ownership {
     Ours,
 }
 
-/// One table, whole.
+/// A key or a value of a set; the longest of ours fits without an allocation.
+pub type Bytes = SmallVec<[u8; 24]>;
+
+/// One table, whole. A copy costs next to nothing, and what it has in common with the original need not be compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     pub family: Family,
     pub name: String,
     pub ownership: Ownership,
-    pub sets: BTreeMap<String, Set>,
-    /// Shared, so that a copy of a table with one changed chain costs little and compares quickly.
-    pub chains: BTreeMap<String, Arc<Chain>>,
+    pub sets: OrdMap<String, Set>,
+    pub chains: OrdMap<String, Arc<Chain>>,
 }
 
 impl Table {
     pub fn new(family: Family, name: impl Into<String>, ownership: Ownership) -> Self {
-        Self { family, name: name.into(), ownership, sets: BTreeMap::new(), chains: BTreeMap::new() }
+        Self { family, name: name.into(), ownership, sets: OrdMap::new(), chains: OrdMap::new() }
     }
 
     pub fn chain(&mut self, name: impl Into<String>, chain: Chain) {
@@ -163,16 +168,48 @@ pub struct Set {
     pub data: Option<DataType>,
     /// Filled by rules ([`Expr::Add`]) up to so many elements; those are the kernel's business and not in `elements`.
     pub dynamic: Option<u32>,
-    pub elements: BTreeMap<Vec<u8>, Element>,
+    pub elements: OrdMap<Bytes, Element>,
+    /// Instead of `elements`, in a map from [`DataType::INTEGER`].
+    pub numbered: Option<Numbered>,
 }
 
 impl Set {
+    /// A map of numbers.
+    pub fn numbered(data: DataType, numbered: Numbered) -> Self {
+        Self { numbered: Some(numbered), ..Self::map(DataType::INTEGER, data) }
+    }
+
     pub fn map(key: DataType, data: DataType) -> Self {
-        Self { key, data: Some(data), dynamic: None, elements: BTreeMap::new() }
+        Self { key, data: Some(data), dynamic: None, elements: OrdMap::new(), numbered: None }
+    }
+
+    fn len(&self) -> usize {
+        self.elements.len() + self.numbered.as_ref().map_or(0, |numbered| numbered.count as usize)
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        let number = || Some(u32::from_ne_bytes(key.try_into().ok()?));
+        self.elements.contains_key(key)
+            || self.numbered.as_ref().is_some_and(|numbered| number().is_some_and(|number| number < numbered.count))
     }
 
     pub fn plain(key: DataType) -> Self {
-        Self { key, data: None, dynamic: None, elements: BTreeMap::new() }
+        Self { key, data: None, dynamic: None, elements: OrdMap::new(), numbered: None }
+    }
+}
+
+/// The numbers below `count`, each mapped to the next of `values` (one at least), over and over. A map has the same count all
+/// its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    pub count: u32,
+    pub values: Vec<Bytes>,
+}
+
+impl Numbered {
+    /// What the number is mapped to.
+    pub(crate) fn value(&self, number: u32) -> Option<&Bytes> {
+        self.values.get((number as usize).checked_rem(self.values.len())?).filter(|_| number < self.count)
     }
 }
 
@@ -181,6 +218,6 @@ impl Set {
 pub enum Element {
     /// The key is in the set.
     Present,
-    Value(Vec<u8>),
+    Value(Bytes),
     Verdict(Verdict),
 }

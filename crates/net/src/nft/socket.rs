@@ -149,7 +149,7 @@ impl NftSocket {
         }
         for (set, wanted) in table.sets.iter().filter(|(_, set)| set.dynamic.is_none()) {
             let there = self.elements(family, name, set)?;
-            if there.len() != wanted.elements.len() || !there.iter().all(|key| wanted.elements.contains_key(key)) {
+            if there.len() != wanted.len() || !there.iter().all(|key| wanted.contains(key)) {
                 return Ok(false);
             }
         }

@@ -4,8 +4,12 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
+use skep_model::plan::{Backend, MeshPort, Ring};
+use skep_model::service::Protocol;
+
 use super::expr::{Choice, CtKey, Expr, FibOf, MetaKey, PayloadBase, Reg, RejectWith, SetRef};
 use super::*;
+use crate::ingress::rules::{MeshRules, SourceMode};
 
 fn namespace() -> OwnedFd {
     std::thread::spawn(|| {
@@ -16,16 +20,19 @@ fn namespace() -> OwnedFd {
     .unwrap()
 }
 
-/// What `nft list ruleset` prints in a namespace, without comments and with single spaces.
-fn list(netns: &OwnedFd) -> String {
+fn run(netns: &OwnedFd, script: &'static str) -> std::process::Output {
     let fd = netns.try_clone().unwrap();
-    let output = std::thread::spawn(move || {
+    std::thread::spawn(move || {
         nix::sched::setns(fd.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-        Command::new("nft").args(["list", "ruleset"]).output().unwrap()
+        Command::new("sh").args(["-c", script]).output().unwrap()
     })
     .join()
-    .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    .unwrap()
+}
+
+/// What `nft list ruleset` prints in a namespace, with single spaces.
+fn list(netns: &OwnedFd) -> String {
+    let text = String::from_utf8(run(netns, "nft list ruleset").stdout).unwrap();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -40,11 +47,19 @@ fn base(chain_type: ChainType, point: HookPoint, rules: Vec<Rule>) -> Chain {
 fn example() -> Table {
     let mut table = Table::new(Family::Ip, "example", Ownership::Shared);
     let mut vips = Set::map(DataType::IPV4, DataType::VERDICT);
-    vips.elements.insert(address(2).octets().to_vec(), Element::Verdict(Verdict::Goto("web".to_owned())));
+    vips.elements.insert(address(2).bytes(), Element::Verdict(Verdict::Goto("web".to_owned())));
     table.sets.insert("vips".to_owned(), vips);
     let mut nodes = Set::map(DataType::ETHER, DataType::MARK);
-    nodes.elements.insert(vec![2, 0x42, 10, 0, 0, 2], Element::Value(0x10001_u32.to_ne_bytes().to_vec()));
+    let mac = Bytes::from_slice(&[2, 0x42, 10, 0, 0, 2]);
+    nodes.elements.insert(mac, Element::Value(Bytes::from_slice(&0x10001_u32.to_ne_bytes())));
+
     table.sets.insert("nodes".to_owned(), nodes);
+    let addresses = vec![address(12).bytes(), address(21).bytes()];
+    let numbered = Set::numbered(DataType::IPV4, Numbered { count: 4, values: addresses });
+    table.sets.insert("places".to_owned(), numbered);
+    let values = [[10, 0, 1, 12, 0, 80, 0, 0], [10, 0, 1, 21, 0, 81, 0, 0]].map(|value| Bytes::from_slice(&value));
+    let numbered = Set::numbered(DataType::IPV4_PORT, Numbered { count: 2, values: values.to_vec() });
+    table.sets.insert("ports".to_owned(), numbered);
     table.chain(
         "output",
         base(ChainType::Nat, HookPoint::Output, vec![Rule::new().destination_vmap::<Ipv4Addr>("vips")]),
@@ -52,23 +67,18 @@ fn example() -> Table {
     table.chain(
         "web",
         Chain::regular(vec![
-            Rule::new().dnat_chosen(Choice::RoundRobin, &[address(12), address(21)]),
+            Rule::new().dnat_numbered::<Ipv4Addr>(Choice::RoundRobin, 4, "places"),
             Rule::new().dnat(address(12)),
         ]),
     );
     table.chain(
         "port",
         Chain::regular(vec![
-            Rule::new().l4proto(6).dnat_port_chosen(Choice::RoundRobin, &[(address(12), 80), (address(21), 81)]),
+            Rule::new().l4proto(6).dnat_port_numbered(Choice::RoundRobin, 2, "ports"),
             Rule::new().l4proto(6).dnat_port(address(12), 80),
         ]),
     );
-    table.chain(
-        "sticky",
-        Chain::regular(vec![
-            Rule::new().l4proto(6).dnat_port_chosen(Choice::Source, &[(address(12), 80), (address(21), 81)]),
-        ]),
-    );
+    table.chain("sticky", Chain::regular(vec![Rule::new().l4proto(6).dnat_port_numbered(Choice::Source, 2, "ports")]));
     table.chain(
         "empty",
         Chain::regular(vec![
@@ -89,7 +99,7 @@ fn example() -> Table {
         ),
     );
     table.chain(
-        "mark",
+        "marks",
         base(
             ChainType::Filter,
             HookPoint::Prerouting,
@@ -132,7 +142,7 @@ fn what_somebody_else_took_away_or_added_is_missed() {
         ("an element is deleted", |table| table.sets.get_mut("nodes").unwrap().elements.clear()),
         ("an element is added", |table| {
             let element = Element::Verdict(Verdict::Goto("web".to_owned()));
-            table.sets.get_mut("vips").unwrap().elements.insert(address(3).octets().to_vec(), element);
+            table.sets.get_mut("vips").unwrap().elements.insert(address(3).bytes(), element);
         }),
     ];
     for (what, deed) in deeds {
@@ -157,10 +167,11 @@ fn nft_prints_what_was_meant() {
         "map vips { type ipv4_addr : verdict elements = { 10.0.1.2 : goto web } }",
         "map nodes { type ether_addr : mark elements = { 02:42:0a:00:00:02 : 0x00010001 } }",
         "chain output { type nat hook output priority -100; policy accept; ip daddr vmap @vips }",
-        "dnat to numgen inc mod 2 map { 0 : 10.0.1.12, 1 : 10.0.1.21 } dnat to 10.0.1.12",
-        "meta l4proto tcp dnat ip to numgen inc mod 2 map { 0 : 10.0.1.12 . 80, 1 : 10.0.1.21 . 81 }",
+        "dnat to numgen inc mod 4 map @places dnat to 10.0.1.12",
+        "map places { typeof numgen inc mod 4 : ip daddr size 8 elements = { 0 : 10.0.1.12, 1 : 10.0.1.21, 2 : 10.0.1.12, 3 : 10.0.1.21 } }",
+        "meta l4proto tcp dnat ip to numgen inc mod 2 map @ports",
         "meta l4proto tcp dnat to 10.0.1.12:80",
-        "dnat ip to jhash ip saddr mod 2 seed 0x736b6570 map { 0 : 10.0.1.12 . 80, 1 : 10.0.1.21 . 81 }",
+        "dnat ip to jhash ip saddr mod 2 seed 0x736b6570 map @ports",
         "chain empty { reject with tcp reset reject }",
         r#"oifname "ing0" ct status dnat fib saddr type local masquerade to :40000-41000"#,
         r#"oifname "ing0" meta l4proto udp snat to :40000-41000"#,
@@ -170,6 +181,39 @@ fn nft_prints_what_was_meant() {
     ] {
         assert!(text.contains(phrase), "{phrase:?} is not in {text}");
     }
+}
+
+/// `nft list ruleset >/etc/nftables.conf` is how rules are kept over a restart: a line of ours that cannot be read would
+/// keep the others out.
+#[test]
+fn what_an_administrator_saves_can_be_loaded() {
+    fn balancers<A: Address>(vips: [A; 3]) -> Table {
+        let mut table = Table::new(A::FAMILY, "balanced", Ownership::Shared);
+        let mut balancers = crate::balance::Balancers::new(0);
+        crate::balance::Balancers::<A>::prepare(&mut table);
+        let ring = |backends: Vec<A>, by_client| Ring { backends, by_client };
+        let rings = [ring(vips.to_vec(), false), ring(vips.to_vec(), true), ring(vec![vips[0]], false)];
+        balancers.update(&mut table, &vips.into_iter().zip(&rings).collect());
+        table
+    }
+    let netns = namespace();
+    let mut socket = NftSocket::open(&netns).unwrap();
+    socket.apply(None, &balancers([address(2), address(3), address(4)])).unwrap();
+    socket.apply(None, &balancers([2, 3, 4].map(|last| address(last).to_ipv6_mapped()))).unwrap();
+    let mut mesh = Table::new(Family::Ip, "mesh", Ownership::Shared);
+    let mut rules = MeshRules::default();
+    rules.prepare(&mut mesh, "ing0", SourceMode::Preserve, (1, 3));
+    let ring = [12, 21].map(|last| Backend { address: address(last), port: 80 }).to_vec().into();
+    let port = MeshPort { ring, masquerade: true, proxy_protocol: false };
+    let only = MeshPort { ring: port.ring.backends[..1].to_vec().into(), ..port.clone() };
+    let ports = [((Protocol::Tcp, 8080), port.clone()), ((Protocol::Tcp, 8081), only), ((Protocol::Udp, 53), port)];
+    rules.update(&mut mesh, &ports.into());
+    socket.apply(None, &mesh).unwrap();
+    let text = list(&netns);
+    let loaded = run(&netns, "saved=$(nft list ruleset) && nft flush ruleset && echo \"$saved\" | nft -f -");
+    assert_eq!(String::from_utf8_lossy(&loaded.stderr), "");
+    assert_eq!(list(&netns), text);
+    assert!(text.contains("numgen inc mod 12") && text.contains("jhash ip6 saddr"), "{text}");
 }
 
 #[test]
@@ -259,9 +303,9 @@ fn a_transaction_makes_before_it_uses_and_lets_go_before_it_removes() {
     use encode::message as m;
     let mut old = Table::new(Family::Ip, "t", Ownership::Shared);
     let mut map = Set::map(DataType::IPV4, DataType::VERDICT);
-    map.elements.insert(address(2).octets().to_vec(), Element::Verdict(Verdict::Goto("web".to_owned())));
+    map.elements.insert(address(2).bytes(), Element::Verdict(Verdict::Goto("web".to_owned())));
     old.sets.insert("vips".to_owned(), map);
-    old.chain("web", Chain::regular(vec![Rule::new().dnat_chosen(Choice::RoundRobin, &[address(12), address(13)])]));
+    old.chain("web", Chain::regular(vec![Rule::new().percent(2).dnat(address(12))]));
     assert_eq!(
         kinds(&difference(None, &old)),
         [m::NEW_TABLE, m::NEW_SET, m::NEW_CHAIN, m::NEW_SET, m::NEW_ELEMENT, m::NEW_RULE, m::NEW_ELEMENT]

@@ -28,6 +28,7 @@ use skep_model::network::{DualStack, OVERLAY_MTU, mac_of};
 use skep_model::plan::OverlayPlan;
 
 use crate::link::{LinkInfo, Namespace, Vxlan};
+use crate::sorted::{differences, entries};
 use crate::tunnel::Tap;
 
 pub use endpoint::Endpoint;
@@ -72,6 +73,8 @@ pub struct Overlay {
     tap: Option<Arc<Tap>>,
     /// What the VXLAN link has been told, or the tunnel is to be.
     remote: BTreeMap<Ipv4Addr, Ipv4Addr>,
+    /// Of these, the ones to take away.
+    stale: Vec<(Ipv4Addr, Ipv4Addr)>,
 }
 
 impl Overlay {
@@ -123,6 +126,7 @@ impl Overlay {
             vxlan: 0,
             tap: None,
             remote: BTreeMap::new(),
+            stale: Vec::new(),
         };
         changes += overlay.ensure_link(host, tag, plan, underlay)?;
         Ok((overlay, changes))
@@ -264,26 +268,30 @@ impl Overlay {
 
     /// Puts the endpoints of other hosts that `wanted` has; returns how many entries were written.
     pub fn put_remote(&mut self, wanted: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> (usize, Vec<String>) {
+        let (mut missing, mut stale) = (Vec::new(), Vec::new());
+        for (address, had, has) in differences(entries(&self.remote), entries(wanted)) {
+            missing.extend(has.map(|vtep| (address, *vtep)));
+            stale.extend(had.filter(|_| has.is_none()).map(|vtep| (address, *vtep)));
+        }
+        self.stale = stale;
         if self.tap.is_some() {
-            self.remote.extend(wanted);
+            self.remote.extend(missing);
             return (0, Vec::new());
         }
-        let mut remote = std::mem::take(&mut self.remote);
-        let done = self.place().put(&mut remote, wanted);
-        self.remote = remote;
-        done
+        let (count, done, failures) = self.place().put(&missing);
+        self.remote.extend(done);
+        (count, failures)
     }
 
-    /// Takes away those that `wanted` has not.
-    pub fn prune_remote(&mut self, wanted: &BTreeMap<Ipv4Addr, Ipv4Addr>) -> (usize, Vec<String>) {
-        if self.tap.is_some() {
-            self.remote.retain(|address, _| wanted.contains_key(address));
-            return (0, Vec::new());
-        }
-        let mut remote = std::mem::take(&mut self.remote);
-        let done = self.place().prune(&mut remote, wanted);
-        self.remote = remote;
-        done
+    /// Takes away those that [`put_remote`](Self::put_remote) was not given.
+    pub fn prune_remote(&mut self) -> (usize, Vec<String>) {
+        let stale = std::mem::take(&mut self.stale);
+        let (count, done, failures) = match self.tap {
+            Some(_) => (0, stale, Vec::new()),
+            None => self.place().prune(&stale),
+        };
+        done.iter().for_each(|(address, _)| _ = self.remote.remove(address));
+        (count, failures)
     }
 
     pub fn subnet(&self) -> Ipv4Net {

@@ -9,6 +9,8 @@ use skep_model::network::{DualStack, mac_of};
 use crate::link::{Entry, Links};
 
 type Remote = BTreeMap<Ipv4Addr, Ipv4Addr>;
+/// Its address, and that of its host.
+pub(super) type RemoteEndpoint = (Ipv4Addr, Ipv4Addr);
 
 /// The link, and what of an address is written to it.
 #[derive(Clone, Copy)]
@@ -44,53 +46,35 @@ impl Place<'_> {
         [Entry::Forward { link, mac, vtep }].into_iter().chain(neighbours)
     }
 
-    pub(super) fn put(self, applied: &mut Remote, wanted: &Remote) -> (usize, Vec<String>) {
-        let missing: Vec<_> = wanted
-            .iter()
-            .filter(|(address, vtep)| applied.get(*address) != Some(vtep))
-            .map(|(address, vtep)| (*address, *vtep))
-            .collect();
+    pub(super) fn put(self, missing: &[RemoteEndpoint]) -> Written {
         let list: Vec<Entry> = missing.iter().flat_map(|(address, vtep)| self.entries(*address, *vtep)).collect();
-        let failures = perform(&missing, list.len(), self.links.set_entries(&list), |address, vtep| {
-            applied.insert(address, vtep);
-        });
-        (list.len(), failures)
+        written(missing, list.len(), self.links.set_entries(&list))
     }
 
-    pub(super) fn prune(self, applied: &mut Remote, wanted: &Remote) -> (usize, Vec<String>) {
-        let stale: Vec<_> = applied
-            .iter()
-            .filter(|(address, _)| !wanted.contains_key(*address))
-            .map(|(address, vtep)| (*address, *vtep))
-            .collect();
+    pub(super) fn prune(self, stale: &[RemoteEndpoint]) -> Written {
         let list: Vec<Entry> = stale.iter().flat_map(|(address, vtep)| self.entries(*address, *vtep)).collect();
-        let failures = perform(&stale, list.len(), self.links.delete_entries(&list), |address, _| {
-            applied.remove(&address);
-        });
-        (list.len(), failures)
+        written(stale, list.len(), self.links.delete_entries(&list))
     }
 }
 
-/// Notes the endpoints all of whose entries the kernel took; words for the others.
-fn perform(
-    endpoints: &[(Ipv4Addr, Ipv4Addr)],
-    count: usize,
-    answers: std::io::Result<Vec<std::io::Result<()>>>,
-    mut done: impl FnMut(Ipv4Addr, Ipv4Addr),
-) -> Vec<String> {
-    if count == 0 {
-        return Vec::new();
-    }
-    let answers = match answers {
-        Ok(answers) => answers,
-        Err(error) => return vec![format!("failed to write {count} forwarding entries: {error}")],
-    };
-    let mut failures = Vec::new();
-    for ((address, vtep), of_it) in endpoints.iter().zip(answers.chunks(count / endpoints.len())) {
-        match of_it.iter().find_map(|answer| answer.as_ref().err()) {
-            None => done(*address, *vtep),
-            Some(error) => failures.push(format!("failed to write the forwarding of {address} to {vtep}: {error}")),
+/// How many entries there were, the endpoints all of whose entries the kernel took, and words for the others.
+type Written = (usize, Vec<RemoteEndpoint>, Vec<String>);
+
+fn written(endpoints: &[RemoteEndpoint], count: usize, answers: std::io::Result<Vec<std::io::Result<()>>>) -> Written {
+    let (mut done, mut failures) = (Vec::new(), Vec::new());
+    match answers {
+        Err(error) if count > 0 => failures.push(format!("failed to write {count} forwarding entries: {error}")),
+        Ok(answers) if count > 0 => {
+            for ((address, vtep), of_it) in endpoints.iter().zip(answers.chunks(count / endpoints.len())) {
+                match of_it.iter().find_map(|answer| answer.as_ref().err()) {
+                    None => done.push((*address, *vtep)),
+                    Some(error) => {
+                        failures.push(format!("failed to write the forwarding of {address} to {vtep}: {error}"));
+                    }
+                }
+            }
         }
+        _ => {}
     }
-    failures
+    (count, done, failures)
 }

@@ -348,7 +348,7 @@ impl Executor for EngineExecutor {
         }
     }
 
-    async fn apply(&self, plan: &HostPlan) -> bool {
+    async fn apply(&self, plan: &Arc<HostPlan>) -> bool {
         let report = self.net.apply(plan).await;
         for problem in &report.failures {
             tracing::warn!(?problem, "the data plane is not all as it should be");

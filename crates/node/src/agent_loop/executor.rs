@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -63,7 +64,7 @@ pub(crate) trait Executor: Send + Sync + 'static {
     /// Removes the container of a task nobody knows any more.
     async fn remove_stray(&self, task: &TaskId) -> Result<(), String>;
     /// Whether new connections now go only where the plan says.
-    async fn apply(&self, plan: &HostPlan) -> bool;
+    async fn apply(&self, plan: &Arc<HostPlan>) -> bool;
     /// A manager's connection to the API of the containers here.
     async fn serve(&self, connection: DuplexStream);
     async fn logs(&self, task: &TaskId, request: &LogRequest) -> Result<LogLines, String>;

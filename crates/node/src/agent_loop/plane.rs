@@ -36,6 +36,7 @@ pub(crate) async fn run(
             let current = orders.borrow_and_update().clone();
             if let Some(current) = current {
                 let plan = skep_agent::dataplane::plan(&current.set, &node_id, current.facts.data_path_port);
+                let plan = Arc::new(plan);
                 if applied.as_ref() != Some(&plan) {
                     applied = executor.apply(&plan).await.then_some(plan);
                 }

@@ -171,8 +171,8 @@ impl Executor for FakeHost {
         Ok(())
     }
 
-    async fn apply(&self, plan: &HostPlan) -> bool {
-        *self.plan.lock().unwrap() = plan.clone();
+    async fn apply(&self, plan: &Arc<HostPlan>) -> bool {
+        *self.plan.lock().unwrap() = HostPlan::clone(plan);
         true
     }
 

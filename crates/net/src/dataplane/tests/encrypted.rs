@@ -318,7 +318,7 @@ fn a_network_that_cannot_be_sealed_is_not_made() {
     // The name is taken, so the driver refuses.
     let namespace = Namespace::create(&overlay_path(&a.config.exec_root, &network())).unwrap();
     namespace.links().add_bridge("sealed", [2, 0, 0, 0, 0, 7], None).unwrap();
-    let report = world.block_on(a.dataplane.apply(&plan));
+    let report = world.block_on(a.dataplane.apply(&Arc::new(plan.clone())));
     assert_eq!(report.failures.len(), 1, "{report:?}");
     let container = world.outside(7);
     let task = Task { id: skep_model::ContainerId::from_bits([7, 7]), namespace: container, address: on_overlay(11) };
@@ -338,7 +338,7 @@ fn nobody_is_connected_to_a_network_that_cannot_be_carried() {
     let (a, b) = (world.host(1, SourceMode::Preserve), world.host(2, SourceMode::Preserve));
     let [plan, _] = plans(&a, &b, Some(keys()));
     let taken = a.namespace.run(|| UdpSocket::bind((a.underlay, SEALED_PORT)).unwrap()).unwrap();
-    let report = world.block_on(a.dataplane.apply(&plan));
+    let report = world.block_on(a.dataplane.apply(&Arc::new(plan.clone())));
     assert_eq!(report.failures.len(), 1, "{report:?}");
     let task =
         Task { id: skep_model::ContainerId::from_bits([7, 7]), namespace: world.outside(7), address: on_overlay(11) };
@@ -351,7 +351,7 @@ fn nobody_is_connected_to_a_network_that_cannot_be_carried() {
     // One that is connected is left alone, should the daemon come back and the port be taken.
     let a = a.restarted();
     let _taken = a.namespace.run(|| UdpSocket::bind((a.underlay, SEALED_PORT)).unwrap()).unwrap();
-    assert_eq!(world.block_on(a.dataplane.apply(&plan)).failures.len(), 1);
+    assert_eq!(world.block_on(a.dataplane.apply(&Arc::new(plan.clone()))).failures.len(), 1);
     world.connect(&a, &task);
 }
 

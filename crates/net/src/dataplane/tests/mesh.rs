@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use skep_model::plan::{Backend, HostPlan, MeshPort, Ring};
 use skep_model::service::Protocol;
@@ -216,7 +217,7 @@ fn published_ports_are_held_and_one_that_is_taken_is_told() {
     let other = host.namespace.run(|| std::net::TcpListener::bind("0.0.0.0:8081").unwrap()).unwrap();
     let mut plan = plan(&[&host], 0, true);
     plan.ingress.as_mut().unwrap().ports = [8080, 8081].map(|port| ((Protocol::Tcp, port), MeshPort::default())).into();
-    let report = world.block_on(host.dataplane.apply(&plan));
+    let report = world.block_on(host.dataplane.apply(&Arc::new(plan.clone())));
     assert_eq!(report.failures.len(), 1);
     assert!(report.failures[0].starts_with("published port 8081/tcp could not be reserved"), "{:?}", report.failures);
     assert!(port_taken(8080));

@@ -157,7 +157,7 @@ impl World {
     }
 
     pub(super) fn apply(&self, host: &Host, plan: &HostPlan) -> ApplyReport {
-        let report = self.runtime.block_on(host.dataplane.apply(plan));
+        let report = self.runtime.block_on(host.dataplane.apply(&Arc::new(plan.clone())));
         host.wait();
         assert_eq!(report.failures, Vec::<String>::new());
         report

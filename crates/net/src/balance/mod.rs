@@ -2,31 +2,29 @@
 //!
 //! ```text
 //! chain output { type nat hook output priority -100; ip daddr @balanced add @used { ip daddr . meta l4proto }
-//!                                                    ip daddr vmap @vips }
-//! map vips { 10.0.1.2 : goto vip-10.0.1.2, … }
-//! chain vip-10.0.1.2 { dnat to numgen inc mod 2 map { 0 : 10.0.1.12, 1 : 10.0.1.21 }; dnat to 10.0.1.21 }
+//!                                                    ip daddr vmap @vips; ip daddr vmap @vips }
+//! chain vip-10.0.1.2 { … }     # see `rings`
 //! chain refuse { type filter hook output priority 0; ip daddr @balanced goto rejected }
 //! ```
-//!
-//! One chain, hence one counter, per VIP: a counter shared by two services would give alternating clients always the same
-//! tasks. The second rule makes a swap hitless: the kernel switches a chain's rules and a map's elements to a new
-//! generation one after the other, so that a packet in the old rules may miss every element of the old map, and conntrack
-//! would pin that connection to the VIP itself, where nobody answers.
 //!
 //! The same for IPv6, in a table of its own, on networks that have it.
 //!
 //! What still has a VIP as destination after translation has no backend and is refused. (`reject` does nothing in a nat
 //! chain; and before translation it would cut the connections of backends that drain.)
 
+pub(crate) mod rings;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use skep_model::plan::Ring;
 
 use crate::nft::expr::{Choice, RejectWith};
 use crate::nft::{
-    Address, Chain, ChainType, DataType, Element, Hook, HookPoint, NftError, NftSocket, Rule, Set, Table, Verdict,
+    Address, Bytes, Chain, ChainType, DataType, Element, Hook, HookPoint, NftError, NftSocket, Rule, Set, Table,
+    Verdict,
 };
+
+use rings::{Destination, Rings, elements};
 
 const VIPS: &str = "vips";
 const BALANCED: &str = "balanced";
@@ -43,8 +41,8 @@ const PRIORITY_DSTNAT: i32 = -100;
 
 /// The balancers of one container, and the nf_tables table that says the same.
 #[derive(Clone, Debug)]
-pub struct Balancers<A> {
-    entries: BTreeMap<A, Entry<A>>,
+pub struct Balancers<A: Address> {
+    rings: Rings<Vip<A>>,
     /// Backends that take no more connections, and of which VIPs they were: they may still have some.
     past: BTreeMap<A, BTreeSet<A>>,
     /// What [`USED`] had in tables before this one.
@@ -53,25 +51,52 @@ pub struct Balancers<A> {
     seed: usize,
 }
 
-#[derive(Clone, Debug)]
-struct Entry<A> {
-    ring: Ring<A>,
-    /// The kernel's counter starts again at 0 with every change; the order is rotated on so that the first backend is not
-    /// favoured while a service scales.
-    rotation: usize,
+/// A virtual address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Vip<A>(A);
+
+impl<A: Address> Destination for Vip<A> {
+    type Backend = A;
+    const BACKEND: DataType = A::TYPE;
+
+    fn chains(self) -> String {
+        VIPS.to_owned()
+    }
+
+    fn chain(self) -> String {
+        // `nft` reads no colon in a name.
+        format!("vip-{}", self.0).replace(':', "_")
+    }
+
+    fn key(self) -> Bytes {
+        self.0.bytes()
+    }
+
+    fn value(backend: A) -> Bytes {
+        backend.bytes()
+    }
+
+    fn to_only(self, backend: A) -> Rule {
+        Rule::new().dnat(backend)
+    }
+
+    fn to_numbered(self, by: Choice, count: u32, map: &str) -> Rule {
+        Rule::new().dnat_numbered::<A>(by, count, map)
+    }
 }
 
 impl<A: Address> Balancers<A> {
     pub fn new(seed: usize) -> Self {
-        Self { entries: BTreeMap::new(), past: BTreeMap::new(), used_before: BTreeSet::new(), seed }
+        Self { rings: Rings::default(), past: BTreeMap::new(), used_before: BTreeSet::new(), seed }
     }
 
     /// Puts the base chain and the map into a fresh table.
     pub fn prepare(table: &mut Table) {
         table.sets.insert(VIPS.to_owned(), Set::map(A::TYPE, DataType::VERDICT));
         let hook = Hook::new(ChainType::Nat, HookPoint::Output, PRIORITY_DSTNAT);
+        let balance = Rule::new().destination_vmap::<A>(VIPS);
         let note = Rule::new().destination_in::<A>(BALANCED).add_destination_and_protocol::<A>(USED);
-        table.chain("output", Chain::base(hook, vec![note, Rule::new().destination_vmap::<A>(VIPS)]));
+        table.chain("output", Chain::base(hook, vec![note, balance.clone(), balance]));
         table.sets.insert(BALANCED.to_owned(), Set::plain(A::TYPE));
         table.sets.insert(USED.to_owned(), Set { dynamic: Some(USED_SIZE), ..Set::plain(A::WITH_PROTOCOL) });
         let hook = Hook::new(ChainType::Filter, HookPoint::Output, 0);
@@ -82,34 +107,18 @@ impl<A: Address> Balancers<A> {
 
     /// Makes the balancers, and `table`, those of `wanted`.
     pub fn update(&mut self, table: &mut Table, wanted: &BTreeMap<A, &Ring<A>>) -> Changed<A> {
-        let mut changed = Changed::default();
-        self.entries.retain(|vip, entry| {
-            let keep = wanted.contains_key(vip);
-            if !keep {
-                elements(table, BALANCED).remove(vip.bytes().as_slice());
-                put(table, *vip, &Ring::default(), 0);
-                changed.dropped.extend(entry.ring.backends.iter().map(|backend| (*vip, *backend)));
-            }
-            keep
-        });
-        for (vip, ring) in wanted {
-            let rotation = match self.entries.get(vip) {
-                Some(entry) if entry.ring == **ring => continue,
-                Some(entry) => {
-                    let now: BTreeSet<_> = ring.backends.iter().collect();
-                    let gone = entry.ring.backends.iter().filter(|old| !now.contains(old));
-                    changed.dropped.extend(gone.map(|backend| (*vip, *backend)));
-                    entry.rotation + 1
-                }
-                None => {
-                    changed.added.insert(*vip);
-                    elements(table, BALANCED).insert(vip.bytes(), Element::Present);
-                    self.seed
-                }
-            };
-            put(table, *vip, ring, rotation);
-            self.entries.insert(*vip, Entry { ring: (*ring).clone(), rotation });
+        let turned = self.rings.update(table, wanted.iter().map(|(vip, ring)| (Vip(*vip), *ring)), |_| self.seed);
+        let balanced = elements(table, BALANCED);
+        for Vip(vip) in turned.removed {
+            balanced.remove(vip.bytes().as_slice());
         }
+        for Vip(vip) in &turned.added {
+            balanced.insert(vip.bytes(), Element::Present);
+        }
+        let changed = Changed {
+            added: turned.added.into_iter().map(|Vip(vip)| vip).collect(),
+            dropped: turned.dropped.into_iter().map(|(Vip(vip), backend)| (vip, backend)).collect(),
+        };
         for (vip, backend) in &changed.dropped {
             self.past.entry(*backend).or_default().insert(*vip);
         }
@@ -187,49 +196,6 @@ impl<A> Default for Changed<A> {
     }
 }
 
-fn elements<'t>(table: &'t mut Table, set: &str) -> &'t mut BTreeMap<Vec<u8>, Element> {
-    &mut table.sets.get_mut(set).expect("the table was prepared").elements
-}
-
-fn put<A: Address>(table: &mut Table, vip: A, ring: &Ring<A>, rotation: usize) {
-    let name = chain_name(vip);
-    let key = vip.bytes();
-    if ring.backends.is_empty() {
-        elements(table, VIPS).remove(&key);
-        table.chains.remove(&name);
-    } else {
-        elements(table, VIPS).insert(key, Element::Verdict(Verdict::Goto(name.clone())));
-        table.chains.insert(name, Arc::new(Chain::regular(rules(ring, rotation))));
-    }
-}
-
-fn chain_name(vip: impl Address) -> String {
-    format!("vip-{vip}")
-}
-
-/// Rules of a VIP's chain.
-fn rules<A: Address>(ring: &Ring<A>, rotation: usize) -> Vec<Rule> {
-    match ring.backends.as_slice() {
-        [] => Vec::new(),
-        [only] => vec![Rule::new().dnat(*only)],
-        _ => {
-            let (by, order) = turned(ring, rotation);
-            vec![Rule::new().dnat_chosen(by, &order), Rule::new().dnat(order[1])]
-        }
-    }
-}
-
-/// How one is chosen, and of what. Where a hash names the place, the places stay as they are.
-pub(crate) fn turned<T: Copy>(ring: &Ring<T>, rotation: usize) -> (Choice, Vec<T>) {
-    let mut order = ring.backends.clone();
-    if ring.by_client {
-        return (Choice::Source, order);
-    }
-    let by = rotation % order.len().max(1);
-    order.rotate_left(by);
-    (Choice::RoundRobin, order)
-}
-
 /// Nobody there: TCP is reset, everything else told that the port is unreachable, so that clients fail at once.
 pub(crate) fn rejected() -> Chain {
     Chain::regular(vec![
@@ -256,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_changed_service_changes_its_chain_and_its_order_is_rotated() {
+    fn only_a_changed_service_changes() {
         let mut table = Table::new(Family::Ip, "t", Ownership::Shared);
         Balancers::<Ipv4Addr>::prepare(&mut table);
         let mut balancers = Balancers::new(0);
@@ -268,18 +234,13 @@ mod tests {
 
         let changed = update(&mut balancers, &mut table, &[(2, &[11, 13, 14]), (3, &[21])]);
         assert_eq!(changed, Changed { added: [].into(), dropped: [(address(2), address(12))].into() });
-        assert!(Arc::ptr_eq(&before.chains["vip-10.0.1.3"], &table.chains["vip-10.0.1.3"]));
-        assert_eq!(
-            table.chains["vip-10.0.1.2"].rules,
-            vec![
-                Rule::new().dnat_chosen(Choice::RoundRobin, &[address(13), address(14), address(11)]),
-                Rule::new().dnat(address(14))
-            ]
-        );
+        assert_eq!(before.chains, table.chains);
+        // Some places taken from the map, and put back with others.
+        assert_eq!(crate::nft::difference(Some(&before), &table).messages(), 2);
 
         assert_eq!(update(&mut balancers, &mut table, &[(2, &[])]).dropped.len(), 4);
         assert!(!table.chains.contains_key("vip-10.0.1.2") && !table.chains.contains_key("vip-10.0.1.3"));
-        assert!(table.sets[VIPS].elements.is_empty());
+        assert!(table.sets[VIPS].elements.is_empty() && !table.sets.keys().any(|name| name.starts_with("vip-")));
         assert_eq!(table.sets[BALANCED].elements.len(), 1);
     }
 
