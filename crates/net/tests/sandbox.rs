@@ -5,7 +5,8 @@
 mod host;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use skep_model::sandbox::{LocalNetworkSpec, NetworkMode};
 use skep_model::service::Protocol;
 use skep_net::ErrorKind;
 use skep_net::dataplane::ApplyReport;
-use skep_net::nft::{Family, NftSocket, removal};
+use skep_net::nft::{Chain, ChainType, Family, Hook, HookPoint, NftSocket, Ownership, Rule, Table, Verdict, removal};
 
 fn user_network(name: &str) -> LocalNetworkSpec {
     LocalNetworkSpec { name: name.to_owned(), ..LocalNetworkSpec::default() }
@@ -64,6 +65,56 @@ fn containers_find_and_reach_each_other_and_the_world() {
         assert_eq!(plain.endpoints[0].address.to_string(), "172.17.0.2/16");
         assert_eq!(tcp_glance(&netns(&plain), address, 80), None, "networks are apart");
         assert_eq!(tcp(&netns(&plain), OUTSIDE, 8000).as_deref(), Some("203.0.113.1"));
+        net.close().await;
+    });
+}
+
+/// Whose process has ended by then: the kernel sends again what was lost, as long as there is a way.
+#[test]
+fn what_a_container_sent_before_it_ended_arrives() {
+    Host::run("last", async |host| {
+        let net = host.net().await;
+        let id_of_front: skep_model::NetworkId = "w1miys4j65ljo4zuasmvsww89".parse().unwrap();
+        let front = OverlayPlan {
+            name: "front".to_owned(),
+            vni: 4097,
+            subnet: Some("10.0.1.0/24".parse().unwrap()),
+            mtu: 1450,
+            local: [3, 4].map(|last| Ipv4Addr::new(10, 0, 1, last)).into(),
+            ..OverlayPlan::default()
+        };
+        let overlays = [(id_of_front.clone(), front)].into();
+        net.apply(&Arc::new(HostPlan { vtep: Some(HOST), vxlan_port: 4789, overlays, ..HostPlan::default() })).await;
+        let (mut web, mut asker) =
+            (request(1, "web", &[id_of_front.as_str()]), request(2, "asker", &[id_of_front.as_str()]));
+        web.endpoints[0].address = Some(Ipv4Addr::new(10, 0, 1, 3));
+        asker.endpoints[0].address = Some(Ipv4Addr::new(10, 0, 1, 4));
+        let web = netns(&net.setup_sandbox(&web).await.unwrap());
+        let asker = netns(&net.setup_sandbox(&asker).await.unwrap());
+        let listener = web.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 80)).unwrap()).unwrap();
+        drop(web);
+        let mut client = asker.run(|| TcpStream::connect((Ipv4Addr::new(10, 0, 1, 3), 80)).unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+
+        let mut deaf = Table::new(Family::Ip, "deaf", Ownership::Shared);
+        let input = Hook::new(ChainType::Filter, HookPoint::Input, 0);
+        deaf.chain("input", Chain::base(input, vec![Rule::new().l4proto(6).verdict(Verdict::Drop)]));
+        let mut nft = NftSocket::open(asker.fd()).unwrap();
+        nft.apply(None, &deaf).unwrap();
+        server.write_all(b"parting words").unwrap();
+        drop((server, listener));
+        tokio::join!(
+            async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                nft.send(&removal(Family::Ip, "deaf")).unwrap();
+            },
+            async { net.teardown_sandbox(&id(1)).await.unwrap() }
+        );
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "parting words");
+        assert!(!host.path("exec/netns").join(id(1).as_str()).exists());
         net.close().await;
     });
 }

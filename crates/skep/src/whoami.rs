@@ -5,12 +5,14 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::args::WhoamiFlags;
@@ -21,6 +23,9 @@ const MAX_CONNECTIONS: usize = 512;
 const MAX_HEAD_BYTES: u64 = 16 * 1024;
 const STACK_BYTES: usize = 64 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// So long after the stop signal those who asked before it still get their answers.
+const FAREWELL: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub(crate) fn run(flags: &WhoamiFlags) -> anyhow::Result<ExitCode> {
     // pid 1 ignores signals it has no handler for: wait for them on the main thread instead.
@@ -35,28 +40,64 @@ pub(crate) fn run(flags: &WhoamiFlags) -> anyhow::Result<ExitCode> {
         UdpSocket::bind(("0.0.0.0", flags.port)).with_context(|| format!("cannot bind udp port {}", flags.port))?;
     println!("Starting up on port {}", flags.port);
     let name = flags.name.clone();
-    spawn("http", move || accept(&tcp, name.as_deref()))?;
+    let (tcp, owed) = (Arc::new(tcp), Owed::default());
+    let (listener, counter) = (Arc::clone(&tcp), owed.clone());
+    spawn("http", move || accept(&listener, &counter, name.as_deref()))?;
     spawn("udp", move || echo(&udp))?;
     signals.wait().context("cannot wait for a signal")?;
+    finish(&tcp, &owed);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers that clients wait for, or will: those that just came have not asked yet.
+#[derive(Clone, Default)]
+struct Owed(Arc<AtomicUsize>);
+
+/// One of them, until dropped.
+struct Answer(Owed);
+
+impl Owed {
+    fn one(&self) -> Answer {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Answer(self.clone())
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Until nobody waits for an answer. Looked at twice, since a client may be between the queue and the count.
+fn finish(listener: &TcpListener, owed: &Owed) {
+    let until = Instant::now() + FAREWELL;
+    let mut quiet = 0;
+    while quiet < 2 && Instant::now() < until {
+        let mut queue = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        let waiting = poll(&mut queue, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        quiet = if waiting || owed.0.load(Ordering::Relaxed) > 0 { 0 } else { quiet + 1 };
+        std::thread::sleep(LOOK_AGAIN);
+    }
 }
 
 fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(job).map(drop)
 }
 
-fn accept(listener: &TcpListener, name: Option<&str>) {
+fn accept(listener: &TcpListener, owed: &Owed, name: Option<&str>) {
     let open = Arc::new(AtomicUsize::new(0));
     let name: Option<Arc<str>> = name.map(Arc::from);
     for stream in listener.incoming().flatten() {
         if open.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
             continue;
         }
+        let answer = owed.one();
         open.fetch_add(1, Ordering::Relaxed);
         let (counter, name) = (open.clone(), name.clone());
         let started = spawn("connection", move || {
             // A client that goes away is no news.
-            let _ = serve(stream, name.as_deref());
+            let _ = serve(stream, answer, name.as_deref());
             counter.fetch_sub(1, Ordering::Relaxed);
         });
         if started.is_err() {
@@ -79,7 +120,8 @@ fn hostname() -> String {
     nix::unistd::gethostname().map(|h| h.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn serve(stream: TcpStream, name: Option<&str>) -> std::io::Result<()> {
+fn serve(stream: TcpStream, mut answer: Answer, name: Option<&str>) -> std::io::Result<()> {
+    let owed = answer.0.clone();
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     stream.set_nodelay(true)?;
     let mut writer = stream.try_clone()?;
@@ -101,6 +143,12 @@ fn serve(stream: TcpStream, name: Option<&str>) -> std::io::Result<()> {
         if close {
             return Ok(());
         }
+        drop(answer);
+        // Until it asks again; then there is one more.
+        if reader.fill_buf()?.is_empty() {
+            return Ok(());
+        }
+        answer = owed.one();
     }
 }
 

@@ -43,9 +43,7 @@ fn type_of(data: DataType) -> Vec<u8> {
     let payload = |field: [u32; 2]| expression(PAYLOAD, &numbers(&field));
     match data {
         DataType::IPV6 => payload(IP6_DADDR),
-        DataType::IPV4_PORT => {
-            expression(CONCAT, &[part(0, &payload(IP_DADDR)), part(1, &payload(TH_DPORT))].concat())
-        }
+        DataType::IPV4_PORT => expression(CONCAT, &[part(0, &payload(IP_DADDR)), part(1, &payload(TH_DPORT))].concat()),
         _ => payload(IP_DADDR),
     }
 }

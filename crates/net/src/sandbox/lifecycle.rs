@@ -23,6 +23,40 @@ use crate::link::Namespace;
 /// How long the kernel may take to sweep up a namespace's links.
 const SWEEP_DELAY: Duration = Duration::from_secs(2);
 
+/// How long the last words of a container may take to arrive. More than a packet sent again needs, little enough to wait for
+/// when nobody is there to hear them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Waits until what the container's processes sent before they ended has arrived: the kernel goes on sending for them, but no
+/// longer than there are links. An answer that was lost or is still queued would never come. (Links to bridge networks stay for
+/// [`SWEEP_DELAY`] anyway.)
+async fn last_words(namespace: Namespace) {
+    let all_arrived = async {
+        loop {
+            let namespace = namespace.clone();
+            match blocking(move || namespace.run(open_streams)).await {
+                Ok(Ok(open)) if open > 0 => tokio::time::sleep(LOOK_AGAIN).await,
+                _ => return,
+            }
+        }
+    };
+    if tokio::time::timeout(LAST_WORDS, all_arrived).await.is_err() {
+        tracing::debug!("a container's last words were not acknowledged");
+    }
+}
+
+/// TCP sockets of this thread's namespace that are not closed yet (`TCP: inuse 3 …` in `sockstat`, of each IP version).
+fn open_streams() -> std::io::Result<usize> {
+    let mut open = 0;
+    for (file, protocol) in [("sockstat", "TCP:"), ("sockstat6", "TCP6:")] {
+        let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix(protocol)).unwrap_or_default();
+        open += line.split_whitespace().nth(1).and_then(|count| count.parse::<usize>().ok()).unwrap_or_default();
+    }
+    Ok(open)
+}
+
 /// A resolver and what it answers from.
 pub(crate) struct RunningResolver {
     resolver: Resolver,
@@ -94,6 +128,9 @@ impl Host {
         let container = record.container().clone();
         self.stop_resolver(&container).await;
         if record.endpoints.iter().any(super::record::Endpoint::is_overlay) {
+            if let Ok(namespace) = Namespace::open(&self.netns_path(&container)) {
+                last_words(namespace).await;
+            }
             self.dataplane.forget(&container).await;
         }
         let host = Arc::clone(self);
