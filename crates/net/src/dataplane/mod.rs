@@ -35,7 +35,8 @@ use crate::ingress::rules::SourceMode;
 use crate::ingress::task::NodeMacs;
 use crate::ingress::{self, Mesh};
 use crate::link::Namespace;
-use crate::overlay::{self, Endpoint, Overlay, Underlay};
+use crate::nft::NftError;
+use crate::overlay::{self, Endpoint, MembersOnly, Overlay, Underlay};
 use crate::sorted::{differences, entries};
 use crate::tunnel::Tunnel;
 
@@ -137,6 +138,7 @@ impl Dataplane {
             overlays: BTreeMap::new(),
             unmade: BTreeMap::new(),
             tunnel: None,
+            members_only: None,
             containers: BTreeMap::new(),
             mesh: None,
         };
@@ -211,6 +213,8 @@ struct State {
     unmade: BTreeMap<NetworkId, String>,
     /// While there is an encrypted overlay.
     tunnel: Option<Tunnel>,
+    /// While there is one that is not.
+    members_only: Option<MembersOnly>,
     containers: BTreeMap<ContainerId, Container>,
     mesh: Option<(NetworkId, Mesh)>,
 }
@@ -257,6 +261,10 @@ impl State {
                 report.note(overlay::remove_stale(&path).map(|()| 1), || format!("remove {}", path.display()));
             }
         }
+        if self.plan.overlays.values().all(|overlay| overlay.keys.is_some()) {
+            let removed = MembersOnly::open(&self.config.host, &self.config.tag).and_then(|mut there| there.remove());
+            report.note(removed, || "remove a rule of an earlier run".to_owned());
+        }
         if self.plan.ingress.is_none() {
             let removed = ingress::remove_stale(&self.config.host, &self.config.tag);
             report.note(removed, || "remove the mesh of an earlier run".to_owned());
@@ -265,6 +273,8 @@ impl State {
 
     fn put_overlays(&mut self, report: &mut ApplyReport) {
         let underlay = Underlay { vtep: self.plan.vtep, port: self.plan.vxlan_port };
+        let guarded = self.let_members_in(underlay);
+        report.note(guarded, || "keep frames of strangers out of the overlays".to_owned());
         self.unmade.clear();
         for (id, plan) in &self.plan.overlays {
             let (host, tag) = (&self.config.host, &self.config.tag);
@@ -290,6 +300,19 @@ impl State {
             self.unmade.extend(reasons);
         }
         report.note(carried.map(|()| 0), || "carry encrypted networks".to_owned());
+    }
+
+    fn let_members_in(&mut self, underlay: Underlay) -> Result<usize, NftError> {
+        let plain = self.plan.overlays.values().filter(|overlay| overlay.keys.is_none());
+        let vnis: BTreeSet<u32> = plain.map(|overlay| overlay.vni).collect();
+        if vnis.is_empty() {
+            return self.members_only.take().map_or(Ok(0), |mut there| there.remove());
+        }
+        if self.members_only.is_none() {
+            self.members_only = Some(MembersOnly::open(&self.config.host, &self.config.tag)?);
+        }
+        let there = self.members_only.as_mut();
+        there.map_or(Ok(0), |there| there.update(underlay.vxlan_port(), &vnis, &self.plan.members))
     }
 
     /// Tells the tunnel what the encrypted overlays are now.

@@ -13,6 +13,9 @@ impl State {
         if self.fresh {
             return report;
         }
+        if let Some(members_only) = &mut self.members_only {
+            report.note(members_only.look_again().map(|()| 0), || "look at the rule against strangers".to_owned());
+        }
         self.overlays_again(&mut report);
         self.put_overlays(&mut report);
         self.attach_again(&mut report);

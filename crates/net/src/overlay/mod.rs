@@ -15,6 +15,7 @@
 //! made in [`crate::balance`], the mesh in [`crate::ingress`]; [`crate::dataplane`] drives all three.
 
 mod endpoint;
+mod members;
 mod remote;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ use crate::sorted::{differences, entries};
 use crate::tunnel::Tap;
 
 pub use endpoint::Endpoint;
+pub use members::MembersOnly;
 
 const BRIDGE: &str = "br0";
 const VXLAN_PREFIX: &str = "vx-";

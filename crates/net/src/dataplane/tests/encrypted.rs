@@ -235,22 +235,28 @@ fn what_is_forged_or_played_again_reaches_no_container() {
     let [plain_a, plain_b] = plans(&a, &b, None);
     let [plan_a, plan_b] = plans(&a, &b, Some(keys()));
     let target = b.underlay;
-    let forge = |port: u16| {
+    let member = a.namespace.clone();
+    let forge = |from: &Namespace, port: u16, words: &[u8]| {
         let mut vxlan = vec![8, 0, 0, 0, 0, 16, 1, 0];
-        vxlan.extend(udp_frame(on_overlay(11), on_overlay(12), port, b"forged"));
-        let socket = attacker.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+        vxlan.extend(udp_frame(on_overlay(11), on_overlay(12), port, words));
+        let socket = from.run(|| UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
         socket.send_to(&vxlan, (target, 4789)).unwrap();
     };
 
-    // What is in the clear takes a forged packet from anybody, so the packet is as it should be.
+    // What is in the clear is taken from a member, so the packet is as it should be, and from nobody else.
     world.apply(&b, &plain_b);
     let task = world.task(&b, 12);
     let victim = udp_socket(&task.namespace);
     victim.set_nonblocking(true).unwrap();
     let port = victim.local_addr().unwrap().port();
-    eventually("a forged packet", || {
-        forge(port);
-        heard(&victim) > 0
+    eventually("a packet of a member", || {
+        forge(&attacker, port, b"forged");
+        forge(&member, port, b"member");
+        let mut words = [0; 64];
+        let heard = std::iter::from_fn(|| victim.recv(&mut words).ok().map(|length| words[..length].to_vec()));
+        let heard: Vec<_> = heard.collect();
+        assert!(!heard.contains(&b"forged".to_vec()), "a stranger's frame came in");
+        !heard.is_empty()
     });
     let mut nothing = plain_b.clone();
     nothing.overlays.clear();
@@ -291,7 +297,9 @@ fn what_is_forged_or_played_again_reaches_no_container() {
             *bent.last_mut().unwrap() ^= 1;
             wire.send_to(&bent, (target, SEALED_PORT)).unwrap();
         }
-        forge(sockets[1].local_addr().unwrap().port());
+        let port = sockets[1].local_addr().unwrap().port();
+        forge(&attacker, port, b"forged");
+        forge(&member, port, b"forged");
         wire.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         // An answer would be to a stranger's greeting; what comes meanwhile is what got through.
         while wire.recv(&mut [0; 2048]).is_ok() {}

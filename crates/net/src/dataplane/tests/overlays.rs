@@ -209,7 +209,7 @@ fn applying_again_does_nothing_and_a_new_daemon_adopts_without_breaking_traffic(
     let inode = std::fs::metadata(&file).unwrap().ino();
     let restarted = a.restarted();
     // Only the stale namespace goes.
-    assert_eq!(world.apply(&restarted, &plan_a).changes, 1);
+    assert_eq!(world.apply(&restarted, &plan_a).changes, ADOPTED + 1);
     world.connect(&restarted, &client);
     assert_eq!(world.apply(&restarted, &plan_a).changes, 0);
     assert_eq!(std::fs::metadata(&file).unwrap().ino(), inode);

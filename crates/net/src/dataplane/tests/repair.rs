@@ -21,9 +21,9 @@ fn delete(links: &Links, prefix: &str) {
     }
 }
 
-fn flush(namespace: &Namespace) {
+fn flush(namespace: &Namespace, prefix: &str) {
     let mut nft = NftSocket::open(namespace.fd()).unwrap();
-    let tables = nft.tables(Family::Ip, "skep-mesh-").unwrap();
+    let tables = nft.tables(Family::Ip, prefix).unwrap();
     assert!(!tables.is_empty());
     for table in tables {
         nft.send(&removal(Family::Ip, &table)).unwrap();
@@ -81,8 +81,9 @@ fn what_somebody_else_has_changed_is_mended() {
     settled("as it was made");
 
     type Deed = fn(&Host);
-    let deeds: [(&str, Deed); 7] = [
-        ("the host's rules are flushed", |host| flush(&host.namespace)),
+    let deeds: [(&str, Deed); 8] = [
+        ("the host's rules are flushed", |host| flush(&host.namespace, "skep-mesh-")),
+        ("those against strangers are flushed", |host| flush(&host.namespace, "skep-members-")),
         ("the VXLAN link is deleted", |host| delete(overlay(host).links(), "vx-")),
         ("where MACs are is forgotten", |host| forget(host, |entry| matches!(entry, Entry::Forward { .. }))),
         ("whose addresses are which is forgotten", |host| {
