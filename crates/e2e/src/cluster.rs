@@ -166,8 +166,9 @@ impl Lab {
         let strange =
             |link: &&String| !["docker", "eth0", "lo", "ing-", "v"].iter().any(|known| link.starts_with(known));
         let strangers: Vec<&String> = host.links.iter().filter(strange).collect();
-        let tables = |prefix: &str| host.tables.iter().filter(|t| t.starts_with(prefix)).count();
-        if !strangers.is_empty() || tables("skep-bridge-") != 1 || tables("skep-mesh-") != 1 || host.tables.len() != 2 {
+        let ours = ["skep-bridge-", "skep-members-", "skep-mesh-"];
+        let once = |prefix: &&str| host.tables.iter().filter(|t| t.starts_with(*prefix)).count() == 1;
+        if !strangers.is_empty() || !ours.iter().all(once) || host.tables.len() != ours.len() {
             wrong.push(format!("{here}: links {strangers:?}, tables {:?}", host.tables));
         }
     }
