@@ -312,7 +312,7 @@ impl State {
             self.members_only = Some(MembersOnly::open(&self.config.host, &self.config.tag)?);
         }
         let there = self.members_only.as_mut();
-        there.map_or(Ok(0), |there| there.update(underlay.vxlan_port(), &vnis, &self.plan.members))
+        there.map_or(Ok(0), |there| there.update(underlay, &vnis, &self.plan.members))
     }
 
     /// Tells the tunnel what the encrypted overlays are now.

@@ -488,7 +488,7 @@ fn write_expression(writer: &mut Writer, expression: &Expr, family: Family, set_
             // ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH
             writer.attribute(2, &[if family == Family::Ip6 { 4 } else { 3 }]);
         }
-        Expr::Counter => {}
+        Expr::Notrack | Expr::Counter => {}
     }
     writer.close(data);
 }
@@ -518,6 +518,7 @@ fn name_of(expression: &Expr) -> &'static str {
         Expr::NumgenInc { .. } | Expr::NumgenRandom { .. } => "numgen",
         Expr::Hash { .. } => "hash",
         Expr::Reject(_) => "reject",
+        Expr::Notrack => "notrack",
         Expr::Counter => "counter",
     }
 }

@@ -177,6 +177,8 @@ pub enum Expr {
         to: Reg,
     },
     Reject(RejectWith),
+    /// The packet belongs to no connection; only at priorities before they are tracked.
+    Notrack,
     Counter,
 }
 
@@ -422,6 +424,11 @@ impl Rule {
     /// `reject with tcp reset` or `with icmp port-unreachable`
     pub fn reject(self, with: RejectWith) -> Self {
         self.with([Expr::Reject(with)])
+    }
+
+    /// `notrack`
+    pub fn notrack(self) -> Self {
+        self.with([Expr::Notrack])
     }
 
     /// Goes on with so many of a hundred packets, chosen by chance.

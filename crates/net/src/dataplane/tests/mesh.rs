@@ -9,6 +9,7 @@ use skep_model::plan::{Backend, HostPlan, MeshPort, Ring};
 use skep_model::service::Protocol;
 
 use super::world::*;
+use crate::conntrack::Conntrack;
 use crate::ingress::rules::SourceMode;
 
 /// Port 8080 of three hosts, the tasks on the second and third.
@@ -257,4 +258,27 @@ fn a_new_daemon_adopts_the_mesh_and_an_unwanted_one_goes() {
     world.apply(&host, &HostPlan::default());
     assert!(host.namespace.links().find("ing-ab12").unwrap().is_none());
     assert_eq!(ask(&outside, host.underlay, 8080).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn frames_between_hosts_take_no_place_in_their_tables_of_connections() {
+    let world = World::new();
+    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
+    let hosts: Vec<&Host> = hosts.iter().collect();
+    let outside = world.outside(9);
+    for (host, plan) in hosts.iter().zip(plans(&hosts, &[31])) {
+        world.apply(host, &plan);
+    }
+    let task = world.task(hosts[2], 31);
+    let _server = Server::start(&task.namespace, 80, "31");
+    ask(&outside, hosts[0].underlay, 8080).unwrap();
+    let tracked = |host: usize| {
+        let conntrack = Conntrack::open(hosts[host].namespace.fd()).unwrap();
+        let between = [hosts[0].underlay, hosts[2].underlay].into();
+        conntrack.forget(&between, |connection| connection.protocol == 17).unwrap()
+    };
+    assert_eq!([0, 2].map(tracked), [0, 0]);
+    // Other datagrams do.
+    udp_socket(&hosts[0].namespace).send_to(b"tracked", (hosts[2].underlay, 4790)).unwrap();
+    assert_eq!([0, 2].map(tracked), [1, 1]);
 }
