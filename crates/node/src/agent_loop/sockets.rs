@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Packets that were on their way when the last balancer left it off are there by then.
+/// Packets that were on their way when the last balancer left it off are there by then. On a busy host some take tens of
+/// milliseconds.
+const QUIET: Duration = Duration::from_millis(100);
+/// Between looks at all sockets of a namespace, for which the kernel walks a table of the whole host.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns when no connection is under way to a container, or after `at_most`. `pid` is any of its processes.
 pub(super) async fn quiet(pid: i32, at_most: Duration) {
-    let deadline = Instant::now() + at_most;
-    loop {
+    let begun = Instant::now();
+    let mut last_client = begun;
+    while begun.elapsed() < at_most && last_client.elapsed() < QUIET {
         sleep(PAUSE).await;
-        if !has_clients(&tables(pid)) || Instant::now() >= deadline {
-            return;
+        if has_clients(&tables(pid)) {
+            last_client = Instant::now();
         }
     }
 }
