@@ -46,6 +46,9 @@ pub(super) fn measure(skep: &Path, out: &mut Figures) -> anyhow::Result<()> {
         // What is under way belongs to it.
         std::thread::sleep(Duration::from_secs(2));
         let (seconds, results) = (begun.elapsed().as_secs_f64(), load.take());
+        for reason in results.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            eprintln!("lost, {what}: {reason}");
+        }
         let mut answered: Vec<f64> = results.iter().flatten().map(|took| took.as_secs_f64() * 1000.0).collect();
         answered.sort_by(f64::total_cmp);
         let mut put = |name: &str, value: f64| out.entry(format!("drops_{what}_{name}")).or_default().push(value);

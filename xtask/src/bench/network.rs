@@ -2,7 +2,7 @@
 //! of client, server and proxy together, which a busy machine changes little), in rounds that take every path in turn.
 //!
 //! Docker's own mesh needs IPVS, which this kernel lacks: its way is built by hand with nft, as Docker's rules lead a packet
-//! (host, ingress namespace with both translations, task). haproxy, nginx, wrk and iperf3 are Debian's.
+//! (host, ingress namespace with both translations, a VXLAN made by hand, task). haproxy, nginx, wrk and iperf3 are Debian's.
 
 mod load;
 mod paths;

@@ -44,44 +44,56 @@ fn init_pid(lab: &Lab, host: usize) -> anyhow::Result<u32> {
     Ok(text.trim().parse()?)
 }
 
-/// A program that ends with its value, and its configuration.
+/// A program that ends with its value, and its files.
 pub(super) struct Server {
     child: Child,
-    file: Option<PathBuf>,
+    files: Vec<PathBuf>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(file) = &self.file {
+        for file in &self.files {
             let _ = std::fs::remove_file(file);
         }
     }
 }
 
 impl Server {
-    fn start(mut command: Command, file: Option<PathBuf>) -> anyhow::Result<Self> {
+    fn start(mut command: Command, files: Vec<PathBuf>) -> anyhow::Result<Self> {
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        Ok(Self { child, file })
+        Ok(Self { child, files })
     }
 
-    fn configured(program: &str, flags: &[&str], namespace: &Namespace, text: &str) -> anyhow::Result<Self> {
+    fn configured(
+        program: &str,
+        flags: &[&str],
+        namespace: &Namespace,
+        text: impl FnOnce(&Path) -> String,
+    ) -> anyhow::Result<Self> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("skep-bench-{program}-{}-{number}", std::process::id()));
-        std::fs::write(&file, text)?;
+        let pid_file = file.with_extension("pid");
+        std::fs::write(&file, text(&pid_file))?;
         let mut command = namespace.command(program);
         command.args(flags).arg(&file);
-        Self::start(command, Some(file))
+        Self::start(command, vec![file, pid_file])
     }
 
-    /// One process, 50 bytes, on port 80.
-    pub(super) fn nginx(namespace: &Namespace) -> anyhow::Result<Self> {
-        let text = "daemon off; master_process off; pid /dev/null; error_log /dev/null;\n\
-            events { worker_connections 4096; }\n\
-            http { access_log off; keepalive_requests 1000000000; server { listen 80 backlog=4096; location / {\n\
-            return 200 \"01234567890123456789012345678901234567890123456789\"; } } }\n";
+    /// One process, 50 bytes, on these ports. It removes its pid file when it ends: `/dev/null` would be gone.
+    pub(super) fn nginx(namespace: &Namespace, ports: &[u16]) -> anyhow::Result<Self> {
+        let listen: String = ports.iter().map(|port| format!("listen {port} backlog=4096; ")).collect();
+        let text = |pid_file: &Path| {
+            format!(
+                "daemon off; master_process off; pid {}; error_log /dev/null;\n\
+                events {{ worker_connections 4096; }}\n\
+                http {{ access_log off; keepalive_requests 1000000000; server {{ {listen}location / {{\n\
+                return 200 \"01234567890123456789012345678901234567890123456789\"; }} }} }}\n",
+                pid_file.display()
+            )
+        };
         Self::configured("nginx", &["-c"], namespace, text)
     }
 
@@ -91,13 +103,13 @@ impl Server {
             "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 60s\n  \
              timeout server 60s\nfrontend in\n  bind *:{port}\n  default_backend out\nbackend out\n  server task {to}\n"
         );
-        Self::configured("haproxy", &["-db", "-f"], namespace, &text)
+        Self::configured("haproxy", &["-db", "-f"], namespace, |_| text)
     }
 
     pub(super) fn iperf3(namespace: &Namespace) -> anyhow::Result<Self> {
         let mut command = namespace.command("iperf3");
         command.arg("--server");
-        Self::start(command, None)
+        Self::start(command, Vec::new())
     }
 
     fn cpu_seconds(&self) -> f64 {

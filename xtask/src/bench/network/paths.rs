@@ -15,8 +15,13 @@ use crate::bench::services::{IMAGE, ImageTar, give_image};
 use crate::bench::{Figures, Options};
 
 const NETWORK: &str = "plain";
-/// The server on the VXLAN made by hand.
+/// The server and the client, or what stands for Docker's ingress, on the VXLAN made by hand; and the latter's link to its host.
 const BY_HAND: &str = "10.250.0.10";
+const BY_HAND_FROM: &str = "10.250.0.11";
+const BY_HAND_WAY_IN: &str = "172.31.250.2";
+/// Of the server, for requests by the service's address alone: a connection by it and a direct one between the same two ports
+/// are one to the client's kernel, which then looks for another port.
+const BY_VIP: u16 = 81;
 /// Published by the mesh, by the server's host alone, by haproxy, and in Docker's way.
 const MESH: u16 = 8080;
 const HOST_MODE: u16 = 8081;
@@ -61,34 +66,22 @@ fn host_address(lab: &Lab, api: &mut Api, host: usize) -> anyhow::Result<String>
     Ok(node.and_then(|n| n["Status"]["Addr"].as_str()).context("no address")?.to_owned())
 }
 
-/// What Docker's rules do with a packet, with nft in the place of IPVS. `ingress` stands for its ingress namespace, to which
-/// the port of its host leads already.
-fn docker_way(ingress: &Task, server: &Task) -> anyhow::Result<()> {
-    let (to, own) = (&server.address, &ingress.address);
-    ingress.namespace.shell(&format!(
-        "echo 1 >/proc/sys/net/ipv4/ip_forward; nft -f - <<'END'
-table ip bench {{
-  chain in {{
-    type nat hook prerouting priority -100
-    tcp dport {DOCKER} dnat to numgen inc mod 1 map {{ 0 : {to} }}
-  }}
-  chain out {{
-    type nat hook postrouting priority 100
-    ct status dnat ip daddr {to} snat to {own}
-  }}
-}}
-END"
-    ))?;
-    server.namespace.shell(&format!(
-        "nft -f - <<'END'
-table ip bench {{
-  chain in {{
-    type nat hook prerouting priority -100
-    tcp dport {DOCKER} redirect to :80
-  }}
-}}
-END"
-    ))
+/// What Docker's rules do with a packet, with nft in the place of IPVS: from a port of the host into its ingress namespace, and
+/// on, translated twice, to the task by a VXLAN.
+fn docker_way(entry: &Namespace) -> anyhow::Result<()> {
+    let nat = |chain: &str, hook: &str, rule: String| {
+        format!("add chain ip skep-bench {chain} {{ type nat hook {hook}; }}; add rule ip skep-bench {chain} {rule}; ")
+    };
+    let apply =
+        |namespace: &Namespace, rules: String| namespace.shell(&format!("nft 'add table ip skep-bench; {rules}'"));
+    apply(entry, nat("in", "prerouting priority -100", format!("tcp dport {DOCKER} dnat to {BY_HAND_WAY_IN}")))?;
+    let ingress = HandMade::inside(1);
+    ingress.shell("echo 1 >/proc/sys/net/ipv4/ip_forward")?;
+    let to_task = format!("tcp dport {DOCKER} dnat to numgen inc mod 1 map {{ 0 : {BY_HAND} }}");
+    let from_here = format!("ct status dnat ip daddr {BY_HAND} snat to {BY_HAND_FROM}");
+    let rules = nat("in", "prerouting priority -100", to_task) + &nat("out", "postrouting priority 100", from_here);
+    apply(&ingress, rules)?;
+    apply(&HandMade::inside(0), nat("in", "prerouting priority -100", format!("tcp dport {DOCKER} redirect to :80")))
 }
 
 /// Two namespaces on two hosts, and a VXLAN between them as a person would make it. Goes with its value.
@@ -123,7 +116,13 @@ impl HandMade {
                  ip -n {inside} link set eth0 mtu 1450 up
                  ip netns exec {bridge} sh -c 'echo 0 >/proc/sys/net/bridge/bridge-nf-call-iptables'
                  ip -n {bridge} neigh replace 10.250.0.1{other} lladdr 02:42:0a:fa:00:0{other} dev vxb nud permanent
-                 bridge -n {bridge} fdb replace 02:42:0a:fa:00:0{other} dev vxb self dst {there}"
+                 bridge -n {bridge} fdb replace 02:42:0a:fa:00:0{other} dev vxb self dst {there}
+                 ip -n {namespace} link add skep-bench type veth peer name way-in netns {inside}
+                 ip -n {namespace} addr add 172.31.250.1/24 dev skep-bench
+                 ip -n {namespace} link set skep-bench up
+                 ip -n {inside} addr add {BY_HAND_WAY_IN}/24 dev way-in
+                 ip -n {inside} link set way-in up
+                 ip -n {inside} route add default via 172.31.250.1"
             );
             let output = Command::new("sh").args(["-ec", &script]).output()?;
             if !output.status.success() {
@@ -136,6 +135,26 @@ impl HandMade {
     fn inside(number: usize) -> Namespace {
         Namespace(format!("/run/netns/skep-bench-in{number}").into())
     }
+}
+
+/// By the overlay, and by a VXLAN made by hand between namespaces in which nothing else is.
+fn streams(options: &Options, api: &mut Api, client: &Task, web: &Task, out: &mut Figures) -> anyhow::Result<()> {
+    let (ours, theirs) = (Server::iperf3(&web.namespace)?, Server::iperf3(&HandMade::inside(0))?);
+    for (from, to, server) in
+        [(&client.namespace, web.address.as_str(), &ours), (&HandMade::inside(1), BY_HAND, &theirs)]
+    {
+        // Until it listens.
+        api.until(|_| Ok(stream(from, to, 1, server).is_ok()))?;
+    }
+    for _ in 0..options.network_rounds {
+        let overlay = stream(&client.namespace, &web.address, options.network_seconds, &ours)?;
+        let by_hand = stream(&HandMade::inside(1), BY_HAND, options.network_seconds, &theirs)?;
+        let mut put = |name: &str, value: f64| out.entry(format!("network_{name}")).or_default().push(value);
+        put("overlay_gbit_per_cpu_s", overlay);
+        put("vxlan_by_hand_gbit_per_cpu_s", by_hand);
+        put("overlay_of_vxlan_by_hand", overlay / by_hand);
+    }
+    Ok(())
 }
 
 /// A way from a client to the server.
@@ -155,27 +174,27 @@ pub(super) fn measure(skep: &Path, options: &Options, tar: &ImageTar, out: &mut 
     let port = |published: u16, target: u16, mode: &str| json!({ "Protocol": "tcp", "TargetPort": target, "PublishedPort": published, "PublishMode": mode });
     let ports = json!([port(MESH, 80, "ingress"), port(HOST_MODE, 80, "host")]);
     let web = task(&lab, &mut api, "web", SERVER, &ports)?;
-    let web_of_docker = task(&lab, &mut api, "web-of-docker", SERVER, &json!([]))?;
-    let ingress = task(&lab, &mut api, "ingress-of-docker", ENTRY, &json!([port(DOCKER, DOCKER, "host")]))?;
     let client = task(&lab, &mut api, "client", ENTRY, &json!([]))?;
     let (entry, server) = (host_address(&lab, &mut api, ENTRY)?, host_address(&lab, &mut api, SERVER)?);
-    docker_way(&ingress, &web_of_docker)?;
+    let entry_namespace = Namespace::of_host(&lab, ENTRY)?;
+    let _by_hand = HandMade::make(&lab, &[(SERVER, server.clone()), (ENTRY, entry.clone())])?;
+    streams(options, &mut api, &client, &web, out)?;
+    docker_way(&entry_namespace)?;
     let network = api.call("GET", &format!("/networks/{NETWORK}"), None)?["Id"].clone();
     let service = api.call("GET", &format!("/services/{}", web.service), None)?;
     let mut vips = service["Endpoint"]["VirtualIPs"].as_array().into_iter().flatten();
     let vip = vips.find(|v| v["NetworkID"] == network).and_then(|v| v["Addr"].as_str()).context("no VIP")?;
     let vip = vip.split('/').next().unwrap_or(vip);
 
-    let nginx = Server::nginx(&web.namespace).context("nginx is needed")?;
-    let nginx_of_docker = Server::nginx(&web_of_docker.namespace)?;
-    let entry_namespace = Namespace::of_host(&lab, ENTRY)?;
+    let nginx = Server::nginx(&web.namespace, &[80, BY_VIP]).context("nginx is needed")?;
+    let nginx_of_docker = Server::nginx(&HandMade::inside(0), &[80])?;
     let haproxy =
         Server::haproxy(&entry_namespace, HAPROXY, &format!("{server}:{HOST_MODE}")).context("haproxy is needed")?;
     let way = |name, from, url: String, servers| Way { name, from, url, servers };
     let inside = Some(&client.namespace);
     let on = |host: &str, port: u16| format!("http://{host}:{port}/");
     let east =
-        [way("overlay", inside, on(&web.address, 80), vec![&nginx]), way("vip", inside, on(vip, 80), vec![&nginx])];
+        [way("overlay", inside, on(&web.address, 80), vec![&nginx]), way("vip", inside, on(vip, BY_VIP), vec![&nginx])];
     let north = [
         way("host_mode", None, on(&server, HOST_MODE), vec![&nginx]),
         way("mesh", None, on(&entry, MESH), vec![&nginx]),
@@ -206,22 +225,6 @@ pub(super) fn measure(skep: &Path, options: &Options, tar: &ImageTar, out: &mut 
             put(format!("network_{kind}_mesh_of_haproxy"), north[1] / north[2]);
             put(format!("network_{kind}_mesh_of_docker_way"), north[1] / north[3]);
         }
-    }
-
-    let _by_hand = HandMade::make(&lab, &[(SERVER, server), (ENTRY, entry)])?;
-    let (ours, theirs) = (Server::iperf3(&web.namespace)?, Server::iperf3(&HandMade::inside(0))?);
-    for (from, to, server) in
-        [(&client.namespace, web.address.as_str(), &ours), (&HandMade::inside(1), BY_HAND, &theirs)]
-    {
-        // Until it listens.
-        api.until(|_| Ok(stream(from, to, 1, server).is_ok()))?;
-    }
-    for _ in 0..options.network_rounds {
-        let overlay = stream(&client.namespace, &web.address, options.network_seconds, &ours)?;
-        let by_hand = stream(&HandMade::inside(1), BY_HAND, options.network_seconds, &theirs)?;
-        put("network_overlay_gbit_per_cpu_s".into(), overlay);
-        put("network_vxlan_by_hand_gbit_per_cpu_s".into(), by_hand);
-        put("network_overlay_of_vxlan_by_hand".into(), overlay / by_hand);
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::load::Namespace;
 use crate::bench::api::Api;
 use crate::bench::lab::Lab;
-use crate::bench::services::{ImageTar, give_image, spec};
+use crate::bench::services::{IMAGE, ImageTar, give_image, spec};
 use crate::bench::{Figures, Options};
 
 const SERVICES: u64 = 50;
@@ -83,8 +83,7 @@ pub(super) fn measure(skep: &Path, options: &Options, tar: &ImageTar, out: &mut 
     let lab = Lab::up(skep, "spread", None, 1, 2)?;
     give_image(&lab, tar)?;
     let mut api = lab.api(0)?;
-    let network =
-        json!({ "Name": "spread", "Driver": "overlay", "IPAM": { "Config": [{ "Subnet": "10.60.0.0/22" }] } });
+    let network = json!({ "Name": "spread", "Driver": "overlay", "Attachable": true, "IPAM": { "Config": [{ "Subnet": "10.60.0.0/22" }] } });
     api.call("POST", "/networks/create", Some(&network))?;
     // At least one on each host: the faults take some away.
     let replicas = (options.containers * HOSTS).div_ceil(SERVICES).max(HOSTS);
@@ -95,8 +94,7 @@ pub(super) fn measure(skep: &Path, options: &Options, tar: &ImageTar, out: &mut 
     }
     let mut put = |name: &str, value: f64| out.entry(format!("network_{name}")).or_default().push(value);
     put("spread_containers_a_host", (replicas * SERVICES) as f64 / HOSTS as f64);
-    let places: Vec<Namespace> =
-        (0..lab.hosts.len()).map(|host| place(&lab, &mut api, host)).collect::<anyhow::Result<_>>()?;
+    let places: Vec<Namespace> = (0..lab.hosts.len()).map(|host| place(&lab, host)).collect::<anyhow::Result<_>>()?;
     let everywhere: Vec<&Namespace> = places.iter().collect();
     let id = &ids[0];
     for _ in 0..options.network_rounds.max(3) {
@@ -118,17 +116,18 @@ pub(super) fn measure(skep: &Path, options: &Options, tar: &ImageTar, out: &mut 
     faults(&lab, &mut api, id, &everywhere, replicas, &mut put)
 }
 
-/// A container of that host to ask in, of a service that nothing is done to.
-fn place(lab: &Lab, api: &mut Api, host: usize) -> anyhow::Result<Namespace> {
-    let name = lab.hosts[host].name.as_str();
-    let spec = service(0, 1);
-    let mut spec = json!({ "Name": format!("place-{name}"), "TaskTemplate": spec["TaskTemplate"] });
-    spec["TaskTemplate"]["Placement"] = json!({ "Constraints": [format!("node.hostname=={name}")] });
-    let id = api.create(&spec)?;
-    api.await_running(&id, 1, |_| true)?;
-    let task = api.tasks(&id)?.pop().context("no task")?;
-    let container = task["Status"]["ContainerStatus"]["ContainerID"].as_str().context("no container")?;
-    Namespace::of_container(lab, host, container)
+/// A container of that host to ask in, which no fault makes the swarm take away.
+fn place(lab: &Lab, host: usize) -> anyhow::Result<Namespace> {
+    let mut api = lab.api(host)?;
+    let spec = json!({
+        "Image": IMAGE,
+        "Cmd": ["/bin/sleep", "100000"],
+        "HostConfig": { "NetworkMode": "spread" },
+    });
+    let made = api.call("POST", "/containers/create", Some(&spec))?;
+    let id = made["Id"].as_str().context("no container")?;
+    api.call("POST", &format!("/containers/{id}/start"), None)?;
+    Namespace::of_container(lab, host, id)
 }
 
 fn node_id(api: &mut Api, name: &str) -> anyhow::Result<Value> {
