@@ -198,6 +198,45 @@ fn services_on_an_overlay_speak_ipv6() {
     lab.docker(1, range).fails("not implemented yet");
 }
 
+#[test]
+fn a_container_is_given_the_ipv6_address_it_asks_for_on_an_overlay() {
+    let lab = Lab::swarm(1, 1);
+    if lab.is_dockerd() {
+        return;
+    }
+    lab.give_busybox();
+    let dual = "--attachable --ipv6 --subnet 10.52.0.0/24 --subnet fd00:c::/64";
+    lab.docker(1, &format!("network create -d overlay {dual} dual")).ok();
+    // conformance: differs | docker run --ip6, docker network connect --ip6, of an attachable overlay | an address in the place of a free IPv4 one, which goes with it; another one is refused
+    lab.docker(1, "run -d --name one --network dual --ip6 fd00:c::63 busybox sleep 1000").ok();
+    lab.docker(2, "run -d --name two busybox sleep 1000").ok();
+    lab.docker(2, "network connect --ip6 fd00:c::64 dual two").ok();
+    for (node, name, six, four) in [(1, "one", "fd00:c::63", "10.52.0.99"), (2, "two", "fd00:c::64", "10.52.0.100")] {
+        assert_eq!(place_of(&lab, node, name, "dual"), six);
+        let format = "{{(index .NetworkSettings.Networks \"dual\").IPAddress}}";
+        assert_eq!(lab.docker_words(node, &["inspect", "-f", format, name]).ok(), four);
+    }
+    eventually(SOON, "one reaches the other", || lab.docker(1, "exec one ping -6 -c 1 -W 1 fd00:c::64").code == 0);
+    // It has the same one when it is started again.
+    lab.docker(1, "restart -t 0 one").ok();
+    assert_eq!(place_of(&lab, 1, "one", "dual"), "fd00:c::63");
+    let run = |node: usize, asked: &str| lab.docker(node, &format!("run --rm --network dual {asked} busybox true"));
+    run(2, "--ip6 fd00:c::63").fails("fd00:c::63 on network dual is already in use");
+    run(2, "--ip6 fd00:c::1:7").fails("goes with no IPv4 address of 10.52.0.0/24");
+    run(2, "--ip 10.52.0.7 --ip6 fd00:c::8").fails("fd00:c::8 on network dual goes with 10.52.0.8, not with 10.52.0.7");
+    let connect = |six: &str| lab.docker(1, &format!("network connect --ip6 {six} dual four"));
+    lab.docker(1, "run -d --name four busybox sleep 1000").ok();
+    connect("fd00:d::7").fails("fd00:d::7 on network dual is not in its subnet fd00:c::/64");
+    // conformance: absent | docker run --mac-address on an overlay | a MAC address follows from the IPv4 address there; 501, and nothing is left on the network
+    run(2, "--mac-address 02:11:22:33:44:55")
+        .fails("a MAC address of a container's own on overlay network dual is not");
+    run(2, "--mac-address 02:42:0a:34:00:07 --ip 10.52.0.7").ok();
+    // What was refused holds no address.
+    lab.docker(1, "rm -f one four").ok();
+    lab.docker(2, "rm -f two").ok();
+    eventually(SOON, "the network goes once nothing is on it", || lab.docker(1, "network rm dual").code == 0);
+}
+
 fn place_of(lab: &Lab, node: usize, container: &str, network: &str) -> String {
     let format = format!("{{{{(index .NetworkSettings.Networks {network:?}).GlobalIPv6Address}}}}");
     lab.docker_words(node, &["inspect", "-f", &format, container]).ok()

@@ -77,7 +77,7 @@ pub struct EndpointRequest {
     pub aliases: Vec<String>,
     /// A fixed address; on overlays always given, by the allocator.
     pub address: Option<Ipv4Addr>,
-    /// A fixed IPv6 address, on networks of this host that have them.
+    /// A fixed IPv6 address; on an overlay the one that goes with `address`.
     #[serde(default)]
     pub address6: Option<Ipv6Addr>,
     pub mac: Option<[u8; 6]>,

@@ -146,6 +146,7 @@ async fn settle(sandboxes: &NetSandboxes, member: &Member, known: &BTreeMap<Key,
             container_id: container_id.clone(),
             names,
             address: Some(address),
+            address6: None,
         };
         if let Err(error) = member.attach(&call).await {
             tracing::warn!(%error, container.id = %container_id, %address, "the swarm does not know a container's address");

@@ -100,6 +100,7 @@ impl NetSandboxes {
             container_id: container.clone(),
             names,
             address: endpoint.address,
+            address6: endpoint.address6,
         };
         let at = match member.attach(&call).await {
             Err(error) if local.is_ok() && error.kind() == Kind::NotFound => return Ok(()),

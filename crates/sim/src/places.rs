@@ -244,6 +244,7 @@ impl World {
                     node_id: &node_id,
                     names: &[],
                     address: *address,
+                    address6: None,
                 };
                 match skep_control::attach(&view, &request) {
                     Ok((network_id, Some(address), change)) => (change, Answer::At(network_id, address)),

@@ -1,6 +1,6 @@
 //! An address for a container that is no task, on an attachable network: given when it asks, not by the leader's loop.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use skep_model::network::{Attachment, Network};
 use skep_model::{ContainerId, NetworkId, NodeId};
@@ -19,6 +19,8 @@ pub struct AttachmentRequest<'a> {
     pub names: &'a [String],
     /// `--ip`, or the address it has; on a node-local network its host sees to it.
     pub address: Option<Ipv4Addr>,
+    /// `--ip6`: asks for the IPv4 address that it goes with.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// Why it cannot be had, in swarmkit's words where it has some.
@@ -33,6 +35,9 @@ pub enum Unattachable {
     Unallocated(String),
     #[error("{0}")]
     NoAddress(String),
+    /// No container of the network can ever have what is asked for.
+    #[error("{0}")]
+    Impossible(String),
 }
 
 /// Where the container is or will be, and what makes it so if something has to.
@@ -45,9 +50,13 @@ pub fn attach(
         return Err(Unattachable::NotAttachable(network.spec.name.clone()));
     }
     let there = network.attachments.get(request.container_id);
-    let address = match (request.address, there.and_then(|there| there.address)) {
-        (wanted, there) if network.spec.is_node_local() => wanted.or(there),
-        (Some(wanted), _) => Some(wanted_address(view, network, request.container_id, wanted)?),
+    let asked = match request.address6.filter(|_| !network.spec.is_node_local()) {
+        Some(six) => Some((whose(network, six, request.address)?, six.to_string())),
+        None => request.address.map(|address| (address, address.to_string())),
+    };
+    let address = match (asked, there.and_then(|there| there.address)) {
+        (_, there) if network.spec.is_node_local() => request.address.or(there),
+        (Some((wanted, text)), _) => Some(wanted_address(view, network, request.container_id, wanted, &text)?),
         (None, Some(there)) => Some(there),
         (None, None) if network.allocation.is_none() => {
             return Err(Unattachable::Unallocated(network.spec.name.clone()));
@@ -63,15 +72,36 @@ pub fn attach(
     Ok((network.id.clone(), address, change))
 }
 
+/// Of which IPv4 address it is the IPv6 address; `four` is what is asked for besides.
+fn whose(network: &Network, six: Ipv6Addr, four: Option<Ipv4Addr>) -> Result<Ipv4Addr, Unattachable> {
+    let name = &network.spec.name;
+    let allocation = network.allocation.as_ref().ok_or_else(|| Unattachable::Unallocated(name.clone()))?;
+    let refused = |reason: String| Err(Unattachable::Impossible(format!("{six} on network {name} {reason}")));
+    let Some(dual) = allocation.dual_stack() else { return refused("is not to be had: it has no IPv6".to_owned()) };
+    if !dual.subnet6.contains(&six) {
+        return refused(format!("is not in its subnet {}", dual.subnet6));
+    }
+    match (dual.four(six), four) {
+        (None, _) => {
+            let (first, last) = (dual.six(dual.subnet.network()), dual.six(dual.subnet.broadcast()));
+            refused(format!("goes with no IPv4 address of {}: ask for one of {first} to {last}", dual.subnet))
+        }
+        (Some(own), Some(four)) if own != four => refused(format!("goes with {own}, not with {four}")),
+        (Some(own), _) => Ok(own),
+    }
+}
+
+/// `text` is how the user named it.
 fn wanted_address(
     view: &View,
     network: &Network,
     container: &ContainerId,
     wanted: Ipv4Addr,
+    text: &str,
 ) -> Result<Ipv4Addr, Unattachable> {
     let name = &network.spec.name;
     let allocation = network.allocation.as_ref().ok_or_else(|| Unattachable::Unallocated(name.clone()))?;
-    let refused = |reason: &str| Err(Unattachable::NoAddress(format!("{wanted} on network {name} {reason}")));
+    let refused = |reason: &str| Err(Unattachable::NoAddress(format!("{text} on network {name} {reason}")));
     if !allocation.subnet.contains(&wanted) {
         return refused(&format!("is not in its subnet {}", allocation.subnet));
     }

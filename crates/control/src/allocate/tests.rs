@@ -99,8 +99,8 @@ fn a_container_is_given_what_is_free_and_keeps_it() {
     let ask = |world: &mut World, network: &str, container: &str, address: Option<[u8; 4]>| {
         let (container_id, node_id) = (container.parse().unwrap(), crate::tests::node_id("n1"));
         let (names, address) = ([container.to_owned()], address.map(Ipv4Addr::from));
-        let request =
-            AttachmentRequest { network, container_id: &container_id, node_id: &node_id, names: &names, address };
+        let (container_id, node_id, address6) = (&container_id, &node_id, None);
+        let request = AttachmentRequest { network, container_id, node_id, names: &names, address, address6 };
         let (_, address, change) = attach(world.view(), &request).map_err(|error| error.to_string())?;
         let asked = change.is_some();
         world.apply(change.into_iter().collect());
@@ -121,6 +121,47 @@ fn a_container_is_given_what_is_free_and_keeps_it() {
     assert_eq!(full, "could not find an available IP on network small");
     assert_eq!(ask(&mut world, "closed", "a", None).unwrap_err(), "network closed not manually attachable");
     assert_eq!(ask(&mut world, "nowhere", "a", None).unwrap_err(), "network nowhere not found");
+}
+
+#[test]
+fn an_ipv6_address_is_given_with_the_ipv4_address_it_goes_with() {
+    let mut world = World::new(1);
+    let dual = |s: &mut NetworkSpec| {
+        (s.attachable, s.ipv6, s.subnet) = (true, true, subnet("10.9.0.0/24"));
+        let (gateway, ip_range, auxiliary) = (None, None, [("nas".to_owned(), "fd00:a::9".parse().unwrap())].into());
+        s.pool6 = Some(Ipv6Pool { subnet: "fd00:a::/64".parse().unwrap(), gateway, ip_range, auxiliary });
+    };
+    network(&mut world, "dual", dual).unwrap();
+    network(&mut world, "four", |s| s.attachable = true).unwrap();
+    let ask = |world: &mut World, network: &str, container: &str, six: &str, four: Option<[u8; 4]>| {
+        let (container_id, node_id) = (&container.parse().unwrap(), &crate::tests::node_id("n1"));
+        let (address, address6) = (four.map(Ipv4Addr::from), Some(six.parse().unwrap()));
+        let request = AttachmentRequest { network, container_id, node_id, names: &[], address, address6 };
+        let (_, address, change) = attach(world.view(), &request).map_err(|error| error.to_string())?;
+        world.apply(change.into_iter().collect());
+        Ok::<_, String>(address.unwrap().octets())
+    };
+    assert_eq!(ask(&mut world, "dual", "a", "fd00:a::63", None), Ok([10, 9, 0, 0x63]));
+    assert_eq!(ask(&mut world, "dual", "a", "fd00:a::63", None), Ok([10, 9, 0, 0x63]), "asked again");
+    assert_eq!(ask(&mut world, "dual", "b", "fd00:a::64", Some([10, 9, 0, 0x64])), Ok([10, 9, 0, 0x64]));
+    for (network, six, four, why) in [
+        ("dual", "fd00:a::63", None, "is already in use"),
+        ("dual", "fd00:a::1", None, "is not for containers"),
+        ("dual", "fd00:a::9", None, "is not for containers"),
+        ("dual", "fd00:a::ff", None, "is not for containers"),
+        ("dual", "fd00:a::65", Some([10, 9, 0, 7]), "goes with 10.9.0.101, not with 10.9.0.7"),
+        ("dual", "fd00:b::7", None, "is not in its subnet fd00:a::/64"),
+        (
+            "dual",
+            "fd00:a::1:7",
+            None,
+            "goes with no IPv4 address of 10.9.0.0/24: ask for one of fd00:a:: to fd00:a::ff",
+        ),
+        ("four", "fd00:a::7", None, "is not to be had: it has no IPv6"),
+    ] {
+        let refused = ask(&mut world, network, "c", six, four).unwrap_err();
+        assert_eq!(refused, format!("{six} on network {network} {why}"));
+    }
 }
 
 #[test]

@@ -201,12 +201,12 @@ impl Host {
         let Some(address) = request.address else {
             return Err(NetError::Invalid(format!("no address was given for the container on network {}", info.name)));
         };
-        if request.address6.is_some() {
-            let text = "an IPv6 address on an overlay network cannot be asked for: it follows from the IPv4 one (--ip)";
-            return Err(NetError::NotImplemented(text.to_owned()));
-        }
         if request.mac.is_some_and(|mac| mac != mac_of(address)) {
-            let text = format!("a MAC address other than its address's on overlay network {}", info.name);
+            let text = format!(
+                "a MAC address of a container's own on overlay network {} is not implemented yet: there it follows from the \
+                 IPv4 address",
+                info.name
+            );
             return Err(NetError::NotImplemented(text));
         }
         if record.endpoints.iter().any(|endpoint| endpoint.info.network_id == id) {
@@ -243,7 +243,14 @@ impl Host {
             endpoint.info.address6 = attached.address6;
             endpoint.info.mac = attached.mac;
         }
-        Ok(())
+        // A leader of an earlier version does not know that it was asked for.
+        match request.address6 {
+            Some(asked) if attached.address6.is_none_or(|six| six.addr() != asked) => Err(NetError::Invalid(format!(
+                "{asked} on network {} does not go with the address that the swarm gave, {address}",
+                info.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Takes one endpoint away from the kernel and from its network.

@@ -29,6 +29,7 @@ impl Manager {
                 node_id,
                 names: &call.names,
                 address: call.address,
+                address6: call.address6,
             };
             let outcome = match skep_control::attach(&view, &request) {
                 Err(error) => return Err(refusal(&error)),
@@ -78,6 +79,7 @@ fn refusal(error: &Unattachable) -> Status {
     match error {
         Unattachable::Unknown(LookupError::NotFound { .. }) => Status::not_found(text),
         Unattachable::Unknown(LookupError::Ambiguous { .. }) => Status::invalid_argument(text),
+        Unattachable::Impossible(_) => Status::invalid_argument(text),
         Unattachable::NotAttachable(_) => Status::permission_denied(text),
         Unattachable::NoAddress(_) => Status::resource_exhausted(text),
         // Asked again, in a moment it may have one.

@@ -1,6 +1,6 @@
 //! What travels inside the envelopes. Named fields, so that a field can be added without breaking an older peer.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -156,6 +156,8 @@ pub(crate) struct AttachCall {
     /// What it is to answer to, its own name first.
     pub(crate) names: Vec<String>,
     pub(crate) address: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub(crate) address6: Option<Ipv6Addr>,
 }
 
 /// Where it is.
