@@ -91,7 +91,7 @@ impl Session {
         auth: Option<&RegistryAuth>,
         actions: &'static str,
     ) -> Result<Self> {
-        Self::first(registries, registries.endpoints(&reference.domain, false), reference, auth, actions).await
+        Self::first(registries, registries.endpoints(&reference.domain, false), reference, auth, actions, None).await
     }
 
     /// Connects and fetches a manifest: from a mirror if one has it, else from the registry itself.
@@ -107,7 +107,8 @@ impl Session {
             let base = mirror.base.clone();
             let found = async {
                 // Credentials are the registry's own, not a mirror's.
-                let session = Self::first(registries, vec![mirror], reference, None, "pull").await?;
+                let session =
+                    Self::first(registries, vec![mirror], reference, None, "pull", Some(tag_or_digest)).await?;
                 let manifest = session.manifest(reference, tag_or_digest).await?;
                 Ok::<_, ImageError>((session, manifest))
             };
@@ -116,7 +117,7 @@ impl Session {
                 Err(error) => tracing::debug!(mirror = base, %error, "mirror passed over"),
             }
         }
-        let session = Self::first(registries, own, reference, auth, "pull").await?;
+        let session = Self::first(registries, own, reference, auth, "pull", Some(tag_or_digest)).await?;
         let manifest = session.manifest(reference, tag_or_digest).await?;
         Ok((session, manifest))
     }
@@ -127,6 +128,7 @@ impl Session {
         reference: &Reference,
         auth: Option<&RegistryAuth>,
         actions: &'static str,
+        manifest: Option<&str>,
     ) -> Result<Self> {
         let mut failure = None;
         let auth = auth.filter(|auth| !auth.is_empty());
@@ -135,7 +137,7 @@ impl Session {
             match session.ping().await {
                 Ok(Some(response)) => {
                     session.challenge = Challenge::from_headers(response.headers());
-                    session.authorize(None).await?;
+                    session.authorize(None).await.map_err(|error| session.named(manifest, error))?;
                     return Ok(session);
                 }
                 Ok(None) => return Ok(session),
@@ -211,26 +213,14 @@ impl Session {
                     let pair = format!("{}:{}", auth.username, auth.password);
                     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
                 }
-                _ => {
-                    return Err(ImageError::Unauthorized(format!(
-                        "Get \"{}/v2/\": no basic auth credentials",
-                        self.base
-                    )));
-                }
+                _ => return Err(ImageError::Unauthorized("no basic auth credentials".to_owned())),
             },
             Some(Challenge::Bearer { realm, service, .. }) => match &self.auth {
                 Some(auth) if !auth.registrytoken.is_empty() => format!("Bearer {}", auth.registrytoken),
                 auth => {
                     let own = (!self.path.is_empty()).then(|| format!("repository:{}:{}", self.path, self.actions));
                     let scopes: Vec<String> = scope.or(own).into_iter().collect();
-                    let token = fetch_token(&self.client, realm, service, &scopes, auth.as_ref()).await;
-                    let token = token.map_err(|error| match error {
-                        // At a login Docker names the request that needed the token.
-                        ImageError::Unauthorized(why) if self.path.is_empty() => {
-                            ImageError::Unauthorized(format!("Get \"{}/v2/\": {why}", self.base))
-                        }
-                        other => other,
-                    })?;
+                    let token = fetch_token(&self.client, realm, service, &scopes, auth.as_ref()).await?;
                     format!("Bearer {token}")
                 }
             },
@@ -240,6 +230,23 @@ impl Session {
         value.set_sensitive(true);
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
         Ok(())
+    }
+
+    /// Docker names the request that needed credentials: a login's, or the first for a manifest. It asks for that of a tag
+    /// with HEAD.
+    fn named(&self, manifest: Option<&str>, error: ImageError) -> ImageError {
+        let asked = match manifest {
+            _ if self.path.is_empty() => format!("Get \"{}/v2/\"", self.base),
+            Some(reference) => {
+                let verb = if reference.parse::<Digest>().is_ok() { "Get" } else { "Head" };
+                format!("{verb} \"{}\"", self.url(&format!("manifests/{reference}")))
+            }
+            None => return error,
+        };
+        match error {
+            ImageError::Unauthorized(why) => ImageError::Unauthorized(format!("{asked}: {why}")),
+            other => other,
+        }
     }
 
     /// One request, again after a failure that may pass.

@@ -231,7 +231,10 @@ async fn tokens_are_fetched_with_credentials() {
         )
     );
     let error = fixture.store.pull(&name, options("wax"), ProgressSender::silent()).await.unwrap_err();
-    assert_eq!(error.to_string(), "unauthorized: incorrect username or password");
+    assert_eq!(
+        error.to_string(),
+        format!("Head \"http://{address}/v2/app/manifests/1\": unauthorized: incorrect username or password")
+    );
 }
 
 #[tokio::test]
@@ -266,7 +269,7 @@ async fn basic_credentials_are_asked_for() {
         }
     });
     let error = pull(&fixture.store, &format!("{address}/app:1")).await.0.unwrap_err();
-    assert_eq!(error.to_string(), format!("Get \"http://{address}/v2/\": no basic auth credentials"));
+    assert_eq!(error.to_string(), format!("Head \"http://{address}/v2/app/manifests/1\": no basic auth credentials"));
     let auth = |password: &str| RegistryAuth {
         username: "bee".into(),
         password: password.into(),
