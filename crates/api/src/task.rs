@@ -90,7 +90,8 @@ impl Task {
             created_at: task.meta.created_at.into(),
             updated_at: task.meta.updated_at.into(),
             labels: Labels::new(),
-            spec: (&*task.spec).into(),
+            // moby shows it of services only.
+            spec: TaskSpec { runtime: String::new(), ..(&*task.spec).into() },
             service_id: task.service_id.to_string(),
             slot: task.slot.unwrap_or(0),
             node_id: task.node_id.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -139,12 +140,20 @@ impl From<&model::TaskStatus> for TaskStatus {
 /// The state a filter `desired-state=…` names, if it is one that tasks can be wanted in.
 pub fn desired_state(text: &str) -> Option<model::TaskState> {
     match text.to_ascii_lowercase().as_str() {
-        "running" => Some(model::TaskState::Running),
-        "shutdown" => Some(model::TaskState::Shutdown),
+        "new" => Some(model::TaskState::New),
+        "pending" => Some(model::TaskState::Pending),
+        "assigned" => Some(model::TaskState::Assigned),
         "accepted" => Some(model::TaskState::Accepted),
+        "preparing" => Some(model::TaskState::Preparing),
         "ready" => Some(model::TaskState::Ready),
+        "starting" => Some(model::TaskState::Starting),
+        "running" => Some(model::TaskState::Running),
         "complete" => Some(model::TaskState::Complete),
+        "shutdown" => Some(model::TaskState::Shutdown),
+        "failed" => Some(model::TaskState::Failed),
+        "rejected" => Some(model::TaskState::Rejected),
         "remove" => Some(model::TaskState::Remove),
+        "orphaned" => Some(model::TaskState::Orphaned),
         _ => None,
     }
 }

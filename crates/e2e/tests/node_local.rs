@@ -38,12 +38,24 @@ fn services_and_containers_are_on_each_nodes_own_macvlan_network() {
         assert!(inspect(node).contains(&ipam), "{}", inspect(node));
         assert_eq!(lab.docker(node, "network ls -q --filter name=net --filter driver=macvlan").ok().lines().count(), 1);
     }
-    // The swarm has no address to give there, so no VIP either.
-    assert!(
-        !lab.docker_words(1, &["service", "inspect", "-f", "{{json .Endpoint.VirtualIPs}}", "web"])
-            .ok()
-            .contains("Addr")
-    );
+    // The swarm has no address to give there.
+    let endpoint = |service: &str| lab.docker_words(1, &["service", "inspect", "-f", "{{json .Endpoint}}", service]);
+    assert_eq!(endpoint("web").ok(), format!(r#"{{"Spec":{{"Mode":"vip"}},"VirtualIPs":[{{"NetworkID":"{id}"}}]}}"#));
+    // The mesh's VIP is the first, as scripts have it.
+    lab.docker(1, "network create -d overlay over").ok();
+    let published = "--replicas 0 --name all --network net --network over --publish 8080:80";
+    lab.docker(1, &format!("{CREATE} {published} busybox true")).ok();
+    let mut networks = vec![id.clone(), lab.docker_words(1, &["network", "inspect", "-f", "{{.Id}}", "over"]).ok()];
+    networks.sort(); // by the CLI
+    networks.insert(0, lab.docker_words(1, &["network", "inspect", "-f", "{{.Id}}", "ingress"]).ok());
+    eventually(SOON, "its VIPs are listed", || {
+        let shown: serde_json::Value = serde_json::from_str(&endpoint("all").ok()).expect("JSON");
+        let vips = shown["VirtualIPs"].as_array().cloned().unwrap_or_default();
+        vips.iter().map(|vip| vip["NetworkID"].as_str().unwrap_or_default()).eq(networks.iter().map(String::as_str))
+            && vips.iter().all(|vip| vip.get("Addr").is_none() == (vip["NetworkID"] == *id))
+    });
+    lab.docker(1, "service rm all").ok();
+    lab.docker(1, "network rm over").ok();
     // conformance: works | docker run --network of scope swarm and driver macvlan, on any node
     lab.docker(2, "run -d --name box --network net --network-alias boxy busybox sleep 1000").ok();
     let format = "{{.NetworkSettings.Networks.net.IPAddress}} {{.NetworkSettings.Networks.net.NetworkID}}";

@@ -6,13 +6,14 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use skep_api::ApiVersion;
-use skep_api::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceStatus, ServiceUpdateResponse};
+use skep_api::service::{Service, ServiceCreateResponse, ServiceSpec, ServiceStatus, ServiceUpdateResponse, VirtualIp};
 use skep_engine::image::RegistryAuth;
 use skep_model::explain::Explanation;
+use skep_model::network::HOST_NETWORKS;
 use skep_model::reference::Reference;
 use skep_model::secret::SecretBytes;
 use skep_model::service as model;
-use skep_model::service::Mode;
+use skep_model::service::{Mode, ResolutionMode};
 use skep_model::task::TaskState;
 use skep_node::{RegistryAuthFrom, ServiceUpdate};
 use skep_store::View;
@@ -36,23 +37,49 @@ pub(crate) fn routes() -> Router<ServerState> {
 }
 
 async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Vec<Service>>> {
-    let services = state.node().service_list()?;
+    let view = state.node().view()?;
     let filters = query.filters()?;
     filters.validate(&["id", "label", "mode", "name", "runtime"])?;
-    let counted = if query.flag("status") { Some(state.node().view()?) } else { None };
-    let shown = services.iter().filter(|service| {
+    let counted = query.flag("status");
+    let listed = view.services().filter(|service| {
         filters.prefix("id", service.id.as_str())
             && filters.prefix("name", &service.spec.name)
             && filters.exact("mode", mode_word(service.spec.mode))
             && filters.exact("runtime", "container")
             && filters.labels("label", &service.spec.labels)
     });
-    let shown = shown.map(|service| {
-        let mut out = Service::from(service);
-        out.service_status = counted.as_ref().map(|view| status(view, service));
+    let listed = listed.map(|service| {
+        let mut out = shown(&view, service);
+        out.service_status = counted.then(|| status(&view, service));
         out
     });
-    Ok(Json(shown.collect()))
+    Ok(Json(listed.collect()))
+}
+
+/// As Docker shows it: the mesh's VIP first, and for a network whose addresses are each host's own a VIP without an address.
+fn shown(view: &View, service: &model::Service) -> Service {
+    let mut out = Service::from(service);
+    if service.spec.resolution_mode() != ResolutionMode::Vip {
+        return out;
+    }
+    let mut given = std::mem::take(&mut out.endpoint.virtual_ips);
+    let mut virtual_ips = Vec::new();
+    for attachment in service.spec.networks() {
+        let own = HOST_NETWORKS.contains(&attachment.target.as_str())
+            || view.find_network(&attachment.target).is_ok_and(|network| network.spec.is_node_local());
+        if own {
+            virtual_ips.push(VirtualIp { network_id: attachment.target.clone(), address: String::new() });
+        } else if let Some(at) = given.iter().position(|vip| vip.network_id == attachment.target) {
+            virtual_ips.push(given.remove(at));
+        }
+    }
+    // What is left is the mesh's, or of a network that it is about to leave.
+    given.extend(virtual_ips);
+    if !given.is_empty() {
+        out.endpoint.spec = (&service.spec.endpoint.clone().unwrap_or_default()).into();
+    }
+    out.endpoint.virtual_ips = given;
+    out
 }
 
 fn mode_word(mode: Mode) -> &'static str {
@@ -178,7 +205,7 @@ async fn update(
 }
 
 async fn inspect(State(state): State<ServerState>, Path(id): Path<String>, query: Params) -> Result<Json<Service>> {
-    let service = Service::from(&state.node().service_inspect(&id)?);
+    let service = shown(&state.node().view()?, &state.node().service_inspect(&id)?);
     Ok(Json(if query.flag("insertDefaults") { service.with_defaults() } else { service }))
 }
 
