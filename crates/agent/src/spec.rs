@@ -79,6 +79,7 @@ pub fn container(
     configs: &BTreeMap<ConfigId, skep_model::secret::Config>,
     networks: &BTreeMap<NetworkId, NetworkSpec>,
 ) -> Result<ContainerPlan, String> {
+    task.spec.container.mounts.iter().try_for_each(check_mount)?;
     let context = Context::of(task, node);
     let mut config = config(task, node, &context)?;
     let mut host_config = host_config(task, &context)?;
@@ -295,6 +296,24 @@ fn mount_point(mount: &Mount, context: &Context<'_>) -> Result<MountPoint, Strin
     })
 }
 
+/// What a container of a service may mount, before templates are filled in (moby `executor/container/validate.go`).
+fn check_mount(mount: &Mount) -> Result<(), String> {
+    let (source, target) = (&mount.source, &mount.target);
+    if !target.starts_with('/') {
+        return Err(format!("invalid mount target, must be an absolute path: {target}"));
+    }
+    match mount.kind {
+        MountKind::Bind if !source.starts_with('/') => {
+            Err(format!("invalid bind mount source, must be an absolute path: {source}"))
+        }
+        MountKind::Volume if source.starts_with('/') => {
+            Err(format!("invalid volume mount source, must not be an absolute path: {source}"))
+        }
+        MountKind::Tmpfs if !source.is_empty() => Err("invalid tmpfs source, source must be empty".into()),
+        MountKind::Bind | MountKind::Volume | MountKind::Tmpfs => Ok(()),
+    }
+}
+
 /// Host-mode ports are published by the container itself; ingress ports by the mesh.
 fn publish(task: &Task, config: &mut ContainerConfig, host: &mut HostConfig) {
     for port in &task.ports {
@@ -409,8 +428,8 @@ fn payload(
 }
 
 fn file_mount(folder: &str, target: &FileTarget, name: &str, data: SecretBytes) -> Result<FileMount, String> {
-    let named = if target.name.is_empty() { name } else { &target.name };
-    let path = if named.starts_with('/') { named.to_owned() } else { format!("{folder}/{named}") };
+    let named = if target.name.is_empty() { name } else { &*target.name };
+    let path = clean(&if named.starts_with('/') { named.to_owned() } else { format!("{folder}/{named}") });
     let number = |text: &str| match text {
         "" => Ok(0),
         digits => digits.parse().map_err(|_| format!("invalid owner {digits:?} of {name}")),
@@ -422,6 +441,19 @@ fn file_mount(folder: &str, target: &FileTarget, name: &str, data: SecretBytes) 
         mode: target.mode & 0o7777,
         data,
     })
+}
+
+/// Go's `filepath.Clean` of an absolute path: what `..` leads to by the words alone.
+fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => _ = parts.pop(),
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]

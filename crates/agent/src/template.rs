@@ -302,9 +302,10 @@ fn call<'a>(name: &str, arguments: Vec<Value<'a>>, context: &Context<'a>) -> Res
         ("len", [Value::Labels(value)]) => Ok(Value::Number(i64::try_from(value.len()).unwrap_or(i64::MAX))),
         ("index", [Value::Labels(labels), Value::Text(key)]) => text(labels.get(key).cloned().unwrap_or_default()),
         ("print", values) => text(values.iter().map(Value::print).collect()),
-        ("join", [first @ .., separator]) => {
-            let parts: Vec<String> = first.iter().map(Value::print).collect();
-            text(parts.join(&separator.print()))
+        // swarmkit's, not the `join` of the docker CLI's --format: the separator is first, and all are strings.
+        ("join", [Value::Text(separator), parts @ ..]) if parts.iter().all(|p| matches!(p, Value::Text(_))) => {
+            let parts: Vec<String> = parts.iter().map(Value::print).collect();
+            text(parts.join(separator))
         }
         ("printf", [Value::Text(format), values @ ..]) => text(print_formatted(format, values)?),
         ("secret", [Value::Text(target)]) => secret(target, context).map(Value::Text),

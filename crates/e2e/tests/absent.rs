@@ -16,6 +16,8 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker diff | 501
     // conformance: absent | docker search | 501
     // conformance: absent | docker service create --log-driver gelf, fluentd, … | 501
+    // conformance: absent | docker service create --publish …/sctp | 501
+    // conformance: absent | docker secret create --driver | 501
     // conformance: absent | docker network create --driver ipvlan | 501
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
@@ -27,6 +29,8 @@ fn what_is_absent_says_so() {
         "diff box",
         "search anything",
         "service create --detach --name sys --log-driver gelf busybox",
+        "service create --detach --name sctp --publish 80:80/sctp busybox",
+        "secret create --driver vault key",
         "network create --driver ipvlan ip",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
@@ -40,5 +44,12 @@ fn what_is_absent_says_so() {
     }
     assert_eq!(lab.docker_words(1, &["ps", "-a", "--format", "{{.Names}}"]).ok(), "box");
     assert_eq!(lab.docker(1, "service ls -q").ok(), "");
+    assert_eq!(lab.docker(1, "secret ls -q").ok(), "");
+    // conformance: differs | docker service create --isolation process, --stop-grace-period -1s | refused; Docker's tasks are
+    lab.docker(1, "service create --detach --isolation process busybox").fails("Unsupported isolation: \"process\"");
+    lab.docker(1, "service create --detach --stop-grace-period -1s busybox")
+        .fails("stop-grace-period cannot be negative");
+    // conformance: differs | docker secret create --template-driver of what is none | refused; Docker's tasks are
+    lab.docker(1, "secret create --template-driver none key /etc/hostname").fails("unrecognized template type");
     assert_eq!(lab.docker_words(1, &["network", "ls", "-q", "--filter", "driver=overlay"]).ok().lines().count(), 2);
 }

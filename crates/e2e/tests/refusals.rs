@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skep_e2e::Lab;
 use skep_e2e::api::{Answer, call};
+use skep_e2e::{Lab, SOON, eventually};
 
 struct Web<'a> {
     lab: &'a Lab,
@@ -180,4 +180,97 @@ fn specs_are_refused_in_dockers_words_and_change_nothing() {
     assert_eq!(old, (500, json!({"message": "rpc error: code = Unknown desc = update out of sequence"})));
     assert_eq!(web.now(), web.service);
     assert_eq!(lab.docker_words(1, &["service", "ls", "--format", "{{.Name}} {{.Replicas}}"]).ok(), "web 1/1");
+}
+
+/// What only a node can tell: the service is there, and its task says why it does not run.
+#[test]
+fn what_a_node_refuses_is_told_in_dockers_words() {
+    let lab = Lab::swarm(1, 0);
+    lab.give_busybox();
+    let told = |name: &str, flags: &str, text: &str| {
+        let line = format!("service create --detach --no-resolve-image --restart-condition none --name {name} {flags}");
+        lab.docker(1, &line).ok();
+        let format = "{{printf \"%.6s\" .CurrentState}} {{.Error}}";
+        let ps = || lab.docker_words(1, &["service", "ps", "--no-trunc", "--format", format, name]).ok();
+        eventually(SOON, &format!("{name}: {text}"), || ps().contains(text));
+        lab.docker(1, &format!("service rm {name}")).ok();
+    };
+    // conformance: works | docker service create --mount, refused by the node
+    told(
+        "target",
+        "--mount type=volume,source=v,target=a busybox true",
+        "Reject \"invalid mount target, must be an absolute path: a\"",
+    );
+    told(
+        "bind",
+        "--mount type=bind,source=a,target=/a busybox true",
+        "Reject \"invalid bind mount source, must be an absolute path: a\"",
+    );
+    told(
+        "volume",
+        "--mount type=volume,source=/a,target=/a busybox true",
+        "Reject \"invalid volume mount source, must not be an absolute path: /a\"",
+    );
+    told(
+        "tmpfs",
+        "--mount type=tmpfs,source=a,target=/a busybox true",
+        "Reject \"invalid tmpfs source, source must be empty\"",
+    );
+    told(
+        "root",
+        "--mount type=volume,source=vol,target=/a/.. busybox true",
+        "Reject \"invalid mount config for type \"volume\": invalid specification: destination can't be '/'\"",
+    );
+    // conformance: works | docker service create --cap-add of what is no capability, --oom-score-adj out of range
+    told("cap", "--cap-add fly busybox true", "Reject \"invalid CapAdd: unknown capability: \"CAP_FLY\"\"");
+    if !lab.is_dockerd() {
+        told(
+            "oom",
+            "--oom-score-adj 5000 busybox true",
+            "Reject \"Invalid value 5000, range for oom score adj is [-1000, 1000]\"",
+        );
+    }
+    lab.docker(1, "run --rm --cap-drop fly busybox true").fails("invalid CapDrop: unknown capability: \"CAP_FLY\"");
+    lab.docker(1, "run --rm --oom-score-adj -2000 busybox true")
+        .fails("Invalid value -2000, range for oom score adj is [-1000, 1000]");
+    lab.docker(1, "run --rm --mount type=tmpfs,source=a,target=/a busybox true")
+        .fails("invalid mount config for type \"tmpfs\": field Source must not be specified");
+    lab.docker(1, "run --rm --mount type=bind,source=a,target=/a busybox true")
+        .fails("invalid mount config for type \"bind\": invalid mount path: 'a' mount path must be absolute");
+    if !lab.is_dockerd() {
+        // conformance: differs | docker service ps, of a task that was killed for its memory | "task: non-zero exit (137): OOM killed"; Docker's says the exit code only
+        told("mem", "--limit-memory 6M busybox tail /dev/zero", "Failed \"task: non-zero exit (137): OOM killed\"");
+    }
+    // conformance: works | docker service ps, of a task whose container does not start
+    told("user", "--user nobodyy busybox true", "Failed \"starting container failed: unable to find user nobodyy: ");
+    told("program", "--entrypoint /nope busybox", "Failed \"starting container failed: failed to create ");
+}
+
+#[test]
+fn what_selects_nothing_there_can_be_is_refused() {
+    let lab = Lab::swarm(1, 0);
+    lab.give_busybox();
+    let create = "service create --detach --no-resolve-image";
+    lab.docker(1, &format!("{create} --name web busybox sleep 1000")).ok();
+    lab.docker(1, &format!("{create} --name nowhere --constraint node.id==no busybox true")).ok();
+    lab.await_running("web", 1);
+    // conformance: works | docker service ps, node ls, node ps --filter of what cannot be
+    lab.docker(1, "service ps web --filter node=none").fails("node none not found");
+    lab.docker(1, "service ps web --filter desired-state=none").fails("Invalid desired-state filter: 'none'");
+    lab.docker(1, "node ps --filter desired-state=none").fails("Invalid desired-state filter: 'none'");
+    assert_eq!(lab.docker(1, "service ps web -q --filter desired-state=rejected").ok(), "");
+    lab.docker(1, "node ls --filter role=none").fails("Invalid role filter: 'none'");
+    lab.docker(1, "node ls --filter membership=none").fails("Invalid membership filter: 'none'");
+    // conformance: works | docker service logs --tail of what is no number
+    lab.docker(1, "service logs --tail none web").fails("tail value must be a positive integer or \"all\"");
+    lab.docker(1, "service logs --tail=-1 web").fails("negative tail values not supported");
+    // conformance: works | docker service logs of a task without a node
+    let task = lab.docker(1, "service ps -q --no-trunc nowhere").ok();
+    lab.docker(1, &format!("service logs {task}")).fails(&format!("task {task} has not been scheduled"));
+    assert_eq!(lab.docker(1, "service logs nowhere").ok(), "");
+    // conformance: works | docker secret create, docker config create without a name
+    for kind in ["secret", "config"] {
+        lab.docker_words(1, &[kind, "create", "", "/etc/hostname"])
+            .fails("rpc error: code = InvalidArgument desc = name must be provided");
+    }
 }

@@ -35,8 +35,11 @@ pub fn name(text: &str) -> Result<(), Invalid> {
 
 /// Names of secrets and configs: 1 to 64 of `[a-zA-Z0-9-_.]`, beginning and ending with a letter or digit.
 pub fn blob_name(text: &str) -> Result<(), Invalid> {
+    if text.is_empty() {
+        return invalid("name must be provided");
+    }
     let alnum = |b: &u8| b.is_ascii_alphanumeric();
-    let fine = (1..=64).contains(&text.len())
+    let fine = text.len() <= 64
         && text.as_bytes().first().is_some_and(alnum)
         && text.as_bytes().last().is_some_and(alnum)
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));

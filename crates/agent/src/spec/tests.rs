@@ -141,6 +141,35 @@ fn templates_reach_env_hostname_and_mounts() {
 }
 
 #[test]
+fn mounts_are_refused_in_dockers_words() {
+    let refused = |kind, source: &str, target: &str| {
+        let mut task = task();
+        Arc::make_mut(&mut task.spec).container.mounts =
+            vec![Mount { kind, source: source.into(), target: target.into(), ..Mount::default() }];
+        container(&task, &node(), &BTreeMap::new(), &BTreeMap::new(), &BTreeMap::new()).err().unwrap_or_default()
+    };
+    let (bind, volume, tmpfs) = (MountKind::Bind, MountKind::Volume, MountKind::Tmpfs);
+    assert_eq!(refused(volume, "v", "a"), "invalid mount target, must be an absolute path: a");
+    assert_eq!(refused(bind, "rel", "/a"), "invalid bind mount source, must be an absolute path: rel");
+    assert_eq!(refused(volume, "/v", "/a"), "invalid volume mount source, must not be an absolute path: /v");
+    assert_eq!(refused(tmpfs, "x", "/a"), "invalid tmpfs source, source must be empty");
+    assert_eq!(refused(bind, "/a", "/a") + &refused(volume, "", "/a") + &refused(tmpfs, "", "/a"), "");
+}
+
+#[test]
+fn a_file_lies_where_its_target_leads() {
+    let path = |folder, name: &str| {
+        let target = FileTarget { name: name.into(), ..FileTarget::default() };
+        file_mount(folder, &target, "key", SecretBytes(Vec::new())).unwrap().target
+    };
+    assert_eq!(path("/run/secrets", ""), "/run/secrets/key");
+    assert_eq!(path("/run/secrets", "a/./b"), "/run/secrets/a/b");
+    assert_eq!(path("/run/secrets", "../../etc/x"), "/etc/x");
+    assert_eq!(path("", "../x"), "/x");
+    assert_eq!(path("/run/secrets", "/own/key"), "/own/key");
+}
+
+#[test]
 fn a_missing_secret_is_said() {
     let mut task = task();
     Arc::make_mut(&mut task.spec).container.secrets.push(skep_model::task::SecretReference {

@@ -23,7 +23,9 @@ fn fields_are_replaced() {
 
 #[test]
 fn functions_pipelines_and_conditions_work_as_in_go() {
-    check("{{join \"a\" .Task.Slot \"b\" \"-\"}}", Ok("a-3-b"));
+    check("{{join \"-\" \"a\" .Task.Slot \"b\"}}", Ok("a-3-b"));
+    check("{{join \"-\"}}{{\"b\" | join \"-\" \"a\"}}", Ok("a-b"));
+    check("{{join \"-\" 1}}", Err("wrong arguments for join"));
     check("{{ .Service.Name | printf \"%s:%q%%\" \"x\" }}", Ok("x:\"web\"%"));
     check("{{if eq .Service.Name \"db\" \"web\"}}yes{{else}}no{{end}}", Ok("yes"));
     check("{{if not (eq .Task.Slot \"3\")}}a{{else if .Service.Labels}}b{{else}}c{{end}}!", Ok("b!"));

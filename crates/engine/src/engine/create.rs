@@ -306,11 +306,20 @@ impl Engine {
             return Err(invalid(&format!("invalid mount path: '{}' mount path must be absolute", point.target)));
         }
         let target = clean(&point.target);
+        if target == "/" {
+            return Err(invalid("invalid specification: destination can't be '/'"));
+        }
         match point.kind.as_str() {
             "bind" => {
                 let options = point.bind_options.clone().unwrap_or_default();
                 if point.source.is_empty() {
                     return Err(invalid("field Source must not be empty"));
+                }
+                if !point.source.starts_with('/') {
+                    return Err(invalid(&format!(
+                        "invalid mount path: '{}' mount path must be absolute",
+                        point.source
+                    )));
                 }
                 if !std::path::Path::new(&point.source).exists() {
                     if !options.create_mountpoint {
@@ -349,6 +358,7 @@ impl Engine {
                 let volume = self.volume(&spec, &target, mode, !point.read_only).await?;
                 Ok(MountRecord { anonymous, subpath: options.subpath, ..volume })
             }
+            "tmpfs" if !point.source.is_empty() => Err(invalid("field Source must not be specified")),
             "tmpfs" => Ok(MountRecord {
                 kind: "tmpfs".to_owned(),
                 destination: target,

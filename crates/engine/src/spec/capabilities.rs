@@ -20,6 +20,7 @@ pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> Resu
     if privileged {
         return Ok(all());
     }
+    let of = |list: &str, error: &EngineError| EngineError::Invalid(format!("invalid {list}: {error}"));
     let is_all = |names: &[String]| names.iter().any(|n| n.eq_ignore_ascii_case("ALL"));
     let mut set = if is_all(add) {
         all()
@@ -29,10 +30,10 @@ pub(crate) fn resolve(add: &[String], drop: &[String], privileged: bool) -> Resu
         DEFAULT
     };
     for name in drop.iter().filter(|n| !n.eq_ignore_ascii_case("ALL")) {
-        set &= !parse(name)?;
+        set &= !parse(name).map_err(|error| of("CapDrop", &error))?;
     }
     for name in add.iter().filter(|n| !n.eq_ignore_ascii_case("ALL")) {
-        set |= parse(name)?;
+        set |= parse(name).map_err(|error| of("CapAdd", &error))?;
     }
     Ok(set)
 }
@@ -42,7 +43,7 @@ pub(crate) fn parse(name: &str) -> Result<u64> {
     let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
     Capability::from_str(&full)
         .map(|capability| capability.bitmask())
-        .map_err(|_| EngineError::Invalid(format!("invalid capability: {name:?}")))
+        .map_err(|_| EngineError::Invalid(format!("unknown capability: {full:?}")))
 }
 
 #[cfg(test)]
@@ -58,6 +59,8 @@ mod tests {
         assert_eq!(resolve(&words(&["CAP_CHOWN"]), &words(&["ALL"]), false).unwrap(), 1);
         assert_eq!(resolve(&[], &words(&["all"]), false).unwrap(), 0);
         assert_eq!(resolve(&words(&["ALL"]), &words(&["MKNOD"]), false).unwrap(), all() & !(1 << 27));
-        assert!(resolve(&words(&["FLYING"]), &[], false).unwrap_err().to_string().contains("FLYING"));
+        let refused = |add: &[&str], drop: &[&str]| resolve(&words(add), &words(drop), false).unwrap_err().to_string();
+        assert_eq!(refused(&["FLYING"], &[]), "invalid CapAdd: unknown capability: \"CAP_FLYING\"");
+        assert_eq!(refused(&[], &["CAP_flying"]), "invalid CapDrop: unknown capability: \"CAP_FLYING\"");
     }
 }

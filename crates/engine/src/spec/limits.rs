@@ -171,6 +171,12 @@ pub(crate) fn validate(host: &HostConfig) -> Result<()> {
             "Conflicting options: Nano CPUs and CPU Period cannot both be set".to_owned(),
         ));
     }
+    if !(-1000..=1000).contains(&host.oom_score_adj) {
+        return Err(EngineError::Invalid(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj
+        )));
+    }
     if host.shm_size < 0 {
         return Err(EngineError::Invalid("SHM size can not be less than 0".to_owned()));
     }

@@ -247,7 +247,10 @@ impl Executor for EngineExecutor {
 
     async fn start(&self, _task: &Task, container_id: &str) -> Result<Started, String> {
         match self.engine.start(container_id).await {
-            Err(error) if error.kind() != ErrorKind::NotModified => return Err(error.to_string()),
+            // moby's word before whatever the engine says.
+            Err(error) if error.kind() != ErrorKind::NotModified => {
+                return Err(format!("starting container failed: {error}"));
+            }
             Ok(()) | Err(_) => {}
         }
         let record = self.engine.inspect(container_id).map_err(|error| error.to_string())?;

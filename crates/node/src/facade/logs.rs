@@ -161,6 +161,11 @@ impl Collector {
         for task in tasks.iter().filter(|t| t.node_id.is_some() && t.status.container.is_some()) {
             self.feeds.entry(task.id.clone()).or_insert(Feed { last: None, state: FeedState::Wanted });
         }
+        if let (Of::Task(id), [task], false) = (&self.of, &tasks[..], self.request.follow)
+            && task.node_id.is_none()
+        {
+            self.failures.insert(format!("task {id} has not been scheduled"));
+        }
     }
 
     /// Subscribes to all that are to be asked for in the same way at once.

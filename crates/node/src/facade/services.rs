@@ -133,7 +133,7 @@ impl Node {
                 if service.previous_spec.is_none() {
                     return Err(NodeError::Refused {
                         code: "FailedPrecondition",
-                        text: format!("service {} does not have a previous spec", service.spec.name),
+                        text: format!("service {service_id} does not have a previous spec"),
                         kind: Kind::Invalid,
                     });
                 }

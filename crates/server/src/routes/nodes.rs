@@ -22,9 +22,9 @@ async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Ve
     let nodes = state.node().node_list()?;
     let filters = query.filters()?;
     filters.validate(&["id", "label", "membership", "name", "node.label", "role"])?;
-    for word in filters.get("membership") {
-        if !matches!(word, "accepted" | "pending") {
-            return Err(ApiError::invalid(format!("Invalid filter: membership {word:?}")));
+    for (key, words) in [("membership", ["accepted", "pending"]), ("role", ["manager", "worker"])] {
+        if let Some(word) = filters.get(key).find(|word| !words.contains(word)) {
+            return Err(ApiError::invalid(format!("Invalid {key} filter: '{word}'")));
         }
     }
     let shown = nodes.iter().filter(|node| {

@@ -38,17 +38,22 @@ struct Selection<'a> {
 }
 
 impl<'a> Selection<'a> {
-    fn new(state: &ServerState, view: &View, filters: &'a Filters) -> Result<Self> {
-        let services = filters
-            .contains("service")
-            .then(|| filters.get("service").filter_map(|r| view.find_service(r).ok()).map(|s| s.id.clone()).collect());
+    fn new(state: &ServerState, filters: &'a Filters) -> Result<Self> {
+        let service = |reference| Ok(state.node().service_inspect(reference)?.id);
+        let services = match filters.contains("service") {
+            false => None,
+            true => Some(filters.get("service").map(service).collect::<Result<_>>()?),
+        };
+        let node = |reference| Ok(state.node().node_inspect(reference)?.id);
         let nodes = match filters.contains("node") {
             false => None,
-            true => Some(filters.get("node").filter_map(|r| state.node().node_inspect(r).ok()).map(|n| n.id).collect()),
+            true => Some(filters.get("node").map(node).collect::<Result<_>>()?),
         };
         let desired = filters
             .get("desired-state")
-            .map(|text| desired_state(text).ok_or_else(|| ApiError::invalid(format!("invalid desired-state: {text}"))))
+            .map(|text| {
+                desired_state(text).ok_or_else(|| ApiError::invalid(format!("Invalid desired-state filter: '{text}'")))
+            })
             .collect::<Result<_>>()?;
         Ok(Self { filters, services, nodes, desired, up_to_date: filters.flag("_up-to-date")? })
     }
@@ -73,7 +78,7 @@ async fn list(State(state): State<ServerState>, query: Params) -> Result<Json<Ve
     let view = state.node().view()?;
     let filters = query.filters()?;
     filters.validate(&["_up-to-date", "desired-state", "id", "label", "name", "node", "runtime", "service"])?;
-    let selection = Selection::new(&state, &view, &filters)?;
+    let selection = Selection::new(&state, &filters)?;
     let network = |id: &skep_model::NetworkId| view.network(id).map(AsRef::as_ref);
     // A list for one service need not walk the tasks of all.
     let tasks: Vec<Task> = match &selection.services {
@@ -122,7 +127,7 @@ pub(crate) async fn task_logs_response(
         stderr: query.flag("stderr"),
         follow: query.flag("follow"),
         since: parse_moment(query.text("since"), now())?.unwrap_or_default(),
-        tail: query.text("tail").parse().ok(),
+        tail: tail(query.text("tail"))?,
     };
     if !request.stdout && !request.stderr {
         return Err(ApiError::invalid("Bad parameters: you must choose at least one stream"));
@@ -144,6 +149,17 @@ pub(crate) async fn task_logs_response(
         }
     });
     Ok(streamed(framing.content_type(version), body, state.stop()))
+}
+
+/// So many of the last lines; `None` is all of them.
+fn tail(text: &str) -> Result<Option<u64>> {
+    match (text, text.parse::<i64>()) {
+        ("" | "all", _) => Ok(None),
+        (_, Ok(lines)) => {
+            u64::try_from(lines).map(Some).map_err(|_| ApiError::invalid("negative tail values not supported"))
+        }
+        (_, Err(_)) => Err(ApiError::invalid("tail value must be a positive integer or \"all\"")),
+    }
 }
 
 /// What `docker service logs` prints in front of a line is made from these.
