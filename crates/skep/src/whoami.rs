@@ -58,27 +58,30 @@ struct Answer(Owed);
 
 impl Owed {
     fn one(&self) -> Answer {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::SeqCst);
         Answer(self.clone())
     }
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Until nobody waits for an answer. Looked at twice, since a client may be between the queue and the count.
+/// Until nobody waits for an answer.
 fn finish(listener: &TcpListener, owed: &Owed) {
     let until = Instant::now() + FAREWELL;
-    let mut quiet = 0;
-    while quiet < 2 && Instant::now() < until {
-        let mut queue = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        let waiting = poll(&mut queue, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
-        quiet = if waiting || owed.0.load(Ordering::Relaxed) > 0 { 0 } else { quiet + 1 };
+    // In this order: who leaves the queue is counted by then.
+    while (is_waited_at(listener, PollTimeout::ZERO) || owed.0.load(Ordering::SeqCst) > 0) && Instant::now() < until {
         std::thread::sleep(LOOK_AGAIN);
     }
+}
+
+/// Whether a client is in the queue.
+fn is_waited_at(listener: &TcpListener, patience: PollTimeout) -> bool {
+    let mut queue = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut queue, patience).is_ok_and(|ready| ready > 0)
 }
 
 fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -88,11 +91,16 @@ fn spawn(name: &str, job: impl FnOnce() + Send + 'static) -> std::io::Result<()>
 fn accept(listener: &TcpListener, owed: &Owed, name: Option<&str>) {
     let open = Arc::new(AtomicUsize::new(0));
     let name: Option<Arc<str>> = name.map(Arc::from);
-    for stream in listener.incoming().flatten() {
+    loop {
+        if !is_waited_at(listener, PollTimeout::NONE) {
+            continue;
+        }
+        // Counted before it leaves the queue: between the two `finish` would overlook it.
+        let answer = owed.one();
+        let Ok((stream, _)) = listener.accept() else { continue };
         if open.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
             continue;
         }
-        let answer = owed.one();
         open.fetch_add(1, Ordering::Relaxed);
         let (counter, name) = (open.clone(), name.clone());
         let started = spawn("connection", move || {
