@@ -33,7 +33,7 @@ fn every_host_answers_for_every_task() {
             })
             .collect();
         assert_eq!(seen.len(), 2, "127.0.0.1 on host {node}: {seen:?}");
-        // conformance: works | published ports by IPv6 | TCP; tasks see the host's address in the mesh
+        // conformance: works | published ports by IPv6 | TCP and UDP; tasks see the host's address in the mesh
         let seen: BTreeSet<String> = (0..8)
             .map(|_| {
                 field(&lab.on(node, &["curl", "-gsS", "--max-time", "5", "http://[::1]:8080"]).ok(), "Hostname:")
@@ -95,6 +95,22 @@ fn udp_is_published_too() {
                     .recv(&mut buffer)
                     .is_ok_and(|n| String::from_utf8_lossy(&buffer[..n]).contains("Received: ping"))
         });
+    }
+    // From a host itself, by IPv6. A datagram is read whole, at once.
+    let by_six = |node: usize| {
+        let line = "exec 3<>/dev/udp/::1/5353; printf ping >&3; timeout 2 dd bs=512 count=1 status=none <&3";
+        lab.on(node, &["bash", "-c", line])
+    };
+    for node in 1..=3 {
+        eventually(SOON, "a datagram comes back by IPv6", || by_six(node).stdout.contains("Received: ping"));
+    }
+    lab.docker(1, "service scale --detach dat=0").ok();
+    for node in 1..=3 {
+        eventually(LATER, "refused at once without tasks", || by_six(node).stderr.contains("Connection refused"));
+    }
+    lab.docker(1, "service scale --detach dat=1").ok();
+    for node in 1..=3 {
+        eventually(LATER, "answers again", || by_six(node).stdout.contains("Received: ping"));
     }
 }
 

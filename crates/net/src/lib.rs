@@ -15,6 +15,7 @@
 //! Read first: [`Net`], then `sandbox`, `bridge` and [`dataplane`].
 
 mod config;
+mod datagrams;
 mod error;
 mod guard;
 mod host;

@@ -4,11 +4,14 @@
 
 mod host;
 
-use std::net::Ipv6Addr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::sync::Arc;
 
 use hickory_proto::rr::RecordType;
 use host::*;
 use skep_model::network::Ipv6Pool;
+use skep_model::plan::{Backend, HostPlan, IngressPlan, MeshPort, OverlayPlan};
 use skep_model::sandbox::{LocalNetworkSpec, Sandbox};
 use skep_model::service::Protocol;
 use skep_net::ErrorKind;
@@ -142,6 +145,98 @@ fn ports_are_published_on_ipv6_for_containers_of_either_kind() {
         again.teardown_sandbox(&id(1)).await.unwrap();
         assert_eq!(tcp_glance(&host.outside, public, 8000), None);
         again.close().await;
+    });
+}
+
+#[test]
+fn datagrams_by_ipv6_are_carried_and_answered_from_the_address_they_were_sent_to() {
+    Host::run("six-udp", async |host| {
+        dual_stack(&host);
+        let wan = host.namespace.links().index("wan").unwrap();
+        host.namespace.links().add_address6(wan, "2001:db8::5/64".parse().unwrap()).unwrap();
+        let net = host.net().await;
+        let mut asked = request(9, "bridged", &["bridge"]);
+        asked.publish = vec![port(53, Protocol::Udp, None, 9053)];
+        let bridged = netns(&net.setup_sandbox(&asked).await.unwrap());
+        let _bridged = Server::udp(&bridged, 53);
+
+        // Of the mesh: the host's place on the ingress network is 240.
+        let id = skep_model::NetworkId::from_bits(7);
+        let place = |last| Ipv4Addr::new(10, 0, 1, last);
+        let plan = |backends: &[u8]| {
+            let overlay = OverlayPlan {
+                name: "ingress".to_owned(),
+                vni: 4096,
+                subnet: "10.0.1.0/24".parse().ok(),
+                gateway: Some(place(1)),
+                mtu: 1450,
+                local: [place(21), place(22)].into(),
+                ..OverlayPlan::default()
+            };
+            let backends: Vec<_> = backends.iter().map(|last| Backend { address: place(*last), port: 53 }).collect();
+            let taken = MeshPort { ring: backends.into(), ..MeshPort::default() };
+            let ingress = IngressPlan {
+                network_id: Some(id.clone()),
+                address: "10.0.1.240/24".parse().ok(),
+                mesh_index: 0,
+                mesh_size: 1,
+                node_macs: [].into(),
+                ports: [((Protocol::Udp, 8053), taken)].into(),
+            };
+            let overlays = [(id.clone(), overlay)].into();
+            HostPlan { vtep: Some(HOST), vxlan_port: 4789, overlays, ingress: Some(ingress), ..HostPlan::default() }
+        };
+        let apply = async |backends: &[u8]| {
+            let report = net.apply(&Arc::new(plan(backends))).await;
+            assert_eq!(report.failures, Vec::<String>::new());
+            report.changes
+        };
+        apply(&[21, 22]).await;
+        let mut tasks = Vec::new();
+        for last in [21, 22] {
+            let mut task = request(last, &format!("web.{last}"), &[id.as_str()]);
+            task.endpoints[0].address = Some(place(last));
+            let inside = netns(&net.setup_sandbox(&task).await.unwrap());
+            tasks.push((Server::udp_named(&inside, 53, &last.to_string()), inside));
+        }
+        assert_eq!(apply(&[21, 22]).await, 0, "in place already");
+        for (client, address) in
+            [(&host.outside, "2001:db8::1"), (&host.outside, "2001:db8::5"), (&host.namespace, "::1")]
+        {
+            let answers: BTreeSet<_> = (0..4).map(|_| ask_udp(client, six(address), 8053).unwrap()).collect();
+            let from_leg = ["21 10.0.1.240", "22 10.0.1.240"].map(str::to_owned);
+            assert_eq!(answers, from_leg.into(), "{address}: each client is given to the next");
+            assert_eq!(udp(client, six(address), 9053).as_deref(), Some("172.17.0.1"), "{address}");
+        }
+
+        // A client stays with its task, and goes elsewhere as soon as that takes nothing.
+        let client = host.outside.run(|| UdpSocket::bind("[::]:0").unwrap()).unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+        client.connect((six("2001:db8::5"), 8053)).unwrap();
+        let ask = || {
+            let mut buffer = [0; 64];
+            client.send(b"?")?;
+            client.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let mine = ask().unwrap();
+        assert_eq!((ask().unwrap(), ask().unwrap()), (mine.clone(), mine.clone()));
+        let other = if mine.starts_with("21") { 22 } else { 21 };
+        apply(&[other]).await;
+        assert!(ask().unwrap().starts_with(&other.to_string()));
+        for _ in 0..2 {
+            apply(&[]).await;
+            assert_eq!(
+                ask().unwrap_err().kind(),
+                std::io::ErrorKind::ConnectionRefused,
+                "at once, as long as nobody is"
+            );
+            let stranger = host.namespace.run(|| UdpSocket::bind("[::]:8053")).unwrap();
+            assert_eq!(stranger.unwrap_err().kind(), std::io::ErrorKind::AddrInUse, "the port is held");
+            apply(&[21]).await;
+            assert_eq!(ask().unwrap(), "21 10.0.1.240");
+        }
+        assert_eq!(udp(&host.outside, HOST, 8053).as_deref(), Some("21 203.0.113.2"), "by IPv4 the kernel does it");
+        net.close().await;
     });
 }
 

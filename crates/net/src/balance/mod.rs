@@ -12,6 +12,7 @@
 //! What still has a VIP as destination after translation has no backend and is refused. (`reject` does nothing in a nat
 //! chain; and before translation it would cut the connections of backends that drain.)
 
+mod order;
 pub(crate) mod rings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,7 @@ use crate::nft::{
     Verdict,
 };
 
+pub(crate) use order::order;
 use rings::{Destination, Rings, elements};
 
 const VIPS: &str = "vips";

@@ -10,11 +10,12 @@
 //! hosts never send a task the same address and port. The task answers through the host the connection came by, which it
 //! knows by the MAC ([`task`]).
 //!
-//! Connections of IPv6 clients, and all to a port that is asked to begin them with a header, are not translated but relayed by
-//! this daemon, which listens on TCP ports (`relay`).
+//! Connections and datagrams of IPv6 clients, and all connections to a port that is asked to begin them with a header, are not
+//! translated but relayed by this daemon, which listens on the ports (`relay`, `datagrams`).
 //!
 //! Decides the rules ([`rules`]), the leg ([`leg`]) and the held ports ([`hold`]). Must not know which services there are.
 
+mod datagrams;
 pub mod hold;
 pub mod leg;
 mod proxy_protocol;
@@ -47,6 +48,7 @@ pub struct Mesh {
     applied: Option<Table>,
     held: hold::HeldPorts,
     relays: relay::Relays,
+    datagrams: datagrams::Relays,
 }
 
 /// What one update of the mesh did.
@@ -83,6 +85,7 @@ impl Mesh {
             applied: None,
             held: hold::HeldPorts::default(),
             relays: relay::Relays::new(),
+            datagrams: datagrams::Relays::new(leg::name(tag)),
         })
     }
 
@@ -99,14 +102,19 @@ impl Mesh {
                 Err(error) => update.failures.push(format!("failed to connect this host to the mesh: {error}")),
             }
         }
-        let (changes, failures) = self.held.hold(host, &plan.ports);
+        let (changes, failures) = self.held.hold(host, &self.leg, &plan.ports);
         update.changes += changes;
         update.failures.extend(failures);
-        let tcp = plan.ports.iter().filter(|((protocol, _), _)| *protocol == Protocol::Tcp);
-        let relayed = tcp.map(|((_, port), plan)| (*port, plan));
-        let (changes, failures) = self.relays.update(relayed, |port| self.held.socket((Protocol::Tcp, port)));
-        update.changes += changes;
-        update.failures.extend(failures);
+        let of = |wanted: Protocol| {
+            let ports = plan.ports.iter().filter(move |((protocol, _), _)| *protocol == wanted);
+            ports.map(|((_, port), plan)| (*port, plan))
+        };
+        let streams = self.relays.update(of(Protocol::Tcp), |port| self.held.socket((Protocol::Tcp, port)));
+        let datagrams = self.datagrams.update(of(Protocol::Udp), |port| self.held.socket((Protocol::Udp, port)));
+        for (changes, failures) in [streams, datagrams] {
+            update.changes += changes;
+            update.failures.extend(failures);
+        }
         self.rules.prepare(&mut self.wanted, &self.leg, mode, (plan.mesh_index, plan.mesh_size));
         update.dropped = self.rules.update(&mut self.wanted, &plan.ports);
         match self.commit() {

@@ -14,20 +14,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{Shutdown, sockopt};
-use skep_model::plan::{Backend, MeshPort, Ring};
+use skep_model::plan::{Backend, MeshPort};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::proxy_protocol::header;
+use crate::balance::order;
 use crate::sorted::differences;
 
 /// Connections that wait to be taken, a port; the kernel may allow fewer.
@@ -36,8 +37,7 @@ const BACKLOG: i32 = 4096;
 const MOST_CONNECTIONS: usize = 16_384;
 /// Of a daemon's open files, one in so many is a relayed connection.
 const FILES_EACH: usize = 4;
-/// Backends that are tried for one connection, for so long each.
-const TRIES: usize = 3;
+/// Each backend that is tried for a connection is given so long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// When the daemon has no file left for a connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -145,7 +145,7 @@ impl Relays {
 }
 
 /// How many connections there may be at once.
-fn room() -> usize {
+pub(super) fn room() -> usize {
     let files = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
     usize::try_from(files.map_or(1024, |(soft, _)| soft))
         .unwrap_or(usize::MAX)
@@ -196,32 +196,6 @@ async fn accept(listener: Arc<TcpListener>, port: watch::Receiver<MeshPort>, con
             drop(room);
         });
     }
-}
-
-/// Whom to try for one connection, one after the other.
-fn order(ring: &Ring<Backend>, turn: usize, client: IpAddr) -> Vec<Backend> {
-    let length = ring.backends.len().max(1);
-    let first = if ring.by_client { place(client) % length } else { turn % length };
-    let mut order: Vec<Backend> = Vec::new();
-    for backend in ring.backends[first..].iter().chain(&ring.backends[..first]) {
-        if !order.contains(backend) {
-            order.push(*backend);
-        }
-        if order.len() == TRIES {
-            break;
-        }
-    }
-    order
-}
-
-/// The same on every host: FNV-1a.
-fn place(client: IpAddr) -> usize {
-    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    let hash = match client {
-        IpAddr::V4(ip) => ip.octets().iter().fold(0x811c_9dc5, step),
-        IpAddr::V6(ip) => ip.octets().iter().fold(0x811c_9dc5, step),
-    };
-    (hash ^ (hash >> 15)) as usize
 }
 
 /// One connection from its beginning to its end. An error is passed on as a reset, both ways.
@@ -304,10 +278,6 @@ mod tests {
 
     use super::*;
 
-    fn backend(last: u8) -> Backend {
-        Backend { address: Ipv4Addr::new(127, 0, 0, last), port: 80 }
-    }
-
     /// A server on an address of this machine that has what it was sent printed after its own name.
     async fn serve(last: u8) -> Backend {
         let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), 0)).await.unwrap();
@@ -380,19 +350,5 @@ mod tests {
         let told = tokio::time::timeout(Duration::from_secs(5), kept.read(&mut byte)).await.unwrap();
         assert_eq!(told.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(relays.connections.open.lock().unwrap().values().filter(|(b, _)| b.octets()[3] == first).count(), 0);
-    }
-
-    #[test]
-    fn each_connection_begins_with_the_next_and_a_clients_always_with_the_same() {
-        let client = "192.0.2.7".parse().unwrap();
-        let mut ring = Ring::from(vec![backend(1), backend(2), backend(1), backend(3)]);
-        assert_eq!(order(&ring, 1, client), [backend(2), backend(1), backend(3)]);
-        assert_eq!(order(&ring, 6, client), [backend(1), backend(3), backend(2)]);
-        ring.by_client = true;
-        assert_eq!(order(&ring, 1, client), order(&ring, 2, client));
-        let firsts: BTreeSet<_> =
-            (1..50).map(|last| order(&ring, 1, Ipv4Addr::new(192, 0, 2, last).into())[0]).collect();
-        assert_eq!(firsts.len(), 3, "other clients begin with others");
-        assert!(order(&Ring::default(), 1, client).is_empty());
     }
 }

@@ -168,12 +168,18 @@ impl Server {
     }
 
     pub fn udp(namespace: &Namespace, port: u16) -> Self {
+        Self::udp_named(namespace, port, "")
+    }
+
+    /// Says its own name before it.
+    pub fn udp_named(namespace: &Namespace, port: u16, name: &str) -> Self {
+        let name = name.to_owned();
         let socket = namespace.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
         Self::spawn(move || {
             let mut buffer = [0; 64];
             if let Ok((_, peer)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(peer.ip().to_string().as_bytes(), peer);
+                let _ = socket.send_to(format!("{name} {}", peer.ip()).trim_start().as_bytes(), peer);
             }
         })
     }
@@ -243,18 +249,22 @@ fn talk_tcp(namespace: &Namespace, address: SocketAddr, patience: Duration) -> O
 }
 
 pub fn udp(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> Option<String> {
+    ask_udp(namespace, address, port).ok()
+}
+
+/// The same; an error says whether it was refused.
+pub fn ask_udp(namespace: &Namespace, address: impl Into<IpAddr>, port: u16) -> std::io::Result<String> {
     let address = SocketAddr::new(address.into(), port);
-    namespace
-        .run(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            socket.connect(address).ok()?;
-            socket.send(b"who am I").ok()?;
-            let mut buffer = [0; 64];
-            let length = socket.recv(&mut buffer).ok()?;
-            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
-        })
-        .unwrap()
+    let any: IpAddr = if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    namespace.run(|| {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect(address)?;
+        socket.send(b"who am I")?;
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    })?
 }
 
 /// Asks the container's resolver over UDP, and checks that it says the same over TCP.
