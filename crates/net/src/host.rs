@@ -283,7 +283,8 @@ impl Host {
             state.sync_firewall(&self.config.tag)?;
             changes += 1;
         }
-        Ok(changes)
+        drop(state);
+        Ok(changes + self.lead_queries_again()?)
     }
 
     /// What the host itself can reach without its default route: no network of ours may hide it.

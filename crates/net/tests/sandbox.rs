@@ -223,6 +223,24 @@ fn what_somebody_else_has_changed_is_mended() {
 }
 
 #[test]
+fn names_are_found_again_after_a_flush_in_the_container() {
+    Host::run("renamed", async |host| {
+        let net = host.net().await;
+        net.create_network(user_network("front")).await.unwrap();
+        let sandbox = net.setup_sandbox(&request(1, "web", &["front"])).await.unwrap();
+        let inside = netns(&sandbox);
+        let own = lookup(&inside, "web").1;
+        assert_eq!(own, [sandbox.endpoints[0].address.addr()]);
+        assert_eq!(net.repair().await, ApplyReport::default());
+        NftSocket::open(inside.fd()).unwrap().send(&removal(Family::Ip, "skep-dns")).unwrap();
+        assert_eq!(net.repair().await, ApplyReport { changes: 1, ..ApplyReport::default() });
+        assert_eq!(lookup(&inside, "web").1, own);
+        assert_eq!(net.repair().await, ApplyReport::default());
+        net.close().await;
+    });
+}
+
+#[test]
 fn internal_networks_are_sealed_and_gateways_follow_connections() {
     Host::run("internal", async |host| {
         let net = host.net().await;

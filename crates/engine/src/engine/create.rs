@@ -27,6 +27,11 @@ impl Engine {
         let (path, args) = command(&config)?;
         let mut warnings = self.validate(&config, &mut host_config)?;
         warnings.extend(warning);
+        let asks_for_address = endpoints.iter().any(|e| e.address.is_some() || e.address6.is_some());
+        if asks_for_address && is_without_network(&host_config.network_mode) {
+            let text = "user specified IP address is supported on user defined networks only";
+            return Err(EngineError::Invalid(text.to_owned()));
+        }
 
         let id = ContainerId::from_bits(random_bits()?);
         let name = self.reserve_name(name, &id)?;
@@ -200,6 +205,9 @@ impl Engine {
         }
         if !config.stop_signal.is_empty() {
             super::lifecycle::parse_signal(&config.stop_signal)?;
+        }
+        if host.network_mode == "host" && !host.port_bindings.is_empty() {
+            warnings.push("Published ports are discarded when using host network mode".to_owned());
         }
         if host.memory > 0 && !self.inner.features.swap_limit {
             warnings.push("Your kernel does not support swap limit capabilities or the cgroup is not mounted. Memory limited without swap.".to_owned());
@@ -447,6 +455,11 @@ pub(super) fn clean(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+/// Of its own.
+fn is_without_network(mode: &str) -> bool {
+    matches!(mode, "host" | "none") || mode.starts_with("container:")
 }
 
 fn default_hostname(host: &HostConfig, id: &ContainerId) -> String {

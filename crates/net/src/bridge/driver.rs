@@ -25,7 +25,7 @@ pub(crate) fn ensure_bridge(host: &Namespace, stored: &Stored) -> io::Result<boo
     };
     let configured: Vec<Ipv4Net> =
         links.addresses()?.into_iter().filter(|(link, _)| *link == index).map(|(_, address)| address).collect();
-    if !configured.contains(&gateway) {
+    if !stored.inhibits_ipv4() && !configured.contains(&gateway) {
         links.add_address(index, gateway)?;
     }
     let conf = |key: &str| format!("ipv4/conf/{}/{key}", stored.link);

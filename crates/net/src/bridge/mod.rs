@@ -6,6 +6,7 @@
 pub(crate) mod driver;
 pub(crate) mod macvlan;
 mod networks;
+mod options;
 mod pool;
 pub(crate) mod rules;
 pub(crate) mod rules6;
@@ -24,4 +25,8 @@ pub(crate) mod option {
     pub(crate) const MACVLAN_MODE: &str = "macvlan_mode";
     pub(crate) const MTU: &str = "com.docker.network.driver.mtu";
     pub(crate) const DEFAULT_BRIDGE: &str = "com.docker.network.bridge.default_bridge";
+    pub(crate) const INHIBIT_IPV4: &str = "com.docker.network.bridge.inhibit_ipv4";
+    pub(crate) const INTERFACE_PREFIX: &str = "com.docker.network.container_iface_prefix";
+    pub(crate) const GATEWAY_MODES: [&str; 2] =
+        ["com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"];
 }

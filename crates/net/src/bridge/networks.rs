@@ -13,9 +13,10 @@ use skep_model::{ContainerId, NetworkId, Timestamp};
 
 use super::rules::Bridge;
 use super::rules6::Bridge6;
-use super::{DEFAULT_BRIDGE, DEFAULT_NETWORK, macvlan, option, pool};
+use super::{DEFAULT_BRIDGE, DEFAULT_NETWORK, macvlan, option, options, pool};
 use crate::config::AddressPool;
 use crate::error::{NetError, Result};
+use crate::sandbox::INTERFACE_PREFIX;
 
 /// A network and what only we need to know of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,10 +92,18 @@ impl Stored {
 
     /// True unless the option says otherwise, in any of Go's spellings.
     fn flag(&self, name: &str) -> bool {
-        !matches!(
-            self.network.spec.options.get(name).map(String::as_str),
-            Some("0" | "f" | "F" | "false" | "False" | "FALSE")
-        )
+        self.network.spec.options.get(name).and_then(|value| options::parse_flag(value)).unwrap_or(true)
+    }
+
+    /// The bridge itself has no IPv4 address: somebody else is the gateway.
+    pub(crate) fn inhibits_ipv4(&self) -> bool {
+        self.network.spec.options.contains_key(option::INHIBIT_IPV4) && self.flag(option::INHIBIT_IPV4)
+    }
+
+    /// What the names of its interfaces in containers begin with.
+    pub(crate) fn interface_prefix(&self) -> &str {
+        let asked = self.network.spec.options.get(option::INTERFACE_PREFIX).filter(|_| self.is_bridge());
+        asked.map_or(INTERFACE_PREFIX, String::as_str)
     }
 }
 
@@ -204,7 +213,8 @@ impl Networks {
             };
         }
         match spec.driver.as_str() {
-            "bridge" | "macvlan" => {}
+            "bridge" => options::check(&spec.options)?,
+            "macvlan" => {}
             "host" | "null" => {
                 let taken =
                     |stored: &Stored| stored.network.spec.driver == spec.driver && !stored.network.spec.config_only;

@@ -37,17 +37,43 @@ impl Sockets {
             tcp.set_nonblocking(true)?;
             Ok(Self { udp, tcp })
         })??;
-        let table = rules::table(sockets.udp.local_addr()?.port(), sockets.tcp.local_addr()?.port());
+        sockets.ports()?.lead(&mut NftSocket::open(namespace.fd()).map_err(io::Error::other)?)?;
+        Ok(sockets)
+    }
+
+    fn ports(&self) -> io::Result<Ports> {
+        Ok(Ports { udp: self.udp.local_addr()?.port(), tcp: self.tcp.local_addr()?.port() })
+    }
+}
+
+/// Where a container's queries have to be led.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    udp: u16,
+    tcp: u16,
+}
+
+impl Ports {
+    /// Blocks. True if somebody else has changed or removed the rules: they are made anew.
+    pub(crate) fn lead_again(self, namespace: &Namespace) -> io::Result<bool> {
         let mut nft = NftSocket::open(namespace.fd()).map_err(io::Error::other)?;
+        if nft.has(&rules::table(self.udp, self.tcp)).map_err(io::Error::other)? {
+            return Ok(false);
+        }
+        self.lead(&mut nft).map(|()| true)
+    }
+
+    fn lead(self, nft: &mut NftSocket) -> io::Result<()> {
+        let table = rules::table(self.udp, self.tcp);
         let there = nft.tables(Family::Ip, &table.name).map_err(io::Error::other)?.contains(&table.name);
         let old = there.then(rules::whatever_is_there);
-        nft.apply(old.as_ref(), &table).map_err(io::Error::other)?;
-        Ok(sockets)
+        nft.apply(old.as_ref(), &table).map(drop).map_err(io::Error::other)
     }
 }
 
 /// A running resolver. It ends, and lets go of the namespace, when stopped or dropped.
 pub(crate) struct Resolver {
+    ports: Ports,
     cancel: CancellationToken,
     tracker: TaskTracker,
 }
@@ -55,6 +81,7 @@ pub(crate) struct Resolver {
 impl Resolver {
     /// Must be called within the runtime.
     pub(crate) fn start(sockets: Sockets, names: Arc<dyn Names>, forwarder: Forwarder) -> io::Result<Self> {
+        let ports = sockets.ports()?;
         let cancel = CancellationToken::new();
         let tracker = TaskTracker::new();
         let service = Service {
@@ -72,7 +99,11 @@ impl Resolver {
         });
         tracker.spawn(async move { service.serve_tcp(tcp).await });
         tracker.close();
-        Ok(Self { cancel, tracker })
+        Ok(Self { ports, cancel, tracker })
+    }
+
+    pub(crate) fn ports(&self) -> Ports {
+        self.ports
     }
 
     /// Returns when every socket is closed.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use skep_model::network::mac_of;
+use skep_model::network::{GWBRIDGE_NETWORK_NAME, mac_of};
 use skep_model::sandbox::{EndpointInfo, EndpointRequest, PublishRequest};
 use skep_model::service::Protocol;
 use skep_model::{EndpointId, NetworkId};
 
-use super::record::{Endpoint, EndpointKind, Record};
+use super::record::{Endpoint, EndpointKind, INTERFACE_PREFIX, Record};
 use crate::bridge::rules::protocol_number;
 use crate::bridge::{Stored, driver, macvlan};
 use crate::conntrack::Conntrack;
@@ -75,11 +75,13 @@ impl Host {
         request: &EndpointRequest,
     ) -> Result<()> {
         // Nobody takes it for unused before it has an endpoint.
-        let turn = match request.made_from {
-            Some(_) => Some(self.network_turn.lock().await),
-            None => None,
-        };
+        let is_way_out = request.network == GWBRIDGE_NETWORK_NAME;
+        let turn = if is_way_out || request.made_from.is_some() { Some(self.network_turn.lock().await) } else { None };
         self.ensure_of_swarm(request).await?;
+        if is_way_out {
+            let host = Arc::clone(self);
+            blocking(move || host.ensure_gwbridge()).await?;
+        }
         match self.locate(request).await? {
             Found::Local(stored) => {
                 let endpoint = self.reserve(record, &stored, request, false)?;
@@ -159,7 +161,7 @@ impl Host {
             false if stored.is_macvlan() => EndpointKind::Macvlan { internal },
             false => EndpointKind::Bridge { host_end, internal },
         };
-        let endpoint = Endpoint { info, name: record.take_name(), kind };
+        let endpoint = Endpoint { info, name: record.take_name(stored.interface_prefix()), kind };
         record.endpoints.push(endpoint.clone());
         Ok(endpoint)
     }
@@ -225,7 +227,7 @@ impl Host {
             aliases: request.aliases.clone(),
             dns_names: record.request.dns_names(request),
         };
-        let name = record.take_name();
+        let name = record.take_name(INTERFACE_PREFIX);
         let kind = EndpointKind::Overlay { internal: info.internal };
         record.endpoints.push(Endpoint { info: endpoint, name: name.clone(), kind });
         let attached = self

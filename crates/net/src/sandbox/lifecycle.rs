@@ -280,10 +280,9 @@ impl Host {
         };
         let mut result = self.detach(&mut record, &id).await;
         if result.is_ok() {
-            let overlays_left = record.endpoints.iter().any(super::record::Endpoint::is_overlay);
             let way_out = record.endpoints.iter().find(|e| matches!(e.kind, EndpointKind::WayOut { .. }));
             if let Some(way_out) = way_out.map(|endpoint| endpoint.info.network_id.clone())
-                && !overlays_left
+                && !record.is_on_open_overlay()
             {
                 result = self.detach(&mut record, &way_out).await;
             }
@@ -346,6 +345,22 @@ impl Host {
         let running = RunningResolver { resolver, names };
         self.resolvers.lock().unwrap_or_else(PoisonError::into_inner).insert(record.container().clone(), running);
         Ok(())
+    }
+
+    /// Blocks. Leads the queries of containers to their resolvers again, where somebody else has taken that away; of how many.
+    pub(crate) fn lead_queries_again(&self) -> Result<usize> {
+        let all: Vec<_> = {
+            let running = self.resolvers.lock().unwrap_or_else(PoisonError::into_inner);
+            running.iter().map(|(container, running)| (container.clone(), running.resolver.ports())).collect()
+        };
+        let mut changes = 0;
+        for (container, ports) in all {
+            // One that is not there any more has just ended.
+            let Ok(namespace) = Namespace::open(&self.netns_path(&container)) else { continue };
+            let action = || format!("lead the queries of container {container} to its resolver");
+            changes += usize::from(ports.lead_again(&namespace).context(action)?);
+        }
+        Ok(changes)
     }
 
     async fn stop_resolver(&self, container: &ContainerId) {

@@ -17,4 +17,4 @@ mod record;
 pub(crate) use endpoints::blocking;
 pub(crate) use lifecycle::RunningResolver;
 pub(crate) use names::{HostResolv, Zones, zone_of};
-pub(crate) use record::Record;
+pub(crate) use record::{INTERFACE_PREFIX, Record};

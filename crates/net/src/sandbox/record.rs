@@ -10,6 +10,9 @@ use skep_model::{ContainerId, NetworkId};
 
 use crate::bridge::{DEFAULT_NETWORK, write_atomically};
 
+/// What interfaces of containers are called where the network does not say otherwise.
+pub(crate) const INTERFACE_PREFIX: &str = "eth";
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) request: SandboxRequest,
@@ -85,10 +88,13 @@ impl Record {
         &self.request.container_id
     }
 
-    pub(crate) fn take_name(&mut self) -> String {
-        let name = format!("eth{}", self.next_interface);
-        self.next_interface += 1;
-        name
+    pub(crate) fn take_name(&mut self, prefix: &str) -> String {
+        if prefix == INTERFACE_PREFIX {
+            self.next_interface += 1;
+            return format!("{prefix}{}", self.next_interface - 1);
+        }
+        let is_free = |name: &String| self.endpoints.iter().all(|endpoint| endpoint.name != *name);
+        (0..).map(|number: u32| format!("{prefix}{number}")).find(is_free).unwrap_or_default()
     }
 
     /// Endpoints as users see them.
@@ -111,8 +117,12 @@ impl Record {
 
     /// Has a network that leads out, but only through overlays: needs `docker_gwbridge`.
     pub(crate) fn needs_way_out(&self) -> bool {
-        let open_overlay = |endpoint: &Endpoint| matches!(endpoint.kind, EndpointKind::Overlay { internal: false });
-        self.endpoints.iter().any(open_overlay) && !self.endpoints.iter().any(Endpoint::is_way_out)
+        self.is_on_open_overlay() && !self.endpoints.iter().any(Endpoint::is_way_out)
+    }
+
+    /// Without one, `docker_gwbridge` would lead a container out that is on internal networks alone.
+    pub(crate) fn is_on_open_overlay(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| matches!(endpoint.kind, EndpointKind::Overlay { internal: false }))
     }
 
     /// Containers on the default bridge alone, or on no network, have no names to resolve.
