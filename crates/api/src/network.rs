@@ -305,7 +305,7 @@ impl From<&model::Network> for NetworkResource {
     fn from(network: &model::Network) -> Self {
         let mut options = network.spec.driver_options.clone();
         if let Some(allocation) = &network.allocation {
-            options.insert("com.docker.network.driver.overlay.vxlanid_list".into(), allocation.vni.to_string());
+            options.insert(model::VXLAN_ID_OPTION.into(), allocation.vni.to_string());
         }
         Self {
             name: network.spec.name.clone(),

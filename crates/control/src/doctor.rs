@@ -9,12 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use skep_model::NodeId;
+use skep_model::cluster::{DEFAULT_DATA_PATH_PORT, GOSSIP_PORT};
 use skep_model::doctor::{Ailment, Diagnosis, Feature, HostChecks, PairChecks, ProbeReport, ProbeRequest};
 use skep_model::node::{Node, NodeState};
 use skep_store::View;
 
-/// Gossip's port, tcp and udp.
-const GOSSIP: u16 = 7946;
 /// Sizes that are tried besides what the networks need: between the least and the most that Ethernet links carry.
 const SIZES: [(std::ops::RangeInclusive<u16>, usize); 3] = [(600..=1100, 100), (1200..=1500, 20), (2000..=9000, 500)];
 /// Clocks further apart than this are told.
@@ -42,7 +41,7 @@ pub fn requests(view: &View, token: u64) -> Vec<(Asked, ProbeRequest)> {
         let others = asked.iter().enumerate().filter(move |(place, _)| *place != own);
         others
             .flat_map(|(place, host)| {
-                let gossip = SocketAddr::from((host.address, GOSSIP));
+                let gossip = SocketAddr::from((host.address, GOSSIP_PORT));
                 let place = u16::try_from(place).unwrap_or(u16::MAX);
                 host.manager.into_iter().chain([gossip]).map(move |address| (place, address))
             })
@@ -89,9 +88,9 @@ struct Needs {
 
 impl Needs {
     fn of(view: &View) -> Self {
-        let vxlan = view.cluster().map_or(4789, |cluster| cluster.data_path_port);
+        let vxlan = view.cluster().map_or(DEFAULT_DATA_PATH_PORT, |cluster| cluster.data_path_port);
         let sealed = view.networks().any(|network| network.spec.is_encrypted());
-        let mut udp = vec![vxlan, GOSSIP];
+        let mut udp = vec![vxlan, GOSSIP_PORT];
         udp.extend(sealed.then(|| vxlan.saturating_add(1)));
         let narrowest = view.nodes().filter_map(|node| node.description.link_mtu).min();
         let mut networks: BTreeMap<u16, Vec<(String, u32)>> = BTreeMap::new();
@@ -179,7 +178,7 @@ fn pairs(needs: &Needs, asked: &[Asked]) -> Vec<PairChecks> {
     for (place, from, sender) in answered() {
         for (_, to, receiver) in answered().filter(|(other, ..)| *other != place) {
             let mut ports = BTreeMap::new();
-            for address in to.manager.into_iter().chain([(to.address, GOSSIP).into()]) {
+            for address in to.manager.into_iter().chain([(to.address, GOSSIP_PORT).into()]) {
                 let refused = sender.refused.get(&address).cloned().unwrap_or_default();
                 ports.insert(format!("{}/tcp", address.port()), refused);
             }

@@ -33,7 +33,7 @@ pub mod membership;
 mod tests;
 
 pub use agenda::Agenda;
-pub use allocate::{AttachmentRequest, Unattachable, attach};
+pub use allocate::{AttachmentRequest, Unattachable, attach, reserved_port};
 pub use ctx::{Ctx, Decision, IdSource, SeededIds};
 pub use dirty::Dirty;
 pub use explain::explain;

@@ -19,6 +19,8 @@ fn what_is_absent_says_so() {
     // conformance: absent | docker service create --publish …/sctp | 501
     // conformance: absent | docker secret create --driver | 501
     // conformance: absent | docker network create --driver ipvlan | 501
+    // conformance: absent | docker network create --driver overlay with two IPv4 subnets, --config-from, --ipam-driver, --ipam-opt | 501
+    // conformance: absent | docker run -p …/sctp | refused: tcp and udp are served
     // conformance: absent | docker run --gpus | 501
     // conformance: absent | docker run --link | 501
     // conformance: absent | docker run --cgroup-parent | 501
@@ -32,6 +34,10 @@ fn what_is_absent_says_so() {
         "service create --detach --name sctp --publish 80:80/sctp busybox",
         "secret create --driver vault key",
         "network create --driver ipvlan ip",
+        "network create --driver overlay --subnet 10.51.0.0/24 --subnet 10.52.0.0/24 two",
+        "network create --driver overlay --config-from plan from",
+        "network create --driver overlay --ipam-driver mine driven",
+        "network create --driver overlay --ipam-opt a=b opted",
         "run --rm --gpus all busybox true",
         "run --rm --link box:b busybox true",
         "run --rm --cgroup-parent /x busybox true",
@@ -42,6 +48,7 @@ fn what_is_absent_says_so() {
         let says_so = ["is not served yet", "not implemented yet", "not there yet", "not supported"];
         assert!(says_so.iter().any(|words| ran.stderr.contains(words)), "{line}: {}", ran.stderr);
     }
+    lab.docker(1, "run --rm -p 9031:80/sctp busybox true").fails("ports cannot be published with SCTP: use tcp or udp");
     assert_eq!(lab.docker_words(1, &["ps", "-a", "--format", "{{.Names}}"]).ok(), "box");
     assert_eq!(lab.docker(1, "service ls -q").ok(), "");
     assert_eq!(lab.docker(1, "secret ls -q").ok(), "");

@@ -119,4 +119,14 @@ fn running_containers_are_connected_to_an_overlay_and_disconnected() {
     eventually(SOON, "it is back on the network", || gets("web"));
     lab.docker(2, "restart -t 0 web").ok();
     eventually(SOON, "and after a restart", || gets("web"));
+
+    // On internal networks alone it has no way out, whatever it was on before.
+    lab.docker(1, "network create --driver overlay --attachable --internal inner").ok();
+    let leads_out = || lab.docker(1, "exec client ip route").ok().contains("default");
+    lab.docker(1, "network connect inner client").ok();
+    assert!(leads_out());
+    lab.docker(1, "network disconnect shared client").ok();
+    assert!(!leads_out());
+    lab.docker(1, "network connect shared client").ok();
+    assert!(leads_out());
 }

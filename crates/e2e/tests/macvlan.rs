@@ -56,6 +56,19 @@ fn configuration_networks_are_what_others_are_made_from() {
 }
 
 #[test]
+fn parents_that_cannot_be_are_refused() {
+    let lab = Lab::hosts(1);
+    // conformance: works | docker network create --driver macvlan -o parent=… of an interface that is not there
+    let missing = "invalid subinterface vlan name nope0, example formatting is eth0.10";
+    lab.docker(1, "network create -d macvlan -o parent=nope0 lan").fails(missing);
+    let mode = "requested macvlan mode 'foo' is not valid, 'bridge' mode is the macvlan driver default";
+    lab.docker(1, "network create -d macvlan -o parent=eth0 -o macvlan_mode=foo lan").fails(mode);
+    let own = "loopback interface is not a valid macvlan parent link";
+    lab.docker(1, "network create -d macvlan -o parent=lo lan").fails(own);
+    assert_eq!(lab.docker(1, "network ls -q --filter name=lan").ok(), "", "nothing is left of them");
+}
+
+#[test]
 fn containers_of_macvlan_networks_are_on_the_hosts_wire() {
     let lab = Lab::hosts(2);
     lab.give_busybox();

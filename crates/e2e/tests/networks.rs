@@ -112,3 +112,83 @@ fn published_ports_answer_from_outside_and_on_the_host() {
         lab.curl(&format!("http://{}:{port}/hostname", lab.address(1))).code == 0
     });
 }
+
+#[test]
+fn options_of_networks_are_served_or_refused() {
+    let lab = Lab::swarm(1, 0);
+    lab.give_busybox();
+    // conformance: works | docker network create --opt com.docker.network.bridge.…, bad values
+    for (option, why) in [
+        (
+            "bridge.enable_icc=maybe",
+            "failed to parse com.docker.network.bridge.enable_icc value: maybe (strconv.ParseBool: ",
+        ),
+        (
+            "bridge.enable_ip_masquerade=",
+            "failed to parse com.docker.network.bridge.enable_ip_masquerade value:  (strconv.",
+        ),
+        (
+            "bridge.host_binding_ipv4=here",
+            "failed to parse com.docker.network.bridge.host_binding_ipv4 value: here (nil ip)",
+        ),
+        (
+            "driver.mtu=x",
+            "failed to parse com.docker.network.driver.mtu value: x (strconv.Atoi: parsing \"x\": invalid syntax)",
+        ),
+    ] {
+        lab.docker(1, &format!("network create --opt com.docker.network.{option} bad")).fails(why);
+    }
+    // conformance: works | docker network create --opt com.docker.network.container_iface_prefix
+    lab.docker(1, "network create --opt com.docker.network.container_iface_prefix=lan named").ok();
+    let links = lab.docker(1, "run --rm --network named busybox ip -o link").ok();
+    assert!(links.contains(": lan0@"), "{links}");
+    // conformance: works | docker network create --opt com.docker.network.bridge.inhibit_ipv4
+    let bare = "--opt com.docker.network.bridge.inhibit_ipv4=true --opt com.docker.network.bridge.name=bare0";
+    lab.docker(1, &format!("network create {bare} bare")).ok();
+    assert_eq!(lab.on(1, &["ip", "-4", "-o", "address", "show", "dev", "bare0"]).ok(), "");
+
+    // conformance: works | docker run --network host -p …: the ports are discarded, with a warning
+    let warning = "Published ports are discarded when using host network mode";
+    assert!(lab.docker(1, "run --rm --network host -p 8088:80 busybox true").stderr.contains(warning));
+    lab.docker(1, "run --rm --network host --ip 10.1.2.3 busybox true")
+        .fails("user specified IP address is supported on user defined networks only");
+
+    // conformance: works | docker network create --driver overlay --opt com.docker.network.driver.overlay.vxlanid_list
+    let list = "com.docker.network.driver.overlay.vxlanid_list";
+    lab.docker(1, &format!("network create -d overlay --opt {list}=5000 chosen")).ok();
+    let shown = format!("{{{{index .Options \"{list}\"}}}}");
+    eventually(SOON, "it has the number", || {
+        lab.docker_words(1, &["network", "inspect", "-f", &shown, "chosen"]).ok() == "5000"
+    });
+    if lab.is_dockerd() {
+        return;
+    }
+    // conformance: differs | docker network create --driver overlay, with an MTU or VXLAN ids that cannot be | refused; Docker's tasks fail or wait
+    for (option, why) in [
+        ("driver.mtu=abc", "failed to parse com.docker.network.driver.mtu value: abc"),
+        ("driver.mtu=60", "it is a number from 68 to 65535"),
+        ("driver.overlay.vxlanid_list=5001,x", "invalid vxlan id value \"x\" passed"),
+        ("driver.overlay.vxlanid_list=300", "vxlan id 300 is not in the range from 4096 to 16777215"),
+    ] {
+        lab.docker(1, &format!("network create -d overlay --opt com.docker.network.{option} bad")).fails(why);
+    }
+    // conformance: absent | docker network create --opt com.docker.network.bridge.gateway_mode_ipv4=routed, isolated | 501
+    lab.docker(1, "network create --opt com.docker.network.bridge.gateway_mode_ipv4=isolated bad")
+        .fails("is not served yet");
+
+    // conformance: differs | docker service create --publish of a port by which hosts reach one another (2377, 7946, 4789) | refused; Docker's hosts then lose one another
+    for port in ["2377:80", "7946:80/udp", "4789:80/udp"] {
+        let create = format!("service create --detach --no-resolve-image --publish {port} busybox true");
+        lab.docker(1, &create).fails("is one of the swarm's own");
+    }
+    // conformance: differs | docker run --ip on a network without --subnet | given; Docker refuses it
+    lab.docker(1, "network create free").ok();
+    let gateway = lab.docker_words(1, &["network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "free"]).ok();
+    let asked = gateway.strip_suffix(".1").map(|start| format!("{start}.77")).expect("the first address");
+    let shown = lab.docker(1, &format!("run --rm --network free --ip {asked} busybox ip -o -4 address")).ok();
+    assert!(shown.contains(&asked), "{shown}");
+    // A task makes the bridge that leads out, if somebody has removed it.
+    lab.docker(1, "network rm docker_gwbridge").ok();
+    lab.docker(1, "service create --detach --no-resolve-image --name web --network chosen busybox sleep 1000").ok();
+    lab.await_running("web", 1);
+}

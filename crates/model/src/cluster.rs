@@ -10,6 +10,8 @@ use crate::{ClusterId, JoinTokenId, Labels, Meta, Timestamp};
 
 /// UDP port of the VXLAN traffic where `--data-path-port` names none.
 pub const DEFAULT_DATA_PATH_PORT: u16 = 4789;
+/// Where members ask one another who is alive, over TCP and UDP.
+pub const GOSSIP_PORT: u16 = 7946;
 /// What overlay subnets are cut from where `--default-addr-pool` names nothing.
 pub const DEFAULT_POOL: &str = "10.0.0.0/8";
 /// Prefix length of overlay subnets where `--default-addr-pool-mask-length` names none.

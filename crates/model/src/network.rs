@@ -160,6 +160,24 @@ impl NetworkSpec {
         asked.unwrap_or((link - self.overhead()).max(least))
     }
 
+    /// The VXLAN id asked for.
+    ///
+    /// # Errors
+    ///
+    /// The option is no list of such numbers.
+    pub fn vxlan_id(&self) -> Result<Option<u32>, String> {
+        let Some(list) = self.driver_options.get(VXLAN_ID_OPTION) else { return Ok(None) };
+        let mut first = None;
+        for word in list.split(',') {
+            let id = word.parse().map_err(|_| format!("invalid vxlan id value {word:?} passed"))?;
+            if !(VNI_START..=VNI_LAST).contains(&id) {
+                return Err(format!("vxlan id {id} is not in the range from {VNI_START} to {VNI_LAST}"));
+            }
+            first = first.or(Some(id));
+        }
+        Ok(first)
+    }
+
     /// Whether every host makes it for itself, with addresses of its own: the swarm has no subnet and no VIP there.
     pub fn is_node_local(&self) -> bool {
         NODE_LOCAL_DRIVERS.contains(&self.driver.as_str())
@@ -236,8 +254,11 @@ impl NetworkKeys {
 pub const NETWORK_KEY_BYTES: usize = 32;
 /// Driver option of an overlay: seal frames between hosts.
 pub const ENCRYPTED_OPTION: &str = "encrypted";
-/// First VXLAN id handed out (swarmkit `vxlanIDStart`); the last is 2^24-1.
+/// First VXLAN id handed out (swarmkit `vxlanIDStart`), and the last.
 pub const VNI_START: u32 = 4096;
+pub const VNI_LAST: u32 = (1 << 24) - 1;
+/// Option of an overlay that says which VXLAN id it gets: a list, for as many subnets.
+pub const VXLAN_ID_OPTION: &str = "com.docker.network.driver.overlay.vxlanid_list";
 /// The name of the network the mesh runs over.
 pub const INGRESS_NETWORK_NAME: &str = "ingress";
 /// The bridge that gives tasks a way out, as tools expect to find it.

@@ -247,7 +247,7 @@ impl World {
                     address6: None,
                 };
                 match skep_control::attach(&view, &request) {
-                    Ok((network_id, Some(address), change)) => (change, Answer::At(network_id, address)),
+                    Ok((network_id, Some(address), change)) => (Some(change), Answer::At(network_id, address)),
                     Ok((network_id, None, _)) => (None, Answer::Refused(format!("no address on network {network_id}"))),
                     Err(Unattachable::Unallocated(_)) => (None, Answer::Elsewhere(None)),
                     Err(refused) => (None, Answer::Refused(refused.to_string())),

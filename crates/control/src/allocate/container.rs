@@ -6,7 +6,7 @@ use skep_model::network::{Attachment, Network};
 use skep_model::{ContainerId, NetworkId, NodeId};
 use skep_store::{Change, LookupError, View};
 
-use super::service;
+use super::{network, service};
 
 /// What a container asks for.
 #[derive(Clone, Debug)]
@@ -40,18 +40,19 @@ pub enum Unattachable {
     Impossible(String),
 }
 
-/// Where the container is or will be, and what makes it so if something has to.
+/// Where the container will be, and what makes it so: also where it is there already, for it may be that a change that takes
+/// it away is written and not in this view yet.
 pub fn attach(
     view: &View,
     request: &AttachmentRequest<'_>,
-) -> Result<(NetworkId, Option<Ipv4Addr>, Option<Change>), Unattachable> {
+) -> Result<(NetworkId, Option<Ipv4Addr>, Change), Unattachable> {
     let network = view.find_network(request.network)?;
     if !network.spec.attachable {
         return Err(Unattachable::NotAttachable(network.spec.name.clone()));
     }
     let there = network.attachments.get(request.container_id);
     let asked = match request.address6.filter(|_| !network.spec.is_node_local()) {
-        Some(six) => Some((whose(network, six, request.address)?, six.to_string())),
+        Some(six) => Some((whose(view, network, six, request.address)?, six.to_string())),
         None => request.address.map(|address| (address, address.to_string())),
     };
     let address = match (asked, there.and_then(|there| there.address)) {
@@ -59,23 +60,30 @@ pub fn attach(
         (Some((wanted, text)), _) => Some(wanted_address(view, network, request.container_id, wanted, &text)?),
         (None, Some(there)) => Some(there),
         (None, None) if network.allocation.is_none() => {
-            return Err(Unattachable::Unallocated(network.spec.name.clone()));
+            return Err(unallocated(view, network));
         }
         (None, None) => Some(service::fresh(view, network).map_err(Unattachable::NoAddress)?.addr()),
     };
     let attachment = Attachment { node_id: request.node_id.clone(), address, names: request.names.to_vec() };
-    let change = (there != Some(&attachment)).then(|| Change::AttachContainer {
+    let change = Change::AttachContainer {
         network_id: network.id.clone(),
         container_id: request.container_id.clone(),
         attachment,
-    });
+    };
     Ok((network.id.clone(), address, change))
 }
 
+fn unallocated(view: &View, network: &Network) -> Unattachable {
+    match network::obstacle(view, network) {
+        Some(text) => Unattachable::NoAddress(text),
+        None => Unattachable::Unallocated(network.spec.name.clone()),
+    }
+}
+
 /// Of which IPv4 address it is the IPv6 address; `four` is what is asked for besides.
-fn whose(network: &Network, six: Ipv6Addr, four: Option<Ipv4Addr>) -> Result<Ipv4Addr, Unattachable> {
+fn whose(view: &View, network: &Network, six: Ipv6Addr, four: Option<Ipv4Addr>) -> Result<Ipv4Addr, Unattachable> {
     let name = &network.spec.name;
-    let allocation = network.allocation.as_ref().ok_or_else(|| Unattachable::Unallocated(name.clone()))?;
+    let allocation = network.allocation.as_ref().ok_or_else(|| unallocated(view, network))?;
     let refused = |reason: String| Err(Unattachable::Impossible(format!("{six} on network {name} {reason}")));
     let Some(dual) = allocation.dual_stack() else { return refused("is not to be had: it has no IPv6".to_owned()) };
     if !dual.subnet6.contains(&six) {
@@ -100,7 +108,7 @@ fn wanted_address(
     text: &str,
 ) -> Result<Ipv4Addr, Unattachable> {
     let name = &network.spec.name;
-    let allocation = network.allocation.as_ref().ok_or_else(|| Unattachable::Unallocated(name.clone()))?;
+    let allocation = network.allocation.as_ref().ok_or_else(|| unallocated(view, network))?;
     let refused = |reason: &str| Err(Unattachable::NoAddress(format!("{text} on network {name} {reason}")));
     if !allocation.subnet.contains(&wanted) {
         return refused(&format!("is not in its subnet {}", allocation.subnet));

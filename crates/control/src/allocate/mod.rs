@@ -12,6 +12,7 @@ mod task;
 
 pub use container::{AttachmentRequest, Unattachable, attach};
 pub(crate) use network::networks_and_nodes;
+pub use port::reserved_port;
 pub(crate) use service::services;
 pub(crate) use task::tasks;
 

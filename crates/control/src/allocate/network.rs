@@ -5,15 +5,15 @@ use std::net::Ipv4Addr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use skep_model::cluster::{DEFAULT_POOL, DEFAULT_SUBNET_SIZE};
-use skep_model::network::{DualStack, Network, NetworkAllocation, VNI_START, unique_local_subnet};
+use skep_model::network::{
+    DualStack, Network, NetworkAllocation, NetworkSpec, VNI_LAST, VNI_START, unique_local_subnet,
+};
 use skep_model::node::Node;
 use skep_store::{Change, View};
 
 use super::address;
 use crate::dirty::Dirty;
 use crate::plan::Plan;
-
-const VNI_LAST: u32 = (1 << 24) - 1;
 
 pub(crate) fn networks_and_nodes(plan: &mut Plan, dirty: &Dirty) {
     if !(dirty.everything || dirty.world) {
@@ -24,7 +24,7 @@ pub(crate) fn networks_and_nodes(plan: &mut Plan, dirty: &Dirty) {
     // The mesh's network comes first, and so gets the first subnet, where tools look for it.
     pending.sort_by_key(|n| (!n.spec.ingress, n.meta.created_at, n.id.clone()));
     for network in pending {
-        if let Some(allocation) = allocate(plan.view(), &network) {
+        if let Ok(allocation) = allocate(plan.view(), &network) {
             plan.push(Change::AllocateNetwork { network_id: network.id.clone(), allocation });
         }
     }
@@ -35,42 +35,64 @@ pub(crate) fn networks_and_nodes(plan: &mut Plan, dirty: &Dirty) {
     }
 }
 
-fn allocate(view: &View, network: &Network) -> Option<NetworkAllocation> {
-    let subnet = match network.spec.subnet {
-        Some(asked) => Some(asked.trunc()).filter(|subnet| !taken(view, *subnet)),
-        None => free_subnet(view),
-    }?;
+/// The error says what is in its way.
+fn allocate(view: &View, network: &Network) -> Result<NetworkAllocation, String> {
+    let subnet = match network.spec.subnet.map(|asked| asked.trunc()) {
+        Some(asked) => match taken(view, asked) {
+            Some((other, name)) => return Err(format!("its subnet {asked} overlaps with {other} of network {name}")),
+            None => asked,
+        },
+        None => free_subnet(view).ok_or("no subnet is free in the swarm's default address pool")?,
+    };
     let has_use = |address: &Ipv4Addr| network.spec.auxiliary.values().any(|a| a == address);
-    let gateway = network.spec.gateway.or_else(|| subnet.hosts().find(|address| !has_use(address)))?;
+    let gateway = network.spec.gateway.or_else(|| subnet.hosts().find(|address| !has_use(address)));
+    let gateway = gateway.ok_or_else(|| format!("its subnet {subnet} has no address for a gateway"))?;
     let gateway6 = if network.spec.ipv6 { Some(gateway6(view, network, subnet, gateway)?) } else { None };
-    Some(NetworkAllocation { vni: free_vni(view)?, subnet, gateway, gateway6 })
+    Ok(NetworkAllocation { vni: vni(view, &network.spec)?, subnet, gateway, gateway6 })
+}
+
+/// Why nothing can be on a network that has no subnet, unless it gets one in a moment.
+pub(super) fn obstacle(view: &View, network: &Network) -> Option<String> {
+    let why = allocate(view, network).err()?;
+    Some(format!("network {} cannot be used: {why}", network.spec.name))
 }
 
 /// With its subnet's prefix length: where the user says, else in the place that the gateway has in the other subnet.
-fn gateway6(view: &View, network: &Network, subnet: Ipv4Net, gateway: Ipv4Addr) -> Option<Ipv6Net> {
+fn gateway6(view: &View, network: &Network, subnet: Ipv4Net, gateway: Ipv4Addr) -> Result<Ipv6Net, String> {
     let pool = network.spec.pool6.as_ref();
     let subnet6 = pool.map_or_else(|| unique_local_subnet(&network.id), |pool| pool.subnet.trunc());
-    let allocations = view.networks().filter_map(|n| n.allocation.as_ref());
-    let mut taken = allocations.filter_map(|a| a.gateway6);
-    if taken.any(|other| other.contains(&subnet6) || subnet6.contains(&other.trunc())) {
-        return None;
+    let mut taken = allocated(view).filter_map(|(n, a)| Some((a.gateway6?, &n.spec.name)));
+    if let Some((other, name)) = taken.find(|(other, _)| other.contains(&subnet6) || subnet6.contains(&other.trunc())) {
+        return Err(format!("its subnet {subnet6} overlaps with {} of network {name}", other.trunc()));
     }
     let same_place = || DualStack { subnet, subnet6 }.six(gateway);
     let address = pool.and_then(|pool| pool.gateway).unwrap_or_else(same_place);
-    Ipv6Net::new(address, subnet6.prefix_len()).ok()
+    Ipv6Net::new(address, subnet6.prefix_len()).map_err(|error| error.to_string())
 }
 
-fn free_vni(view: &View) -> Option<u32> {
-    let used: BTreeSet<u32> = view.networks().filter_map(|n| n.allocation.as_ref()).map(|a| a.vni).collect();
-    (VNI_START..=VNI_LAST).find(|vni| !used.contains(vni))
+/// The first of the list that the user gave, which is for as many subnets as a network may have; or the next free one.
+fn vni(view: &View, spec: &NetworkSpec) -> Result<u32, String> {
+    if let Some(asked) = spec.vxlan_id()? {
+        return match allocated(view).find(|(_, a)| a.vni == asked) {
+            Some((other, _)) => Err(format!("VXLAN id {asked} is that of network {}", other.spec.name)),
+            None => Ok(asked),
+        };
+    }
+    let used: BTreeSet<u32> = allocated(view).map(|(_, a)| a.vni).collect();
+    (VNI_START..=VNI_LAST).find(|vni| !used.contains(vni)).ok_or_else(|| "no VXLAN id is free".to_owned())
+}
+
+fn allocated(view: &View) -> impl Iterator<Item = (&Network, &NetworkAllocation)> {
+    view.networks().filter_map(|network| Some((&**network, network.allocation.as_ref()?)))
 }
 
 fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
-fn taken(view: &View, subnet: Ipv4Net) -> bool {
-    view.networks().filter_map(|n| n.allocation.as_ref()).any(|a| overlap(a.subnet, subnet))
+fn taken(view: &View, subnet: Ipv4Net) -> Option<(Ipv4Net, &str)> {
+    let (other, allocation) = allocated(view).find(|(_, a)| overlap(a.subnet, subnet))?;
+    Some((allocation.subnet, &other.spec.name))
 }
 
 /// The first subnet of the pools that no network has and no node lives in: an overlay over a host's own addresses would

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use skep_model::service::{AUTO_PORT_FIRST, AUTO_PORT_LAST, PortConfig, Protocol, PublishMode, Service};
+use skep_model::cluster::{DEFAULT_DATA_PATH_PORT, GOSSIP_PORT};
+use skep_model::service::{AUTO_PORT_FIRST, AUTO_PORT_LAST, PortConfig, Protocol, PublishMode, Service, ServiceSpec};
 use skep_store::View;
 
 /// The spec's ports with every published ingress port filled in; those given before are kept. `None` if none is free.
@@ -37,5 +38,31 @@ fn in_use(view: &View, service: &Service) -> BTreeSet<(Protocol, u16)> {
         given.chain(asked)
     });
     let own = service.spec.endpoint.iter().flat_map(|e| &e.ports);
-    others.chain(own).filter(|p| p.published_port != 0).map(|p| (p.protocol, p.published_port)).collect()
+    let published = others.chain(own).filter(|p| p.published_port != 0).map(|p| (p.protocol, p.published_port));
+    published.chain(swarms_own(view)).collect()
+}
+
+/// Where the hosts of the swarm reach one another.
+fn swarms_own(view: &View) -> BTreeSet<(Protocol, u16)> {
+    let vxlan = view.cluster().map_or(DEFAULT_DATA_PATH_PORT, |cluster| cluster.data_path_port);
+    let fixed = [
+        (Protocol::Tcp, GOSSIP_PORT),
+        (Protocol::Udp, GOSSIP_PORT),
+        (Protocol::Udp, vxlan),
+        (Protocol::Udp, vxlan.saturating_add(1)),
+    ];
+    let managers = view.nodes().filter_map(|node| node.manager.as_ref());
+    managers.map(|manager| (Protocol::Tcp, manager.address.port())).chain(fixed).collect()
+}
+
+/// Why a service may not publish what it asks for. A port in the mesh takes whatever comes to it on any host: with one of the
+/// swarm's own no host would hear of another again, not even that the service is gone.
+pub fn reserved_port(view: &View, spec: &ServiceSpec) -> Option<String> {
+    let own = swarms_own(view);
+    let port = spec.ingress_ports().find(|port| own.contains(&(port.protocol, port.published_port)))?;
+    Some(format!(
+        "port '{}/{}' is one of the swarm's own: hosts reach one another by it, so it cannot be published on all of them; \
+         publish another one",
+        port.published_port, port.protocol
+    ))
 }

@@ -8,7 +8,7 @@ use skep_model::network::{HOST_NETWORKS, Network};
 use skep_model::service::{Endpoint, EndpointSpec, ResolutionMode, Service, ServiceSpec, VirtualIp};
 use skep_store::{Change, View};
 
-use super::{address, port};
+use super::{address, network, port};
 use crate::dirty::Dirty;
 use crate::plan::Plan;
 
@@ -35,7 +35,7 @@ pub(super) fn networks(view: &View, spec: &ServiceSpec) -> Result<Vec<Arc<Networ
         }
         let network = view.find_network(&attachment.target).map_err(|error| error.to_string())?;
         if !network.spec.is_node_local() && out.iter().all(|known| known.id != network.id) {
-            out.push(ready(network)?);
+            out.push(ready(view, network)?);
         }
     }
     Ok(out)
@@ -47,14 +47,15 @@ pub(super) fn ingress(view: &View, spec: &ServiceSpec) -> Result<Option<Arc<Netw
         return Ok(None);
     }
     let network = view.ingress_network().ok_or("no ingress network is present")?;
-    ready(network).map(Some)
+    ready(view, network).map(Some)
 }
 
-fn ready(network: &Arc<Network>) -> Result<Arc<Network>, String> {
+fn ready(view: &View, network: &Arc<Network>) -> Result<Arc<Network>, String> {
     if network.allocation.is_some() {
         Ok(network.clone())
     } else {
-        Err(format!("network {} has no subnet yet", network.spec.name))
+        let soon = || format!("network {} has no subnet yet", network.spec.name);
+        Err(network::obstacle(view, network).unwrap_or_else(soon))
     }
 }
 

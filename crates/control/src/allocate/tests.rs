@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use skep_model::NetworkId;
-use skep_model::network::{Ipv6Pool, Network, NetworkSpec};
+use skep_model::network::{Ipv6Pool, Network, NetworkSpec, VXLAN_ID_OPTION};
 use skep_model::service::{EndpointSpec, NetworkAttachmentConfig, PortConfig, Protocol, ServiceSpec};
 use skep_store::Change;
 
-use super::{AttachmentRequest, attach};
+use super::{AttachmentRequest, Unattachable, attach, reserved_port};
 use crate::tests::{World, replicas};
 
 fn network(world: &mut World, name: &str, edit: impl FnOnce(&mut NetworkSpec)) -> Option<(String, u32)> {
@@ -41,6 +41,64 @@ fn networks_get_the_next_free_subnet_and_number() {
     };
     assert_eq!(network(&mut world, "d", gateway), Some(("172.20.0.0/16 172.20.9.9".into(), 4100)));
     assert_eq!(network(&mut world, "e", |s| s.subnet = subnet("172.20.3.0/24")), None, "it overlaps");
+}
+
+#[test]
+fn a_network_gets_the_vxlan_id_it_asks_for_or_a_reason() {
+    let asks = |list: &str| {
+        let list = list.to_owned();
+        move |s: &mut NetworkSpec| drop(s.driver_options.insert(VXLAN_ID_OPTION.into(), list))
+    };
+    let mut world = World::new(1);
+    let vni = |given: Option<(String, u32)>| given.map(|(_, vni)| vni);
+    assert_eq!(vni(network(&mut world, "a", asks("5000"))), Some(5000));
+    assert_eq!(vni(network(&mut world, "b", asks("4097,4098"))), Some(4097));
+    assert_eq!(vni(network(&mut world, "c", |_| {})), Some(4098));
+    let attachable = |s: &mut NetworkSpec| s.attachable = true;
+    let twice = network(&mut world, "d", |s| {
+        attachable(s);
+        asks("5000")(s);
+    });
+    let overlapping = network(&mut world, "e", |s| {
+        attachable(s);
+        s.subnet = subnet("10.0.1.0/25");
+    });
+    assert_eq!((twice, overlapping), (None, None));
+    let container_id = "c".repeat(64).parse().unwrap();
+    let node_id = crate::tests::node_id("n1");
+    for (network, why) in [
+        ("d", "network d cannot be used: VXLAN id 5000 is that of network a"),
+        ("e", "network e cannot be used: its subnet 10.0.1.0/25 overlaps with 10.0.1.0/24 of network a"),
+    ] {
+        let request = AttachmentRequest {
+            network,
+            container_id: &container_id,
+            node_id: &node_id,
+            names: &[],
+            address: None,
+            address6: None,
+        };
+        assert_eq!(attach(world.view(), &request).unwrap_err(), Unattachable::NoAddress(why.to_owned()));
+        let service = world.create(&format!("on-{network}"), |s| crate::tests::join(s, network));
+        world.settle();
+        assert_eq!(world.tasks(&service)[0].status.error, why, "and its tasks say so");
+    }
+}
+
+#[test]
+fn the_swarms_own_ports_are_not_published() {
+    let world = World::new(1);
+    let said = |world: &World, protocol, port| {
+        let mut spec = ServiceSpec::default();
+        published(protocol, &[port])(&mut spec);
+        reserved_port(world.view(), &spec)
+    };
+    for (protocol, port) in [(Protocol::Udp, 4789), (Protocol::Udp, 4790), (Protocol::Udp, 7946), (Protocol::Tcp, 7946)]
+    {
+        let text = said(&world, protocol, port).unwrap();
+        assert!(text.starts_with(&format!("port '{port}/{protocol}' is one of the swarm's own: ")), "{text}");
+    }
+    assert_eq!(said(&world, Protocol::Tcp, 4789), None);
 }
 
 #[test]
@@ -102,21 +160,20 @@ fn a_container_is_given_what_is_free_and_keeps_it() {
         let (container_id, node_id, address6) = (&container_id, &node_id, None);
         let request = AttachmentRequest { network, container_id, node_id, names: &names, address, address6 };
         let (_, address, change) = attach(world.view(), &request).map_err(|error| error.to_string())?;
-        let asked = change.is_some();
-        world.apply(change.into_iter().collect());
-        Ok::<_, String>((address.unwrap().octets()[3], asked))
+        world.apply(vec![change]);
+        Ok::<_, String>(address.unwrap().octets()[3])
     };
-    assert_eq!(ask(&mut world, "small", "a", None), Ok((2, true)));
-    assert_eq!(ask(&mut world, "small", "a", None), Ok((2, false)), "asked again");
-    assert_eq!(ask(&mut world, "small", "b", Some([10, 9, 0, 4])), Ok((4, true)));
+    assert_eq!(ask(&mut world, "small", "a", None), Ok(2));
+    assert_eq!(ask(&mut world, "small", "a", None), Ok(2), "asked again");
+    assert_eq!(ask(&mut world, "small", "b", Some([10, 9, 0, 4])), Ok(4));
     for (wanted, why) in [(4, "is already in use"), (1, "is not for containers"), (6, "is not for containers")] {
         let refused = ask(&mut world, "small", "c", Some([10, 9, 0, wanted])).unwrap_err();
         assert_eq!(refused, format!("10.9.0.{wanted} on network small {why}"));
     }
     let far = ask(&mut world, "small", "c", Some([10, 8, 0, 1])).unwrap_err();
     assert_eq!(far, "10.8.0.1 on network small is not in its subnet 10.9.0.0/29");
-    assert_eq!(ask(&mut world, "small", "c", None), Ok((5, true)), "after the last one given");
-    assert_eq!(ask(&mut world, "small", "d", None), Ok((3, true)));
+    assert_eq!(ask(&mut world, "small", "c", None), Ok(5), "after the last one given");
+    assert_eq!(ask(&mut world, "small", "d", None), Ok(3));
     let full = ask(&mut world, "small", "e", None).unwrap_err();
     assert_eq!(full, "could not find an available IP on network small");
     assert_eq!(ask(&mut world, "closed", "a", None).unwrap_err(), "network closed not manually attachable");
@@ -138,7 +195,7 @@ fn an_ipv6_address_is_given_with_the_ipv4_address_it_goes_with() {
         let (address, address6) = (four.map(Ipv4Addr::from), Some(six.parse().unwrap()));
         let request = AttachmentRequest { network, container_id, node_id, names: &[], address, address6 };
         let (_, address, change) = attach(world.view(), &request).map_err(|error| error.to_string())?;
-        world.apply(change.into_iter().collect());
+        world.apply(vec![change]);
         Ok::<_, String>(address.unwrap().octets())
     };
     assert_eq!(ask(&mut world, "dual", "a", "fd00:a::63", None), Ok([10, 9, 0, 0x63]));

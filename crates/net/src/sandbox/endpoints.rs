@@ -75,7 +75,7 @@ impl Host {
         request: &EndpointRequest,
     ) -> Result<()> {
         // Nobody takes it for unused before it has an endpoint.
-        let is_way_out = request.network == GWBRIDGE_NETWORK_NAME;
+        let is_way_out = record.request.is_task && request.network == GWBRIDGE_NETWORK_NAME;
         let turn = if is_way_out || request.made_from.is_some() { Some(self.network_turn.lock().await) } else { None };
         self.ensure_of_swarm(request).await?;
         if is_way_out {

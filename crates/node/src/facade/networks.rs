@@ -9,10 +9,26 @@ use super::Node;
 use crate::clock::now;
 use crate::error::{NodeError, Result};
 
+/// The least MTU of a link that carries IPv4 (RFC 791), and the largest of a container's.
+const IPV4_MTU: u32 = 68;
+const LARGEST_MTU: u32 = 65535;
+
 /// What an encrypted network's frames are sealed with.
 pub(crate) fn new_network_key() -> SecretBytes {
     let secret: [u8; NETWORK_KEY_BYTES] = rand::random();
     SecretBytes(secret.to_vec())
+}
+
+/// Options of an overlay that hosts could only fail at, or overlook.
+fn check_options(spec: &NetworkSpec) -> Result<()> {
+    spec.vxlan_id().map_err(NodeError::Invalid)?;
+    let Some(text) = spec.driver_options.get(MTU_OPTION) else { return Ok(()) };
+    match text.parse::<u32>() {
+        Ok(0 | IPV4_MTU..=LARGEST_MTU) => Ok(()),
+        Ok(_) | Err(_) => Err(NodeError::Invalid(format!(
+            "failed to parse {MTU_OPTION} value: {text} (it is a number from {IPV4_MTU} to {LARGEST_MTU})"
+        ))),
+    }
 }
 
 /// What an overlay's IPv6 addresses cannot be: they follow from the IPv4 ones.
@@ -49,6 +65,9 @@ impl Node {
             return Err(NodeError::NotImplemented(
                 "a swarm network with a driver other than overlay, bridge and macvlan",
             ));
+        }
+        if !spec.is_node_local() {
+            check_options(&spec)?;
         }
         if spec.ipv6 && !spec.is_node_local() {
             check_ipv6(&spec)?;

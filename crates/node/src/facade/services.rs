@@ -62,8 +62,12 @@ fn unimplemented(text: &str) -> NodeError {
     NodeError::Refused { code: "Unimplemented", text: text.to_owned(), kind: Kind::NotImplemented }
 }
 
-/// Names of networks, secrets and configs become ids; what does not exist is refused before anything is stored.
+/// Names of networks, secrets and configs become ids; what does not exist, and a port that is the swarm's own, is refused
+/// before anything is stored.
 fn resolve(view: &View, spec: &mut ServiceSpec) -> Result<()> {
+    if let Some(text) = skep_control::reserved_port(view, spec) {
+        return Err(NodeError::Invalid(text));
+    }
     for attachment in spec.task.networks.iter_mut().chain(&mut spec.networks) {
         if HOST_NETWORKS.contains(&attachment.target.as_str()) {
             continue;

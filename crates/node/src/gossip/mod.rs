@@ -29,7 +29,7 @@ use swim::{MAX_PLAIN, Swim};
 pub(crate) use knock::knock;
 
 /// Swarm's gossip port, udp and tcp.
-pub(crate) const PORT: u16 = 7946;
+pub(crate) const PORT: u16 = skep_model::cluster::GOSSIP_PORT;
 /// A port that is taken may become free: the daemon before this one is perhaps still ending.
 const BIND_RETRY: Duration = Duration::from_secs(5);
 /// Datagrams taken before timers are looked at: after a pause what came meanwhile counts first.

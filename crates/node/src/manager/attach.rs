@@ -18,7 +18,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Manager {
     /// For the leader. Asked again, it says the same.
-    pub(super) async fn attach(&self, node_id: &NodeId, call: &AttachCall) -> Result<AttachedAt, Status> {
+    pub(crate) async fn attach(&self, node_id: &NodeId, call: &AttachCall) -> Result<AttachedAt, Status> {
         loop {
             let term = self.consensus.leadership().borrow().term;
             let view =
@@ -33,8 +33,7 @@ impl Manager {
             };
             let outcome = match skep_control::attach(&view, &request) {
                 Err(error) => return Err(refusal(&error)),
-                Ok((network_id, address, None)) => Some(attached_at(&view, network_id, address)),
-                Ok((network_id, address, Some(change))) => match self.settle(batch(&view, term, change)).await {
+                Ok((network_id, address, change)) => match self.settle(batch(&view, term, change)).await {
                     Ok(_) => Some(attached_at(&view, network_id, address)),
                     // Somebody else was given the address meanwhile, or leads.
                     Err(NodeError::Store(Refused::Stale(_) | Refused::TermMoved { .. })) => None,

@@ -9,4 +9,5 @@ mod join;
 mod liveness;
 mod locks;
 mod managers;
+mod places;
 mod run;
