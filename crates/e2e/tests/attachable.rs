@@ -130,3 +130,17 @@ fn running_containers_are_connected_to_an_overlay_and_disconnected() {
     lab.docker(1, "network connect shared client").ok();
     assert!(leads_out());
 }
+
+#[test]
+fn a_container_is_back_at_its_own_address_however_soon_it_starts_again() {
+    let lab = Lab::swarm(1, 1);
+    lab.give_busybox();
+    lab.docker(1, "network create --driver overlay --attachable --subnet 10.78.0.0/24 shared").ok();
+    lab.docker(1, "run -d --name other --network shared --ip 10.78.0.10 busybox sleep 1000").ok();
+    lab.docker(2, "run -d --name fixed --network shared --ip 10.78.0.77 busybox sleep 1000").ok();
+    // The network comes and goes on its host with it.
+    for _ in 0..10 {
+        lab.docker(2, "restart -t 0 fixed").ok();
+        eventually(SOON, "the other is reached", || lab.docker(2, "exec fixed ping -c 1 -W 1 10.78.0.10").code == 0);
+    }
+}

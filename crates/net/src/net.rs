@@ -1,7 +1,7 @@
 //! The façade: every call from outside comes in here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,6 +135,16 @@ impl Net {
         report.failures.extend(self.host.connect_overlays(&new).await);
         self.host.overlays.send_replace(overlays);
         report
+    }
+
+    /// Returns when the plan in force has no container of this host at that address of a swarm's network.
+    pub async fn without(&self, network: &NetworkId, address: Ipv4Addr) {
+        let mut overlays = self.host.overlays.subscribe();
+        let is_without = |overlays: &BTreeMap<NetworkId, OverlayInfo>| {
+            overlays.get(network).is_none_or(|overlay| !overlay.local.contains(&address))
+        };
+        // It ends with the host, and then there is nothing to wait for.
+        let _ = overlays.wait_for(is_without).await;
     }
 
     /// Looks whether the kernel still is as it was made, for the swarm's networks and this host's own, and mends what somebody

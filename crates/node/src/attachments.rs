@@ -124,17 +124,30 @@ fn known(set: &AssignmentSet, own: &NodeId) -> BTreeMap<Key, Attachment> {
 /// Tells the swarm what it has wrong. False if that did not all go through.
 async fn settle(sandboxes: &NetSandboxes, member: &Member, known: &BTreeMap<Key, Attachment>) -> bool {
     let mut all = true;
-    for key @ (network_id, container_id) in known.keys() {
+    let mut left = Vec::new();
+    for (key @ (network_id, container_id), attachment) in known {
         // One that is being started has its address before it has its place.
-        let Some(_turn) = sandboxes.try_turn(container_id) else { continue };
+        let Some(turn) = sandboxes.try_turn(container_id) else { continue };
         if sandboxes.attached().contains_key(key) {
             continue;
         }
-        if let Err(error) = member.detach(network_id.clone(), container_id.clone()).await {
-            tracing::debug!(%error, container.id = %container_id, "a container that is gone is still on a network");
-            all = false;
+        match member.detach(network_id.clone(), container_id.clone()).await {
+            Ok(()) => left.push((turn, network_id, attachment.address)),
+            Err(error) => {
+                tracing::debug!(%error, container.id = %container_id, "a container that is gone is still on a network");
+                all = false;
+            }
         }
     }
+    // One that starts again with the same address is not to be put on a network that the next plan takes away.
+    let in_force = async {
+        for (_turn, network_id, address) in left {
+            if let Some(address) = address {
+                sandboxes.net().without(network_id, address).await;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(CALL_DEADLINE, in_force).await;
     for ((network_id, container_id), (address, names)) in sandboxes.attached() {
         let Some(_turn) = sandboxes.try_turn(&container_id) else { continue };
         let same = |there: &Attachment| there.address == Some(address) && there.names == names;
