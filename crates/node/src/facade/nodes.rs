@@ -70,7 +70,9 @@ impl Node {
         if !force && node.status.state == NodeState::Ready {
             return Err(precondition(format!("node {} is not down and can't be removed", node.id)));
         }
-        let batch = Batch::new(now(), vec![Change::RemoveNode { node_id: node.id.clone() }]);
+        // It has known the key; with the new one in the same write, the swarm's version moves once.
+        let key = Change::SetGossipKey(crate::gossip::new_key());
+        let batch = Batch::new(now(), vec![Change::RemoveNode { node_id: node.id.clone() }, key]);
         manager.propose(batch).await.map(drop)
     }
 }
