@@ -8,6 +8,7 @@ use skep_model::container::{
     PortBinding, StringOrList, TmpfsMountOptions, VolumeMountOptions,
 };
 use skep_model::network::{BRIDGE, GWBRIDGE_NETWORK_NAME, HOST, NetworkSpec, mac_of};
+use skep_model::path::clean;
 use skep_model::reference::Reference;
 use skep_model::sandbox::EndpointRequest;
 use skep_model::secret::{SecretBytes, TEMPLATING_GOLANG};
@@ -441,19 +442,6 @@ fn file_mount(folder: &str, target: &FileTarget, name: &str, data: SecretBytes) 
         mode: target.mode & 0o7777,
         data,
     })
-}
-
-/// Go's `filepath.Clean` of an absolute path: what `..` leads to by the words alone.
-fn clean(path: &str) -> String {
-    let mut parts = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => _ = parts.pop(),
-            name => parts.push(name),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]

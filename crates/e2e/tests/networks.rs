@@ -176,7 +176,7 @@ fn options_of_networks_are_served_or_refused() {
     lab.docker(1, "network create --opt com.docker.network.bridge.gateway_mode_ipv4=isolated bad")
         .fails("is not served yet");
 
-    // conformance: differs | docker service create --publish of a port by which hosts reach one another (2377, 7946, 4789) | refused; Docker's hosts then lose one another
+    // conformance: differs | docker service create --publish of a port by which hosts reach one another (2377, 7946, 4789) | refused: no host would hear of another again
     for port in ["2377:80", "7946:80/udp", "4789:80/udp"] {
         let create = format!("service create --detach --no-resolve-image --publish {port} busybox true");
         lab.docker(1, &create).fails("is one of the swarm's own");

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod generic;
 pub mod id;
 pub mod names;
+pub mod path;
 pub mod reference;
 pub mod time;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use skep_model::ContainerId;
 use skep_model::container::{ContainerConfig, HostConfig, MountPoint};
+use skep_model::path::clean;
 
 use super::merge::{command, merge};
 use super::{Engine, blocking};
@@ -440,21 +441,6 @@ fn tmpfs_options(point: &MountPoint) -> std::result::Result<String, String> {
         }
     }
     Ok(words.join(","))
-}
-
-/// Go's `filepath.Clean` of an absolute path.
-pub(super) fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            other => parts.push(other),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 /// Of its own.

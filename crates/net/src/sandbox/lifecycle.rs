@@ -44,8 +44,6 @@ async fn last_words(namespace: Namespace) {
     if tokio::time::timeout(LAST_WORDS, all_arrived).await.is_err() {
         tracing::debug!("a container's last words were not acknowledged");
     }
-    // Resets belong to no socket; what is queued for a link goes with it.
-    tokio::time::sleep(LOOK_AGAIN).await;
 }
 
 /// TCP sockets of this thread's namespace that are not closed yet (`TCP: inuse 3 …` in `sockstat`, of each IP version).

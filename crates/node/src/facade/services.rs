@@ -170,10 +170,6 @@ impl Node {
         Ok(skep_control::explain(&view, service, now()))
     }
 
-    pub fn service_list(&self) -> Result<Vec<Service>> {
-        Ok(self.view()?.services().map(|s| (**s).clone()).collect())
-    }
-
     /// By id, name, or an unambiguous beginning of the id.
     pub fn service_inspect(&self, reference: &str) -> Result<Service> {
         Ok((**self.view()?.find_service(reference)?).clone())

@@ -372,8 +372,8 @@ async fn writes_while_leaders_change_take_effect_once_and_are_answered_truthfull
         }
     };
     tokio::select! { () = writes => {}, () = changes => {} }
-    eventually("each exists once", 5, || hosts[0].node.service_list().unwrap().len() == 60).await;
-    let touched = hosts[0].node.service_list().unwrap().iter().filter(|s| !s.spec.labels.is_empty()).count();
+    eventually("each exists once", 5, || hosts[0].node.view().unwrap().services().count() == 60).await;
+    let touched = hosts[0].node.view().unwrap().services().filter(|s| !s.spec.labels.is_empty()).count();
     assert_eq!(touched, updated, "an update was carried out if and only if it was answered so");
 }
 

@@ -33,6 +33,15 @@ fn plans(hosts: &[&Host], backends: &[u8]) -> Vec<HostPlan> {
         .collect()
 }
 
+/// Three hosts; the task itself is yet to come.
+fn with_a_task_on_the_third(world: &World) -> Vec<Host> {
+    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
+    for (host, plan) in hosts.iter().zip(plans(&hosts.iter().collect::<Vec<_>>(), &[31])) {
+        world.apply(host, &plan);
+    }
+    hosts
+}
+
 fn check(mode: SourceMode) {
     let world = World::new();
     let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, mode)).collect();
@@ -156,13 +165,8 @@ fn by_client_every_host_gives_the_same_task() {
 #[test]
 fn a_client_port_used_with_several_hosts_is_no_collision() {
     let world = World::new();
-    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
-    let hosts: Vec<&Host> = hosts.iter().collect();
-    let outside = world.outside(9);
-    for (host, plan) in hosts.iter().zip(plans(&hosts, &[31])) {
-        world.apply(host, &plan);
-    }
-    let task = world.task(hosts[2], 31);
+    let hosts = with_a_task_on_the_third(&world);
+    let (outside, task) = (world.outside(9), world.task(&hosts[2], 31));
     let _server = Server::start(&task.namespace, 80, "task");
     let socket = udp_socket(&outside);
     for _ in 0..3 {
@@ -263,13 +267,8 @@ fn a_new_daemon_adopts_the_mesh_and_an_unwanted_one_goes() {
 #[test]
 fn frames_between_hosts_take_no_place_in_their_tables_of_connections() {
     let world = World::new();
-    let hosts: Vec<Host> = (1..=3).map(|last| world.host(last, SourceMode::Preserve)).collect();
-    let hosts: Vec<&Host> = hosts.iter().collect();
-    let outside = world.outside(9);
-    for (host, plan) in hosts.iter().zip(plans(&hosts, &[31])) {
-        world.apply(host, &plan);
-    }
-    let task = world.task(hosts[2], 31);
+    let hosts = with_a_task_on_the_third(&world);
+    let (outside, task) = (world.outside(9), world.task(&hosts[2], 31));
     let _server = Server::start(&task.namespace, 80, "31");
     ask(&outside, hosts[0].underlay, 8080).unwrap();
     let tracked = |host: usize| {
