@@ -67,16 +67,17 @@ fn what_does_not_get_from_host_to_host_is_told() {
 
 #[test]
 fn an_overlay_is_as_wide_as_the_narrowest_host() {
-    let lab = Lab::swarm(1, 1);
+    let lab = Lab::hosts(2);
     if lab.is_dockerd() {
         return;
     }
     lab.give_busybox();
-    lab.on(2, &["ip", "link", "set", "eth0", "mtu", "1400"]).ok();
-    // A host says how wide its link is when it turns to the leader.
-    let daemon = lab.on(1, &["cat", "/run/skep.pid"]).ok();
-    lab.on(1, &["kill", "-9", &daemon]).ok();
-    eventually(LATER, "the manager is back", || lab.docker(1, "network create --driver overlay narrow").code == 0);
+    let width = |mtu: &str| lab.on(2, &["ip", "link", "set", "eth0", "mtu", mtu]).ok();
+    width("1400");
+    lab.docker(1, &format!("swarm init --advertise-addr {}", lab.address(1))).ok();
+    let token = lab.docker(1, "swarm join-token -q worker").ok();
+    lab.docker(2, &format!("swarm join --token {token} {}:2377", lab.address(1))).ok();
+    lab.docker(1, "network create --driver overlay narrow").ok();
     lab.docker(1, "service create --detach --name wide --mode global --network narrow busybox sleep 1000").ok();
     lab.await_running("wide", 2);
     for node in 1..=2 {
@@ -84,4 +85,12 @@ fn an_overlay_is_as_wide_as_the_narrowest_host() {
         let mtu = lab.docker_words(node, &["exec", &container, "cat", "/sys/class/net/eth0/mtu"]).ok();
         assert_eq!(mtu, "1350", "on host {node}");
     }
+    // A host that is not as it said says so again; what is there stays as it is.
+    width("1380");
+    eventually(LATER, "networks made from now on fit the link", || {
+        lab.docker(1, "network create --driver overlay --attachable later").ok();
+        let mtu = lab.docker(1, "run --rm --network later busybox cat /sys/class/net/eth0/mtu").ok();
+        lab.docker(1, "network rm later").ok();
+        mtu == "1330"
+    });
 }

@@ -4,7 +4,7 @@
 //! route leaves by before it gives up.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -132,6 +132,17 @@ pub(crate) fn advertise(given: &str, daemon_default: Option<&str>, listen: Socke
     Ok(SocketAddr::new(IpAddr::V4(system_address()?), listen.port()))
 }
 
+/// The address of this host that a packet to `peer` (`address:port`) leaves with; `None` if none can. Sends nothing.
+pub(crate) async fn toward(peer: &str) -> Option<IpAddr> {
+    let any: SocketAddr = match peer.starts_with('[') {
+        true => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        false => (Ipv4Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = tokio::net::UdpSocket::bind(any).await.ok()?;
+    socket.connect(peer).await.ok()?;
+    socket.local_addr().ok().map(|own| own.ip())
+}
+
 pub(crate) fn data_path(given: &str) -> Result<Option<IpAddr>> {
     if given.is_empty() { Ok(None) } else { resolve_host(split(given)?.0).map(Some) }
 }
@@ -161,6 +172,13 @@ mod tests {
         assert_eq!(advertise("", Some("10.0.0.2:5"), any).unwrap().to_string(), "10.0.0.2:5");
         assert_eq!(advertise("", None, "10.1.1.1:7".parse().unwrap()).unwrap().to_string(), "10.1.1.1:7");
         assert_eq!(remote("10.0.0.1").unwrap(), "10.0.0.1:2377");
+    }
+
+    #[tokio::test]
+    async fn the_address_towards_a_peer_is_the_one_packets_leave_with() {
+        assert_eq!(toward("127.0.0.1:2377").await, Some("127.0.0.1".parse().unwrap()));
+        assert_eq!(toward("[::1]:2377").await, Some("::1".parse().unwrap()));
+        assert_eq!(toward("no address").await, None);
     }
 
     #[test]

@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use skep_agent::line::{self, OPEN_DEADLINE};
 use skep_model::assignment::AssignmentSet;
-use skep_model::node::Role;
+use skep_model::node::{NodeDescription, Role};
 use skep_model::{NodeId, SessionId};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use super::executor::Executor;
 use super::log_feed;
 use super::plane::InForce;
 use super::reached::Switchboard;
+use crate::address;
 use crate::config::Timing;
 use crate::facade::RemoteManager;
 use crate::gossip::Gossip;
@@ -37,6 +38,8 @@ pub(crate) const REMOVED: &str =
     "this node was removed from the swarm: run \"docker swarm leave --force\" on it and join again with a token";
 
 const MAX_REPORTS: usize = 500;
+/// How often this host looks whether it is still as it told the leader (swarmkit's `nodeUpdatePeriod`).
+const DESCRIBE_PERIOD: Duration = Duration::from_secs(20);
 
 /// What the manager told this node last, whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,12 +89,16 @@ enum Unopened {
 enum Ended {
     /// This node has another certificate now; the connection shows the old one.
     Renewed,
+    /// This host is not what it told the leader: a link has another MTU, it has other processors.
+    Changed,
     Broken(String),
 }
 
 struct Opened {
     address: String,
     connection: Connection,
+    /// What the leader was told of this host.
+    told: NodeDescription,
     /// Changes when the certificate it was opened with is replaced.
     renewed: watch::Receiver<Arc<TlsMaterial>>,
     up: mpsc::Sender<Envelope>,
@@ -113,7 +120,7 @@ impl Session {
             let ended = tokio::select! { () = cancel.cancelled() => return, ended = once => ended };
             self.connected.send_replace(false);
             let broken = match ended {
-                Ended::Renewed => false,
+                Ended::Renewed | Ended::Changed => false,
                 Ended::Broken(reason) => {
                     tracing::info!(manager = address, reason, "session ended");
                     true
@@ -160,15 +167,12 @@ impl Session {
         let renewed = self.tls.subscribe();
         let connection = Connection::lazy(&address, &self.tls).map_err(|error| Unopened::Failed(error.to_string()))?;
         let (up, outgoing) = mpsc::channel(64);
-        let tls = self.tls.current();
-        let mut description = self.executor.describe(&tls.root_pem, self.advertise).await;
-        description.tls_issuer_subject.clone_from(&tls.issuer.subject);
-        description.tls_issuer_key.clone_from(&tls.issuer.key);
-        let hello = Up::Hello(Box::new(Hello { description, address: self.advertise }));
+        let told = self.describe(&address).await;
+        let hello = Up::Hello(Box::new(Hello { description: told.clone(), address: self.advertise }));
         up.try_send(pack(&hello)).map_err(|_| Unopened::Failed("an empty channel is full".into()))?;
         let call = async { connection.dispatcher().session(ReceiverStream::new(outgoing)).await };
         match timeout(OPEN_DEADLINE, call).await {
-            Ok(Ok(response)) => Ok(Opened { address, connection, renewed, up, down: response.into_inner() }),
+            Ok(Ok(response)) => Ok(Opened { address, connection, told, renewed, up, down: response.into_inner() }),
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                 let leader = status.metadata().get(LEADER_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
                 Err(Unopened::Elsewhere(leader))
@@ -181,6 +185,19 @@ impl Session {
         }
     }
 
+    /// This host, as the manager at that address is to know it.
+    async fn describe(&self, manager: &str) -> NodeDescription {
+        let tls = self.tls.current();
+        let own = match self.advertise {
+            None => address::toward(manager).await,
+            given => given,
+        };
+        let mut description = self.executor.describe(&tls.root_pem, own).await;
+        description.tls_issuer_subject.clone_from(&tls.issuer.subject);
+        description.tls_issuer_key.clone_from(&tls.issuer.key);
+        description
+    }
+
     /// Until the session breaks, and why it did.
     async fn once(
         &self,
@@ -189,10 +206,12 @@ impl Session {
         began: Instant,
         switchboard: &Switchboard,
     ) -> Ended {
-        let Opened { connection, mut renewed, up, mut down, .. } = opened;
+        let Opened { address, connection, told, mut renewed, up, mut down } = opened;
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut describe = interval_at(Instant::now() + DESCRIBE_PERIOD, DESCRIBE_PERIOD);
+        describe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut have: Option<(SessionId, Option<u64>)> = None;
         let mut in_force = self.in_force.clone();
         in_force.mark_changed();
@@ -216,6 +235,9 @@ impl Session {
                     }
                 }
                 _ = renewed.changed() => return Ended::Renewed,
+                _ = describe.tick() => if self.describe(&address).await != told {
+                    return Ended::Changed;
+                },
                 _ = heartbeat.tick() => {
                     if hearing.is_silent(self.timing.heartbeat_period, began.elapsed()) {
                         return Ended::Broken("the manager fell silent".into());
