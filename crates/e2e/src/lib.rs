@@ -159,6 +159,12 @@ impl Lab {
         other_daemon().is_some()
     }
 
+    /// Whether CLI and daemon speak this version of the API with one another: Debian 12 has both at 1.41.
+    pub fn speaks(&self, minor: u32) -> bool {
+        let version = self.docker_words(1, &["version", "--format", "{{.Client.APIVersion}}"]).ok();
+        version.strip_prefix("1.").and_then(|v| v.parse().ok()).is_some_and(|spoken: u32| spoken >= minor)
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -166,8 +166,12 @@ fn the_only_task_of_a_drained_node_is_replaced_before_it_stops() {
         // RFC 3339 of one zone sorts as text, but for the mark of the zone.
         told.iter().filter_map(|t| Some(t.strip_prefix(state)?.trim().trim_matches(['"', 'Z']).to_owned())).collect()
     };
-    let (running, stopped) = (moments("running"), moments("shutdown"));
-    assert!(running.len() == 1 && stopped.len() == 1 && running < stopped, "{running:?} {stopped:?}: stopped first");
+    let (mut running, mut stopped) = (Vec::new(), Vec::new());
+    eventually(SOON, "both moments are told", || {
+        (running, stopped) = (moments("running"), moments("shutdown"));
+        running.len() == 1 && stopped.len() == 1
+    });
+    assert!(running < stopped, "{running:?} {stopped:?}: stopped first");
     check(&load, "drain");
 }
 
@@ -186,7 +190,12 @@ fn a_task_that_publishes_a_port_runs_when_it_listens() {
     )
     .ok();
     lab.await_running("late", 1);
-    assert_eq!(lab.curl(&format!("http://{}:8080", lab.address(1))).ok(), "hello");
+    // It listens by then; this host may yet have to be told.
+    let pid = lab.docker_words(1, &["inspect", "-f", "{{.State.Pid}}", &lab.docker(1, "ps -q").ok()]).ok();
+    let sockets = lab.on(1, &["cat", &format!("/proc/{pid}/net/tcp"), &format!("/proc/{pid}/net/tcp6")]).ok();
+    assert!(sockets.contains(":0050 "), "{sockets}");
+    let url = format!("http://{}:8080", lab.address(1));
+    eventually(SOON, "it answers", || lab.curl(&url).stdout.trim() == "hello");
 }
 
 #[test]

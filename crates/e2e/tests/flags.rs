@@ -85,8 +85,7 @@ fn flags_of_the_process() {
 fn flags_of_the_kernel_and_of_resources() {
     let lab = Lab::swarm(1, 0);
     lab.give_busybox();
-    // The CLI sends this one to API 1.46 and later only.
-    let newer = if lab.is_dockerd() { "" } else { "--oom-score-adj 100 " };
+    let newer = if lab.speaks(46) { "--oom-score-adj 100 " } else { "" };
     let flags = "--cap-add NET_ADMIN --cap-add CAP_SYS_TIME --cap-drop MKNOD --sysctl net.core.somaxconn=777 --ulimit nofile=1000:2000 --ulimit nproc=3000 --limit-pids 99 --limit-cpu 0.5 --limit-memory 64m --reserve-cpu 0.1 --reserve-memory 32m --stop-grace-period 10ms";
     let service = Service::create(&lab, "kern", &format!("{flags} {newer}busybox sleep 1000"));
     let capability = |bit: u32| {
@@ -120,7 +119,7 @@ fn flags_of_the_kernel_and_of_resources() {
         "Reservations": {"NanoCPUs": 100_000_000, "MemoryBytes": 32 << 20},
     });
     assert_eq!(service.spec("/TaskTemplate/Resources"), resources);
-    if !lab.is_dockerd() {
+    if lab.speaks(46) {
         // conformance: works | docker service create --oom-score-adj
         assert_eq!(service.says("cat /proc/1/oom_score_adj"), "100");
         assert_eq!(service.container_spec("OomScoreAdj"), 100);
@@ -232,7 +231,7 @@ fn flags_of_networks_names_and_ports() {
 fn flags_of_health_and_labels() {
     let lab = Lab::swarm(1, 0);
     lab.give_busybox();
-    let newer = if lab.is_dockerd() { "" } else { "--health-start-interval 100ms " };
+    let newer = if lab.speaks(44) { "--health-start-interval 100ms " } else { "" };
     let flags = "--health-cmd 'test -e /tmp/fine' --health-interval 200ms --health-timeout 5s --health-retries 500 --health-start-period 1s --stop-grace-period 10ms --label a=1 --label b=2 --container-label c=3 --container-label 'd={{.Service.Name}}'";
     let line = format!("service create --detach --no-resolve-image --name well {flags} {newer}busybox sleep 1000");
     lab.docker_words(1, &words(&line)).ok();
@@ -244,13 +243,13 @@ fn flags_of_health_and_labels() {
     });
     // conformance: works | docker service create --health-cmd --health-interval --health-timeout --health-retries --health-start-period | a task runs once it is healthy
     let state = || lab.docker_words(1, &["service", "ps", "--format", "{{.CurrentState}}", "well"]).ok();
-    assert!(state().starts_with("Starting"), "{}", state());
+    eventually(SOON, "it is starting", || state().starts_with("Starting"));
     lab.docker_words(1, &["exec", &container, "touch", "/tmp/fine"]).ok();
     lab.await_running("well", 1);
     let mut health = json!({
         "Test": ["CMD-SHELL", "test -e /tmp/fine"], "Interval": 200_000_000, "Timeout": 5_000_000_000_i64, "StartPeriod": 1_000_000_000, "Retries": 500,
     });
-    if !lab.is_dockerd() {
+    if lab.speaks(44) {
         // conformance: works | docker service create --health-start-interval
         health["StartInterval"] = json!(100_000_000);
     }

@@ -175,7 +175,8 @@ fn services_on_an_overlay_speak_ipv6() {
         let look = |name: &str| lab.docker(1, &format!("exec {client} nslookup -type=aaaa {name} 127.0.0.11")).ok();
         assert!(look(&web).contains(&format!("Address: {vip}\n")) || look(&web).ends_with(&vip), "{}", look(&web));
         eventually(SOON, "both tasks are there", || look(&format!("tasks.{web}")).matches(net).count() == 2);
-        lab.docker(1, &format!("exec {client} ping -6 -c 1 -W 3 {own}")).ok();
+        let ping = format!("exec {client} ping -6 -c 1 -W 1 {own}");
+        eventually(SOON, "the other host's task answers", || lab.docker(1, &ping).code == 0);
 
         // By the service's address each new connection takes the next task, which sees the client's address.
         let mine = place_of(&lab, 1, client, name);

@@ -122,7 +122,7 @@ fn names_balancing_and_mesh_are_right_again_after_every_fault() {
     await_right(&lab, "the link is restored", &[1, 2, 3], 5);
 
     for step in 0..3 {
-        lab.docker(1, &format!("service update --detach --update-parallelism 0 --env-add STEP={step} api")).ok();
+        lab.change(1, &format!("service update --detach --update-parallelism 0 --env-add STEP={step} api"));
         for node in 2..=3 {
             let daemon = lab.on(node, &["cat", "/run/skep.pid"]).ok();
             lab.on(node, &["kill", "-9", &daemon]).ok();

@@ -223,7 +223,7 @@ fn what_a_node_refuses_is_told_in_dockers_words() {
     );
     // conformance: works | docker service create --cap-add of what is no capability, --oom-score-adj out of range
     told("cap", "--cap-add fly busybox true", "Reject \"invalid CapAdd: unknown capability: \"CAP_FLY\"\"");
-    if !lab.is_dockerd() {
+    if lab.speaks(46) {
         told(
             "oom",
             "--oom-score-adj 5000 busybox true",

@@ -55,14 +55,12 @@ fn a_service_is_created_listed_scaled_updated_and_removed() {
     lab.docker(1, "service update --env-add B=2 --update-parallelism 2 --update-monitor 100ms --detach=false echo")
         .ok();
     lab.await_running("echo", 6);
-    let spec = lab
-        .docker_words(
-            1,
-            &["service", "inspect", "-f", "{{.Spec.TaskTemplate.ContainerSpec.Env}} {{.UpdateStatus.State}}", "echo"],
-        )
-        .ok();
-    // The CLI sends them in any order.
-    assert!(["[A=1 B=2] completed", "[B=2 A=1] completed"].contains(&spec.as_str()), "{spec}");
+    eventually(SOON, "the update is completed", || {
+        let format = "{{.Spec.TaskTemplate.ContainerSpec.Env}} {{.UpdateStatus.State}}";
+        let told = lab.docker_words(1, &["service", "inspect", "-f", format, "echo"]).ok();
+        // The CLI sends them in any order.
+        ["[A=1 B=2] completed", "[B=2 A=1] completed"].contains(&told.as_str())
+    });
     // conformance: works | docker service inspect --pretty
     let pretty = lab.docker(1, "service inspect --pretty echo").ok();
     assert!(pretty.contains("Service Mode:\tReplicated") && pretty.contains("Replicas:\t6"), "{pretty}");

@@ -382,7 +382,13 @@ impl Lab {
         let daemon = self.daemon_pid(host, init).ok_or_else(|| LabError::NoDaemonProcess(node.into()))?;
         let signal = if paused { Signal::SIGSTOP } else { Signal::SIGCONT };
         kill(Pid::from_raw(daemon), signal)
-            .map_err(|e| LabError::Io { what: format!("cannot signal the daemon of {node}"), source: e.into() })
+            .map_err(|e| LabError::Io { what: format!("cannot signal the daemon of {node}"), source: e.into() })?;
+        // It stops when it is next looked at.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while is_stopped(daemon) != paused && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// The daemon as this machine numbers it: the child of the host's pid 1 that wrote the pid file.

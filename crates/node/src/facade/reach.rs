@@ -22,6 +22,7 @@ use crate::transport::splice::{DIRECT_HEADER, Direct, IN_FLIGHT, splice};
 
 /// A node that has not answered by then does not.
 const PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const BUFFER: usize = 64 * 1024;
 
 /// The container of a task, on another node than this.
@@ -57,11 +58,19 @@ impl Node {
             Some(NodeState::Down) => return Err(gone("is down")),
             Some(NodeState::Ready | NodeState::Unknown | NodeState::Disconnected) => {}
         }
-        match tokio::time::timeout(PATIENCE, connect(&manager, node_id)).await {
-            Ok(Some(connection)) => Ok(connection),
-            Ok(None) => Err(gone("is not connected to the leader")),
-            Err(_) => Err(gone("does not answer")),
-        }
+        // After a change of leaders nodes are without a session for a moment.
+        let mut why = "does not answer";
+        let connected = async {
+            loop {
+                match connect(&manager, node_id).await {
+                    Some(connection) => return connection,
+                    None => why = "is not connected to the leader",
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let connected = tokio::time::timeout(PATIENCE, connected).await;
+        connected.map_err(|_| gone(why))
     }
 }
 

@@ -78,7 +78,10 @@ impl Node {
             changes.push(Change::SetJoinTokens(tokens));
         }
         let batch = Batch::new(now(), changes).if_version(ObjectKey::Cluster, version);
-        manager.propose(batch).await.map(drop)
+        manager.propose(batch).await?;
+        // Answered is as good as done, for this host; what fails is tried again in the background, as on the other managers.
+        manager.lock_keys().await;
+        Ok(())
     }
 
     /// The parts of a backup of the whole state, with everything in it that was acknowledged before the call.

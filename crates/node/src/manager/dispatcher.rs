@@ -44,12 +44,20 @@ const KNOCKS: usize = 256;
 
 pub(super) type DownStream = mpsc::Receiver<Result<Envelope, Status>>;
 
+/// A session that has begun.
+pub(super) struct Opened {
+    pub(super) id: SessionId,
+    pub(super) down: DownStream,
+    /// Ends when what the node said of itself is in the log, or never will be.
+    pub(super) written: oneshot::Receiver<()>,
+}
+
 enum Command {
     Open {
         identity: Identity,
         hello: Box<Hello>,
         peer: IpAddr,
-        reply: oneshot::Sender<Result<(SessionId, DownStream), Status>>,
+        reply: oneshot::Sender<Result<Opened, Status>>,
     },
     Heard {
         node_id: NodeId,
@@ -105,12 +113,7 @@ impl Dispatcher {
         (Self { commands: commands.clone() }, DispatcherTask { commands: receiver, own: commands.downgrade() })
     }
 
-    pub(super) async fn open(
-        &self,
-        identity: Identity,
-        hello: Hello,
-        peer: IpAddr,
-    ) -> Result<(SessionId, DownStream), Status> {
+    pub(super) async fn open(&self, identity: Identity, hello: Hello, peer: IpAddr) -> Result<Opened, Status> {
         let (reply, answer) = oneshot::channel();
         let command = Command::Open { identity, hello: Box::new(hello), peer, reply };
         self.commands.send(command).await.map_err(|_| Status::unavailable("leadership ended"))?;
@@ -354,12 +357,7 @@ impl State {
         }
     }
 
-    async fn open(
-        &mut self,
-        identity: Identity,
-        mut hello: Hello,
-        peer: IpAddr,
-    ) -> Result<(SessionId, DownStream), Status> {
+    async fn open(&mut self, identity: Identity, mut hello: Hello, peer: IpAddr) -> Result<Opened, Status> {
         let view = self.consensus.view();
         let node_id = identity.node_id;
         if view.node(&node_id).is_none() {
@@ -369,8 +367,9 @@ impl State {
         hello.description.tls_certificate.clone_from(&identity.certificate);
         let mut changes = membership::ready(&view, &node_id, &hello.description, address, now());
         changes.extend(membership::carries_role(&view, &node_id, identity.role));
+        let (is_written, written) = oneshot::channel();
         if !changes.is_empty() {
-            let _ = self.inbox.send(Input::Changes(changes)).await;
+            let _ = self.inbox.send(Input::Opened(changes, is_written)).await;
         }
         let id = SessionId::from_bits(rand::random());
         let welcome = Welcome {
@@ -380,14 +379,14 @@ impl State {
         };
         let trust =
             Trust { root_pem: hello.description.tls_trust_root_pem, issuer_key: hello.description.tls_issuer_key };
-        let (session, stream) = Session::open(welcome, address, identity.role, trust);
+        let (session, down) = Session::open(welcome, address, identity.role, trust);
         tracing::info!(node.id = %node_id, session.id = %id, "session opened");
         let live = self.live();
         self.liveness.heard(&node_id, live);
         self.closed.remove(&node_id);
         self.balancers.opened(node_id.clone());
         self.sessions.insert(node_id, session);
-        Ok((id, stream))
+        Ok(Opened { id, down, written })
     }
 
     async fn heard(&mut self, node_id: NodeId, session_id: &SessionId, message: Up) {

@@ -11,7 +11,7 @@ use skep_consensus::{Consensus, EventStream, Notice, ProposeError};
 use skep_control::{Agenda, Ctx};
 use skep_model::assignment::TaskReport;
 use skep_store::{Batch, Change, Kind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,8 @@ const INBOX: usize = 1024;
 /// What sessions bring for the log.
 pub(super) enum Input {
     Changes(Vec<Change>),
+    /// Of a node that waits to hear that they are written.
+    Opened(Vec<Change>, oneshot::Sender<()>),
     Reports(Vec<TaskReport>),
 }
 
@@ -139,10 +141,14 @@ impl Loop {
     /// False when leadership is over.
     async fn write_inputs(&mut self, inputs: Vec<Input>) -> bool {
         let mut reports: Vec<TaskReport> = Vec::new();
-        let mut changes = Vec::new();
+        let (mut changes, mut waiting) = (Vec::new(), Vec::new());
         for input in inputs {
             match input {
                 Input::Changes(more) => changes.extend(more),
+                Input::Opened(more, written) => {
+                    changes.extend(more);
+                    waiting.push(written);
+                }
                 Input::Reports(more) => reports.extend(more),
             }
         }
@@ -162,6 +168,7 @@ impl Loop {
                 }
             }
         }
+        waiting.into_iter().for_each(|written| _ = written.send(()));
         if reports.is_empty() {
             return true;
         }

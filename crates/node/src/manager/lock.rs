@@ -11,23 +11,29 @@ use crate::ca::CertificateFiles;
 /// After a failed write; the disk may have room again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// Locks this manager's keys as the swarm has it by now. False if it failed, which is in the log.
+pub(super) async fn lock(consensus: &Consensus, certificates: &CertificateFiles) -> bool {
+    let cluster = consensus.view().cluster().cloned();
+    let files = certificates.clone();
+    let locked = tokio::task::spawn_blocking(move || match cluster {
+        Some(cluster) => files.follow(cluster.unlock_key.as_ref(), cluster.meta.version),
+        None => Ok(()),
+    });
+    match locked.await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "cannot lock this manager's keys as the swarm has it");
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Does so after every change of the swarm's.
 pub(super) async fn follow(consensus: Consensus, certificates: CertificateFiles, cancel: CancellationToken) {
     let mut events = consensus.events();
     loop {
-        let cluster = consensus.view().cluster().cloned();
-        let files = certificates.clone();
-        let followed = tokio::task::spawn_blocking(move || match cluster {
-            Some(cluster) => files.follow(cluster.unlock_key.as_ref(), cluster.meta.version),
-            None => Ok(()),
-        });
-        let failed = match followed.await {
-            Ok(Ok(())) => false,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "cannot lock this manager's keys as the swarm has it");
-                true
-            }
-            Err(_) => return,
-        };
+        let failed = !lock(&consensus, &certificates).await;
         let retry = async { if failed { tokio::time::sleep(RETRY).await } else { std::future::pending().await } };
         let mut moved = std::pin::pin!(async {
             loop {

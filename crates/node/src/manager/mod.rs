@@ -199,6 +199,11 @@ impl Manager {
         self.peers.connection(&leader.address).ok()
     }
 
+    /// Returns when this manager's keys are locked as the swarm has it, or that failed for now.
+    pub(crate) async fn lock_keys(&self) {
+        lock::lock(&self.consensus, &self.config.certificates).await;
+    }
+
     pub(crate) fn calls(&self) -> &Calls {
         &self.calls
     }

@@ -17,7 +17,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::dispatcher::{Ends, Reached};
+use super::dispatcher::{Ends, Opened, Reached};
 use super::roles::RoleError;
 use super::{Manager, access};
 use crate::agent_loop::LEADER_HEADER;
@@ -38,6 +38,8 @@ use crate::transport::{MAX_MESSAGE_BYTES, pack, peer_of, unpack};
 type EnvelopeStream = Pin<Box<dyn Stream<Item = Result<Envelope, Status>> + Send>>;
 
 const HELLO_DEADLINE: Duration = Duration::from_secs(3);
+/// How long a session waits for what the node said of itself to be written; shorter than the node waits.
+const WRITTEN_DEADLINE: Duration = Duration::from_secs(1);
 /// A host without a certificate sends a request of a few hundred bytes; more is not read.
 const MAX_STRANGER_BYTES: usize = 64 * 1024;
 
@@ -320,7 +322,7 @@ impl Dispatcher for Rpc {
         // A certificate that is not renewed in time ends the session with it.
         let left = identity.not_after.saturating_sub(now().0 / 1_000_000_000).max(0).cast_unsigned();
         let certificate_ends = tokio::time::sleep(Duration::from_secs(left + 1));
-        let (session_id, down) = dispatcher.open(identity, *hello, peer.address.ip()).await?;
+        let Opened { id: session_id, down, written } = dispatcher.open(identity, *hello, peer.address.ip()).await?;
         let reader = manager.tasks.clone();
         let cancel = manager.cancel.clone();
         reader.spawn(async move {
@@ -335,6 +337,8 @@ impl Dispatcher for Rpc {
             tokio::select! { () = cancel.cancelled() => {}, () = certificate_ends => {}, () = read => {} }
             dispatcher.closed(node_id, session_id).await;
         });
+        // Who has joined is ready then, and known as it described itself (swarmkit's `register` waits, too).
+        let _ = tokio::time::timeout(WRITTEN_DEADLINE, written).await;
         Ok(Response::new(Box::pin(ReceiverStream::new(down))))
     }
 
