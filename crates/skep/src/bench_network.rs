@@ -40,6 +40,7 @@ pub(crate) fn run(command: &BenchNetworkCommand) -> anyhow::Result<ExitCode> {
     // A network namespace of its own; nothing else runs yet in this process.
     unshare(CloneFlags::CLONE_NEWNET).context("cannot leave the network namespace")?;
     let root = PathBuf::from(format!("/run/skep-bench-{}", std::process::id()));
+    crate::daemon::take_open_files()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let (data_root, exec_root) = (root.join("data"), root.join("exec"));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use skep_engine::{Engine, EngineConfig};
 use skep_model::generic::{self, GenericResource};
@@ -30,12 +31,19 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const BUILTIN_IMAGE: &str = "skep/whoami:latest";
 /// Work is short and mostly waiting: more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
+/// Room for a thousand containers, or ports, that does not have to be made: 64 KiB.
+const OPEN_FILES: u64 = 8192;
 
 /// Takes as many open files as the daemon may have, and returns what it was started with. That limit is set for programs that
 /// use `select`; containers get it as it was, as from dockerd.
-fn take_open_files() -> anyhow::Result<u64> {
+///
+/// The kernel's table of open files begins small, and in a process with threads whoever opens the file that makes it grow
+/// waits for an RCU grace period, tens of milliseconds: so it grows here, before there are any.
+pub(crate) fn take_open_files() -> anyhow::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let last = hard.clamp(1, OPEN_FILES) - 1;
+    nix::unistd::close(fcntl(std::io::stdin(), FcntlArg::F_DUPFD_CLOEXEC(i32::try_from(last)?))?)?;
     Ok(soft)
 }
 
@@ -50,12 +58,13 @@ pub(crate) fn run(mut flags: DaemonFlags) -> anyhow::Result<ExitCode> {
     }
     let settings = Settings::new(flags)?;
     let _pid_file = PidFile::create(&settings.pid_file)?;
+    let open_files = take_open_files().context("cannot set how many files may be open")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(settings))?;
+    runtime.block_on(serve(settings, open_files))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -193,8 +202,7 @@ impl Drop for PidFile {
     }
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
-    let open_files = take_open_files().context("cannot set how many files may be open")?;
+async fn serve(settings: Settings, open_files: u64) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     for folder in [&settings.data_root, &settings.exec_root] {
