@@ -16,6 +16,7 @@ mod order;
 pub(crate) mod rings;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use skep_model::plan::Ring;
 
@@ -82,8 +83,8 @@ impl<A: Address> Destination for Vip<A> {
         Rule::new().dnat(backend)
     }
 
-    fn to_numbered(self, by: Choice, count: u32, map: &str) -> Rule {
-        Rule::new().dnat_numbered::<A>(by, count, map)
+    fn to_numbered(self, by: Choice, numbers: Range<u32>, map: &str) -> Rule {
+        Rule::new().dnat_numbered::<A>(by, numbers, map)
     }
 }
 
@@ -242,7 +243,7 @@ mod tests {
 
         assert_eq!(update(&mut balancers, &mut table, &[(2, &[])]).dropped.len(), 4);
         assert!(!table.chains.contains_key("vip-10.0.1.2") && !table.chains.contains_key("vip-10.0.1.3"));
-        assert!(table.sets[VIPS].elements.is_empty() && !table.sets.keys().any(|name| name.starts_with("vip-")));
+        assert!(table.sets[VIPS].elements.is_empty() && !table.sets.keys().any(|name| name.starts_with("places")));
         assert_eq!(table.sets[BALANCED].elements.len(), 1);
     }
 

@@ -16,6 +16,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use skep_model::plan::{Backend, MeshPort};
 use skep_model::service::Protocol;
@@ -99,8 +100,8 @@ impl Destination for Published {
         Rule::new().l4proto(protocol_number(self.0)).dnat_port(backend.address, backend.port)
     }
 
-    fn to_numbered(self, by: Choice, count: u32, map: &str) -> Rule {
-        Rule::new().l4proto(protocol_number(self.0)).dnat_port_numbered(by, count, map)
+    fn to_numbered(self, by: Choice, numbers: Range<u32>, map: &str) -> Rule {
+        Rule::new().l4proto(protocol_number(self.0)).dnat_port_numbered(by, numbers, map)
     }
 }
 

@@ -8,7 +8,9 @@ use imbl::ordmap::DiffItem;
 
 use super::expr::{Expr, RejectWith, Rule, SetRef, Verdict};
 use super::wire::{NLM_F_APPEND, NLM_F_CREATE, Writer};
-use super::{Bytes, Chain, ChainType, Element, Family, HookPoint, Numbered, Ownership, Set, Table, user_data};
+use super::{
+    Bytes, Chain, ChainType, DataType, Element, Family, HookPoint, Numbered, Ownership, Set, Table, user_data,
+};
 
 /// `NFT_MSG_*`.
 pub(super) mod message {
@@ -87,8 +89,7 @@ pub fn removal(family: Family, name: &str) -> Batch {
 
 /// Whether the parts that cannot be changed in place agree.
 fn same_shape(old: &Table, new: &Table) -> bool {
-    let count = |set: &Set| set.numbered.as_ref().map(|numbered| numbered.count);
-    let types = |set: &Set| (set.key, set.data, set.dynamic, count(set));
+    let types = |set: &Set| (set.key, set.data, set.dynamic);
     old.ownership == new.ownership
         && old.sets.diff(&new.sets).all(|item| match item {
             DiffItem::Update { old: (_, old), new: (_, new) } => types(old) == types(new),
@@ -187,18 +188,23 @@ impl Encoder<'_> {
 
     /// What is in a set, of which there was nothing, or will be.
     fn contents(&mut self, name: &str, old: Option<&Set>, new: Option<&Set>) {
-        let nothing = OrdMap::new();
-        let elements = |set: Option<&'_ Set>| set.map_or(nothing.clone(), |set| set.elements.clone());
-        self.elements(name, &elements(old), &elements(new));
-        let (old, new) = (old.and_then(|set| set.numbered.as_ref()), new.and_then(|set| set.numbered.as_ref()));
-        let count = old.into_iter().chain(new).map(|numbered| numbered.count).max().unwrap_or_default();
+        let nothing = Set::plain(DataType::INTEGER);
+        let (old, new) = (old.unwrap_or(&nothing), new.unwrap_or(&nothing));
+        self.elements(name, &old.elements, &new.elements);
         let value = |numbered: Option<&Numbered>, number| numbered.and_then(|numbered| numbered.value(number).cloned());
-        let changed = (0..count).filter(|number| value(old, *number) != value(new, *number));
-        let key = |number: u32| Bytes::from_slice(&number.to_ne_bytes());
         let (mut gone, mut come) = (Vec::new(), Vec::new());
-        for number in changed {
-            gone.extend(value(old, number).map(|_| (key(number), Element::Present)));
-            come.extend(value(new, number).map(|value| (key(number), Element::Value(value))));
+        for item in old.numbered.diff(&new.numbered) {
+            let (first, old, new) = match item {
+                DiffItem::Add(first, new) => (first, None, Some(new)),
+                DiffItem::Remove(first, old) => (first, Some(old), None),
+                DiffItem::Update { old: (first, old), new: (_, new) } => (first, Some(old), Some(new)),
+            };
+            let count = old.into_iter().chain(new).map(|numbered| numbered.count).max().unwrap_or_default();
+            for number in (0..count).filter(|number| value(old, *number) != value(new, *number)) {
+                let key = Bytes::from_slice(&(first + number).to_ne_bytes());
+                gone.extend(value(old, number).map(|_| (key.clone(), Element::Present)));
+                come.extend(value(new, number).map(|value| (key, Element::Value(value))));
+            }
         }
         self.element_messages(DELETE_ELEMENT, 0, name, 0, gone.iter().map(|(key, element)| (key, element)));
         self.element_messages(NEW_ELEMENT, NLM_F_CREATE, name, 0, come.iter().map(|(key, element)| (key, element)));
@@ -266,9 +272,7 @@ impl Encoder<'_> {
             self.writer.number(6, data.id);
             self.writer.number(7, data.length);
         }
-        // The kernel then takes the kind of set that is the fastest for so few.
-        let few = set.numbered.as_ref().map(|numbered| numbered.count * 2);
-        if let Some(size) = set.dynamic.or(few) {
+        if let Some(size) = set.dynamic {
             self.writer.nested(9, |writer| writer.number(1, size));
         }
         self.writer.number(10, id);
@@ -464,19 +468,20 @@ fn write_expression(writer: &mut Writer, expression: &Expr, family: Family, set_
             write_ports(writer, 5, *port);
         }
         Expr::Masquerade { port } => write_ports(writer, 2, *port),
-        Expr::NumgenInc { modulus, to } | Expr::NumgenRandom { modulus, to } => {
+        Expr::NumgenInc { numbers, to } | Expr::NumgenRandom { numbers, to } => {
             writer.number(1, register(*to));
-            writer.number(2, *modulus);
+            writer.number(2, numbers.end - numbers.start);
             // NFT_NG_INCREMENTAL, NFT_NG_RANDOM
             writer.number(3, u32::from(matches!(expression, Expr::NumgenRandom { .. })));
-            writer.number(4, 0);
+            writer.number(4, numbers.start);
         }
-        Expr::Hash { from, length, modulus, seed, to } => {
+        Expr::Hash { from, length, numbers, seed, to } => {
             writer.number(1, register(*from));
             writer.number(2, register(*to));
             writer.number(3, *length);
-            writer.number(4, *modulus);
+            writer.number(4, numbers.end - numbers.start);
             writer.number(5, *seed);
+            writer.number(6, numbers.start);
             writer.number(7, 0); // NFT_HASH_JENKINS
         }
         Expr::Reject(RejectWith::TcpReset) => {

@@ -1,6 +1,7 @@
 //! What a rule can say: the kernel's expressions, and the few phrases our rulesets are made of.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 
 use super::{Address, Bytes, DataType, Element, Set};
 
@@ -158,21 +159,21 @@ pub enum Expr {
     Masquerade {
         port: Option<(Reg, Option<Reg>)>,
     },
-    /// `numgen inc mod n`: counts per rule, in CPU byte order.
+    /// `numgen inc mod n offset m`: counts per rule, in CPU byte order.
     NumgenInc {
-        modulus: u32,
+        numbers: Range<u32>,
         to: Reg,
     },
-    /// `numgen random mod n`: each packet's own dice, in CPU byte order.
+    /// `numgen random mod n offset m`: each packet's own dice, in CPU byte order.
     NumgenRandom {
-        modulus: u32,
+        numbers: Range<u32>,
         to: Reg,
     },
-    /// `jhash … mod n seed s` of so many bytes, in CPU byte order.
+    /// `jhash … mod n seed s offset m` of so many bytes, in CPU byte order.
     Hash {
         from: Reg,
         length: u32,
-        modulus: u32,
+        numbers: Range<u32>,
         seed: u32,
         to: Reg,
     },
@@ -372,10 +373,10 @@ impl Rule {
         ])
     }
 
-    /// `dnat to numgen inc mod <count> map @<map>`, or `dnat to jhash ip saddr mod …`: by the number whose turn it is, or the
-    /// client's.
-    pub fn dnat_numbered<A: Address>(self, by: Choice, count: u32, map: &str) -> Self {
-        self.numbered::<A>(by, count, map).with([Expr::Nat {
+    /// `dnat to numgen inc mod <count> offset <first> map @<map>`, or `dnat to jhash ip saddr mod …`: by the number whose turn
+    /// it is, or the client's.
+    pub fn dnat_numbered<A: Address>(self, by: Choice, numbers: Range<u32>, map: &str) -> Self {
+        self.numbered::<A>(by, numbers, map).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: None,
@@ -383,19 +384,19 @@ impl Rule {
     }
 
     /// The same to an address and a port.
-    pub fn dnat_port_numbered(self, by: Choice, count: u32, map: &str) -> Self {
-        self.numbered::<Ipv4Addr>(by, count, map).with([Expr::Nat {
+    pub fn dnat_port_numbered(self, by: Choice, numbers: Range<u32>, map: &str) -> Self {
+        self.numbered::<Ipv4Addr>(by, numbers, map).with([Expr::Nat {
             kind: NatKind::Destination,
             address: Some(R),
             port: Some((Reg(1), None)),
         }])
     }
 
-    fn numbered<A: Address>(self, by: Choice, count: u32, map: &str) -> Self {
+    fn numbered<A: Address>(self, by: Choice, numbers: Range<u32>, map: &str) -> Self {
         let rule = match by {
-            Choice::RoundRobin => self.with([Expr::NumgenInc { modulus: count, to: R }]),
+            Choice::RoundRobin => self.with([Expr::NumgenInc { numbers, to: R }]),
             Choice::Source => {
-                let hash = Expr::Hash { from: R, length: A::LENGTH, modulus: count, seed: SEED, to: R };
+                let hash = Expr::Hash { from: R, length: A::LENGTH, numbers, seed: SEED, to: R };
                 self.with([A::load_source(), hash])
             }
         };
@@ -438,7 +439,7 @@ impl Rule {
             .elements
             .extend((0..u32::from(percent)).map(|n| (Bytes::from_slice(&n.to_ne_bytes()), Element::Present)));
         self.with([
-            Expr::NumgenRandom { modulus: 100, to: R },
+            Expr::NumgenRandom { numbers: 0..100, to: R },
             Expr::Lookup { set: SetRef::Anonymous(Box::new(chosen)), from: R, to: None, vmap: false },
         ])
     }

@@ -169,37 +169,34 @@ pub struct Set {
     /// Filled by rules ([`Expr::Add`]) up to so many elements; those are the kernel's business and not in `elements`.
     pub dynamic: Option<u32>,
     pub elements: OrdMap<Bytes, Element>,
-    /// Instead of `elements`, in a map from [`DataType::INTEGER`].
-    pub numbered: Option<Numbered>,
+    /// Besides `elements`, in a map from [`DataType::INTEGER`]: runs of numbers by their first; no two have one in common.
+    pub numbered: OrdMap<u32, Numbered>,
 }
 
 impl Set {
-    /// A map of numbers.
-    pub fn numbered(data: DataType, numbered: Numbered) -> Self {
-        Self { numbered: Some(numbered), ..Self::map(DataType::INTEGER, data) }
-    }
-
     pub fn map(key: DataType, data: DataType) -> Self {
-        Self { key, data: Some(data), dynamic: None, elements: OrdMap::new(), numbered: None }
+        Self { data: Some(data), ..Self::plain(key) }
     }
 
     fn len(&self) -> usize {
-        self.elements.len() + self.numbered.as_ref().map_or(0, |numbered| numbered.count as usize)
+        self.elements.len() + self.numbered.values().map(|numbered| numbered.count as usize).sum::<usize>()
     }
 
     fn contains(&self, key: &[u8]) -> bool {
-        let number = || Some(u32::from_ne_bytes(key.try_into().ok()?));
-        self.elements.contains_key(key)
-            || self.numbered.as_ref().is_some_and(|numbered| number().is_some_and(|number| number < numbered.count))
+        let run = || {
+            let number = u32::from_ne_bytes(key.try_into().ok()?);
+            let (first, numbered) = self.numbered.get_prev(&number)?;
+            (number - first < numbered.count).then_some(())
+        };
+        self.elements.contains_key(key) || run().is_some()
     }
 
     pub fn plain(key: DataType) -> Self {
-        Self { key, data: None, dynamic: None, elements: OrdMap::new(), numbered: None }
+        Self { key, data: None, dynamic: None, elements: OrdMap::new(), numbered: OrdMap::new() }
     }
 }
 
-/// The numbers below `count`, each mapped to the next of `values` (one at least), over and over. A map has the same count all
-/// its life.
+/// So many numbers in a row, each mapped to the next of `values` (one at least), over and over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Numbered {
     pub count: u32,
@@ -207,7 +204,7 @@ pub struct Numbered {
 }
 
 impl Numbered {
-    /// What the number is mapped to.
+    /// What the number, counted from the first, is mapped to.
     pub(crate) fn value(&self, number: u32) -> Option<&Bytes> {
         self.values.get((number as usize).checked_rem(self.values.len())?).filter(|_| number < self.count)
     }

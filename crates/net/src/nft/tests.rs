@@ -54,12 +54,13 @@ fn example() -> Table {
     nodes.elements.insert(mac, Element::Value(Bytes::from_slice(&0x10001_u32.to_ne_bytes())));
 
     table.sets.insert("nodes".to_owned(), nodes);
+    let numbered = |data, numbered: OrdMap<u32, Numbered>| Set { numbered, ..Set::map(DataType::INTEGER, data) };
     let addresses = vec![address(12).bytes(), address(21).bytes()];
-    let numbered = Set::numbered(DataType::IPV4, Numbered { count: 4, values: addresses });
-    table.sets.insert("places".to_owned(), numbered);
+    let runs = [(0_u32, 4), (8, 1)].map(|(first, count)| (first, Numbered { count, values: addresses.clone() }));
+    table.sets.insert("places".to_owned(), numbered(DataType::IPV4, runs.into_iter().collect()));
     let values = [[10, 0, 1, 12, 0, 80, 0, 0], [10, 0, 1, 21, 0, 81, 0, 0]].map(|value| Bytes::from_slice(&value));
-    let numbered = Set::numbered(DataType::IPV4_PORT, Numbered { count: 2, values: values.to_vec() });
-    table.sets.insert("ports".to_owned(), numbered);
+    let run = Numbered { count: 2, values: values.to_vec() };
+    table.sets.insert("ports".to_owned(), numbered(DataType::IPV4_PORT, OrdMap::unit(0, run)));
     table.chain(
         "output",
         base(ChainType::Nat, HookPoint::Output, vec![Rule::new().destination_vmap::<Ipv4Addr>("vips")]),
@@ -67,18 +68,21 @@ fn example() -> Table {
     table.chain(
         "web",
         Chain::regular(vec![
-            Rule::new().dnat_numbered::<Ipv4Addr>(Choice::RoundRobin, 4, "places"),
+            Rule::new().dnat_numbered::<Ipv4Addr>(Choice::RoundRobin, 0..4, "places"),
             Rule::new().dnat(address(12)),
         ]),
     );
     table.chain(
         "port",
         Chain::regular(vec![
-            Rule::new().l4proto(6).dnat_port_numbered(Choice::RoundRobin, 2, "ports"),
+            Rule::new().l4proto(6).dnat_port_numbered(Choice::RoundRobin, 0..2, "ports"),
             Rule::new().l4proto(6).dnat_port(address(12), 80),
         ]),
     );
-    table.chain("sticky", Chain::regular(vec![Rule::new().l4proto(6).dnat_port_numbered(Choice::Source, 2, "ports")]));
+    table.chain(
+        "sticky",
+        Chain::regular(vec![Rule::new().l4proto(6).dnat_port_numbered(Choice::Source, 2..4, "ports")]),
+    );
     table.chain(
         "empty",
         Chain::regular(vec![
@@ -168,10 +172,10 @@ fn nft_prints_what_was_meant() {
         "map nodes { type ether_addr : mark elements = { 02:42:0a:00:00:02 : 0x00010001 } }",
         "chain output { type nat hook output priority -100; policy accept; ip daddr vmap @vips }",
         "dnat to numgen inc mod 4 map @places dnat to 10.0.1.12",
-        "map places { typeof numgen inc mod 4 : ip daddr size 8 elements = { 0 : 10.0.1.12, 1 : 10.0.1.21, 2 : 10.0.1.12, 3 : 10.0.1.21 } }",
+        "map places { typeof numgen inc mod 4294967295 : ip daddr elements = { 0 : 10.0.1.12, 1 : 10.0.1.21, 2 : 10.0.1.12, 3 : 10.0.1.21, 8 : 10.0.1.12 } }",
         "meta l4proto tcp dnat ip to numgen inc mod 2 map @ports",
         "meta l4proto tcp dnat to 10.0.1.12:80",
-        "dnat ip to jhash ip saddr mod 2 seed 0x736b6570 map @ports",
+        "dnat ip to jhash ip saddr mod 2 seed 0x736b6570 offset 2 map @ports",
         "chain empty { reject with tcp reset reject }",
         r#"oifname "ing0" ct status dnat fib saddr type local masquerade to :40000-41000"#,
         r#"oifname "ing0" meta l4proto udp snat to :40000-41000"#,
@@ -213,7 +217,7 @@ fn what_an_administrator_saves_can_be_loaded() {
     let loaded = run(&netns, "saved=$(nft list ruleset) && nft flush ruleset && echo \"$saved\" | nft -f -");
     assert_eq!(String::from_utf8_lossy(&loaded.stderr), "");
     assert_eq!(list(&netns), text);
-    assert!(text.contains("numgen inc mod 12") && text.contains("jhash ip6 saddr"), "{text}");
+    assert!(text.contains("numgen inc mod 12 map @places-12-0") && text.contains("jhash ip6 saddr"), "{text}");
 }
 
 #[test]

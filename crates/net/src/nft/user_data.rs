@@ -3,7 +3,7 @@
 //!
 //! Each part is a type, a length and a value, all numbers in the CPU's order (libnftnl's `udata.h`, nftables' expressions).
 
-use super::{DataType, Numbered, Set};
+use super::{DataType, Set};
 
 const KEY_BYTE_ORDER: u8 = 0;
 const DATA_BYTE_ORDER: u8 = 1;
@@ -29,9 +29,9 @@ pub(super) fn of(set: &Set) -> Vec<u8> {
     let mut bytes = number(KEY_BYTE_ORDER, order(set.key));
     if let Some(data) = set.data {
         bytes.extend(number(DATA_BYTE_ORDER, order(data)));
-        if let Some(Numbered { count, .. }) = set.numbered {
+        if set.key == DataType::INTEGER {
             // An integer has no name for a type: it is "what numgen gives".
-            let numgen = expression(NUMGEN, &numbers(&[0, count, 0]));
+            let numgen = expression(NUMGEN, &numbers(&[0, u32::MAX, 0]));
             bytes.extend(part(KEY_TYPEOF, &numgen));
             bytes.extend(part(DATA_TYPEOF, &type_of(data)));
         }
