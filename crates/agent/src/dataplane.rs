@@ -241,9 +241,7 @@ fn ingress(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Option
     let own = set.nodes.get(self_node)?;
     let subnet = network.allocation.as_ref()?.subnet;
     let address = own.ingress_address.and_then(|a| Ipv4Net::new(a, subnet.prefix_len()).ok());
-    let indexed = || set.nodes.values().filter_map(|n| Some((n.mesh_index?, n.ingress_address)));
-    let node_macs = indexed().filter_map(|(index, address)| Some((index, mac_of(address?)))).collect();
-    let highest = indexed().map(|(index, _)| index).max().unwrap_or(0);
+    let node_macs = set.nodes.values().filter_map(|n| Some((n.mesh_index?, mac_of(n.ingress_address?)))).collect();
     let serving = serving(set, &network.id);
     let mut ports = BTreeMap::new();
     for (id, record) in &set.services {
@@ -261,7 +259,6 @@ fn ingress(set: &AssignmentSet, self_node: &NodeId, network: &Network) -> Option
         network_id: Some(network.id.clone()),
         address,
         mesh_index: own.mesh_index.unwrap_or(0),
-        mesh_size: highest.saturating_add(1),
         node_macs,
         ports,
     })

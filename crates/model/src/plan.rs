@@ -67,10 +67,8 @@ pub struct IngressPlan {
     pub network_id: Option<NetworkId>,
     /// The host's own address on the ingress network, with prefix length.
     pub address: Option<Ipv4Net>,
-    /// This host's number in the mesh: with `SOURCE_PORT_RANGE` ports each, no two hosts send from the same source port.
+    /// This host's number in the mesh.
     pub mesh_index: u16,
-    /// How many numbers are in use, at least 1: the source ports are shared out among so many.
-    pub mesh_size: u16,
     /// mesh index -> MAC of that host's leg, for replies to go back the way they came.
     pub node_macs: BTreeMap<u16, [u8; 6]>,
     /// Held on every host, tasks or not; with no backend a connection is refused at once.

@@ -179,7 +179,6 @@ fn datagrams_by_ipv6_are_carried_and_answered_from_the_address_they_were_sent_to
                 network_id: Some(id.clone()),
                 address: "10.0.1.240/24".parse().ok(),
                 mesh_index: 0,
-                mesh_size: 1,
                 node_macs: [].into(),
                 ports: [((Protocol::Udp, 8053), taken)].into(),
             };

@@ -78,7 +78,6 @@ fn plan() -> HostPlan {
     let ingress = IngressPlan {
         network_id: Some(network()),
         address: Some(Ipv4Net::new_assert(on_overlay(240), 24)),
-        mesh_size: 1,
         ..IngressPlan::default()
     };
     HostPlan {

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::Ipv4Net;
 use skep_model::service::Protocol;
 
-use crate::nft::expr::{Compare, CtKey, Expr, FibOf, MetaKey, NatKind, PayloadBase, SetRef};
+use crate::nft::expr::{Compare, CtKey, Expr, FibOf, MetaKey, PayloadBase, SetRef};
 use crate::nft::{
     Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table, Verdict,
 };
@@ -163,7 +163,7 @@ fn by_address_expr() -> [Expr; 5] {
 }
 
 fn destination_nat() -> Expr {
-    Expr::Nat { kind: NatKind::Destination, address: Some(Reg(0)), port: Some((Reg(1), None)) }
+    Expr::Nat { address: Some(Reg(0)), port: Some(Reg(1)) }
 }
 
 fn replies(rule: Rule) -> Rule {

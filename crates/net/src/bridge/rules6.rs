@@ -15,7 +15,7 @@ use ipnet::Ipv6Net;
 use skep_model::service::Protocol;
 
 use super::rules::{Published, not_to, passing, table_name};
-use crate::nft::expr::{Compare, Expr, FibOf, NatKind, PayloadBase, SetRef};
+use crate::nft::expr::{Compare, Expr, FibOf, PayloadBase, SetRef};
 use crate::nft::{
     Bytes, Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table,
 };
@@ -102,7 +102,7 @@ fn by_address_expr() -> [Expr; 4] {
 }
 
 fn destination_nat() -> Expr {
-    Expr::Nat { kind: NatKind::Destination, address: Some(Reg(0)), port: Some((Reg(4), None)) }
+    Expr::Nat { address: Some(Reg(0)), port: Some(Reg(4)) }
 }
 
 /// `ip6 saddr <subnet>`

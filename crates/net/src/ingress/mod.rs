@@ -115,7 +115,7 @@ impl Mesh {
             update.changes += changes;
             update.failures.extend(failures);
         }
-        self.rules.prepare(&mut self.wanted, &self.leg, mode, (plan.mesh_index, plan.mesh_size));
+        self.rules.prepare(&mut self.wanted, &self.leg, mode);
         update.dropped = self.rules.update(&mut self.wanted, &plan.ports);
         match self.commit() {
             Ok(changes) => update.changes += changes,

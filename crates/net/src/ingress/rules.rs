@@ -8,8 +8,7 @@
 //! chain output     { … the same, for this host's own clients }
 //! chain postrouting { type nat hook postrouting priority 100;
 //!     oifname ing ct status dnat meta l4proto tcp ct original proto-dst @masqueraded-tcp masquerade   # asked for by label
-//!     oifname ing ct status dnat fib saddr type local masquerade          # 127.0.0.1 means nothing to a task
-//!     oifname ing ct status dnat meta l4proto tcp snat to :1024-22527 }   # keeps the client's address
+//!     oifname ing ct status dnat fib saddr type local masquerade }        # 127.0.0.1 means nothing to a task
 //! chain refuse { type filter hook input priority 0; meta l4proto udp th dport @published-udp goto rejected }   # no backend
 //! chain guard { type filter hook prerouting priority -150; iifname ing ct state new drop }
 //! ```
@@ -29,8 +28,6 @@ use crate::nft::{Bytes, Chain, ChainType, DataType, Element, Hook, HookPoint, Ru
 
 const PORTS: &str = "ports";
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-const FIRST_SOURCE_PORT: u32 = 1024;
-const SOURCE_PORTS: u32 = 65_536 - FIRST_SOURCE_PORT;
 
 /// What a task sees as the source of a connection through the mesh.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,22 +48,12 @@ pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
-/// The source ports of one host. The number of shares is rounded up to a power of two, so that a host more rarely moves
-/// everybody's.
-pub fn source_ports(mesh_index: u16, mesh_size: u16) -> (u16, u16) {
-    let shares = u32::from(mesh_size).max(u32::from(mesh_index) + 1).next_power_of_two();
-    let each = (SOURCE_PORTS / shares).max(1);
-    let first = (FIRST_SOURCE_PORT + u32::from(mesh_index) * each).min(65_535);
-    let last = (first + each - 1).min(65_535);
-    (first as u16, last as u16)
-}
-
 /// Port chains of the mesh.
 #[derive(Clone, Debug, Default)]
 pub struct MeshRules {
     rings: Rings<Published>,
     masqueraded: BTreeSet<(Protocol, u16)>,
-    prepared: Option<(SourceMode, (u16, u16))>,
+    prepared: Option<SourceMode>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,12 +93,12 @@ impl Destination for Published {
 }
 
 impl MeshRules {
-    /// Puts base chains and maps into the table. `share` is mesh index and size.
-    pub fn prepare(&mut self, table: &mut Table, leg: &str, mode: SourceMode, share: (u16, u16)) {
-        if self.prepared == Some((mode, share)) {
+    /// Puts base chains and maps into the table.
+    pub fn prepare(&mut self, table: &mut Table, leg: &str, mode: SourceMode) {
+        if self.prepared == Some(mode) {
             return;
         }
-        self.prepared = Some((mode, share));
+        self.prepared = Some(mode);
         for protocol in PROTOCOLS {
             table.sets.entry(map_name(protocol)).or_insert_with(|| Set::map(DataType::PORT, DataType::VERDICT));
             for set in [published(protocol), masqueraded(protocol)] {
@@ -136,7 +123,7 @@ impl MeshRules {
         let nat = |point, priority| Hook::new(ChainType::Nat, point, priority);
         table.chain("prerouting", Chain::base(nat(HookPoint::Prerouting, -100), dispatch.clone()));
         table.chain("output", Chain::base(nat(HookPoint::Output, -100), dispatch));
-        table.chain("postrouting", Chain::base(nat(HookPoint::Postrouting, 100), source_rules(leg, mode, share)));
+        table.chain("postrouting", Chain::base(nat(HookPoint::Postrouting, 100), source_rules(leg, mode)));
         // Tasks answer through the leg and never begin there: without this, one could reach the host's 127.0.0.1.
         let guard = vec![Rule::new().input(leg).state_new().verdict(Verdict::Drop)];
         table.chain("guard", Chain::base(Hook::new(ChainType::Filter, HookPoint::Prerouting, -150), guard));
@@ -191,21 +178,18 @@ fn contain(table: &mut Table, set: &str, port: u16, contained: bool) {
     }
 }
 
-fn source_rules(leg: &str, mode: SourceMode, (index, size): (u16, u16)) -> Vec<Rule> {
+/// Other connections keep the client's address and port: which host one came by, the task's own namespace knows.
+fn source_rules(leg: &str, mode: SourceMode) -> Vec<Rule> {
     let translated = || Rule::new().output(leg).was_dnat();
     match mode {
         SourceMode::Masquerade => vec![translated().masquerade()],
         SourceMode::Preserve => {
-            let (first, last) = source_ports(index, size);
             let mut rules = vec![translated().local(FibOf::Source).masquerade()];
             // A container of this host, by its bridge address: the same address may be the task's own on its host.
             rules.push(from_interfaces(translated(), "docker").masquerade());
             for protocol in PROTOCOLS {
                 let asked = translated().l4proto(protocol_number(protocol));
                 rules.push(asked.original_port_in(&masqueraded(protocol)).masquerade());
-            }
-            for protocol in PROTOCOLS {
-                rules.push(translated().l4proto(protocol_number(protocol)).snat_ports(first, last));
             }
             rules
         }
@@ -218,24 +202,4 @@ fn from_interfaces(rule: Rule, prefix: &str) -> Rule {
         Expr::Meta { key: MetaKey::InputName, to: Reg(0) },
         Expr::Cmp { from: Reg(0), compare: Compare::Equal, value: prefix.as_bytes().to_vec() },
     ])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_hosts_share_a_source_port() {
-        for size in [1_u16, 2, 3, 7, 50, 1000] {
-            let mut last_of_previous = 1023_u16;
-            for index in 0..size {
-                let (first, last) = source_ports(index, size);
-                assert!(first > last_of_previous && first <= last, "{index} of {size}: {first}-{last}");
-                last_of_previous = last;
-            }
-        }
-        assert_eq!(source_ports(0, 1), (1024, 65_535));
-        assert_eq!(source_ports(0, 3), source_ports(0, 4));
-        assert_eq!(source_ports(5, 2), source_ports(5, 8));
-    }
 }

@@ -1,7 +1,8 @@
 //! The way back from a task to the host a mesh connection came by, inside the task's namespace.
 //!
 //! ```text
-//! table ip: chain mesh-in  { iifname eth1 ct state new ct mark set ether saddr map @mesh-nodes; iifname eth1 meta mark set ct mark }
+//! table ip: chain mesh-zone { iifname eth1 meta mark set ether saddr map @mesh-nodes  ct original zone set <its lower half> }
+//!           chain mesh-in  { iifname eth1 ct state new ct mark set ether saddr map @mesh-nodes }
 //!           chain mesh-out { type route hook output; ct direction reply ct mark & bit != 0 meta mark set ct mark }
 //!           chain mesh-udp { ct mark & bit != 0 meta l4proto udp ip saddr != <subnet> dnat to <address of the way out> }
 //! ip rule fwmark bit/bit lookup 100;  table 100: default via <gateway>, whose MAC no host has
@@ -10,6 +11,10 @@
 //!
 //! The client's address says nothing about the host that has the connection in its tables; the MAC of the first packet
 //! does. It is kept as the connection's mark, and written as destination MAC over that of a gateway that does not exist.
+//!
+//! A client may use one port of its own with several hosts at once, and they may send it all to one task. So connections are
+//! told apart by their host as well (its index is the zone of what comes in), and where two would look alike to the task's
+//! process, conntrack gives the later one another source port here, and nowhere else.
 //!
 //! A UDP server that is bound to no address answers from the one that its default route suggests, before any mark is
 //! known. So its datagrams are translated to come in at that address; the answer is translated back.
@@ -36,6 +41,7 @@ const R: Reg = Reg(0);
 const NODES: &str = "mesh-nodes";
 const MACS: &str = "mesh-macs";
 const UDP_CHAIN: &str = "mesh-udp";
+const ZONE_CHAIN: &str = "mesh-zone";
 
 /// Mesh index of every host -> MAC of its leg.
 pub type NodeMacs = BTreeMap<u16, [u8; 6]>;
@@ -53,16 +59,19 @@ pub fn mark_connections(table: &mut Table, ifname: &str, nodes: &NodeMacs) {
     table.sets.insert(NODES.to_owned(), map);
     let load_connection_mark = Expr::Ct { key: CtKey::Mark, original: false, to: R };
     let set_packet_mark = Expr::MetaSet { key: MetaKey::Mark, from: R };
-    let incoming = vec![
-        Rule::new().input(ifname).state_new().with([
-            Expr::Payload { base: PayloadBase::Link, offset: 6, length: 6, to: R },
-            Expr::Lookup { set: SetRef::Named(NODES.to_owned()), from: R, to: Some(R), vmap: false },
-            Expr::CtSet { key: CtKey::Mark, from: R },
-        ]),
-        Rule::new().input(ifname).with([load_connection_mark.clone(), set_packet_mark.clone()]),
+    let find_node = [
+        Expr::Payload { base: PayloadBase::Link, offset: 6, length: 6, to: R },
+        Expr::Lookup { set: SetRef::Named(NODES.to_owned()), from: R, to: Some(R), vmap: false },
     ];
+    // The mark's lower half is its first two bytes in a register; where the processor has it otherwise, all are in one zone.
+    let set_zone = Expr::CtSet { key: CtKey::Zone, original: true, from: R };
+    let untracked = vec![Rule::new().input(ifname).with(find_node.clone()).with([set_packet_mark.clone(), set_zone])];
+    let set_connection_mark = Expr::CtSet { key: CtKey::Mark, original: false, from: R };
+    let incoming = vec![Rule::new().input(ifname).state_new().with(find_node).with([set_connection_mark])];
     let outgoing = vec![Rule::new().direction_reply().with(marked()).with([load_connection_mark, set_packet_mark])];
     let hook = |chain_type, point| Hook::new(chain_type, point, -150);
+    let before_conntrack = Hook::new(ChainType::Filter, HookPoint::Prerouting, -300);
+    table.chain(ZONE_CHAIN, Chain::base(before_conntrack, untracked));
     table.chain("mesh-in", Chain::base(hook(ChainType::Filter, HookPoint::Prerouting), incoming));
     table.chain("mesh-out", Chain::base(hook(ChainType::Route, HookPoint::Output), outgoing));
 }
@@ -100,6 +109,7 @@ fn marked() -> [Expr; 3] {
 /// Takes the marking out again.
 pub fn unmark_connections(table: &mut Table) {
     table.sets.remove(NODES);
+    table.chains.remove(ZONE_CHAIN);
     table.chains.remove("mesh-in");
     table.chains.remove("mesh-out");
     table.chains.remove(UDP_CHAIN);

@@ -409,9 +409,12 @@ fn write_expression(writer: &mut Writer, expression: &Expr, family: Family, set_
                 writer.attribute(3, &[0]);
             }
         }
-        Expr::CtSet { key, from } => {
+        Expr::CtSet { key, original, from } => {
             writer.number(2, *key as u32);
             writer.number(4, register(*from));
+            if *original {
+                writer.attribute(3, &[0]);
+            }
         }
         Expr::FibType { of, to } => {
             writer.number(1, register(*to));
@@ -458,16 +461,17 @@ fn write_expression(writer: &mut Writer, expression: &Expr, family: Family, set_
             writer.number(3, 0); // NFT_DYNSET_OP_ADD
             writer.number(4, register(*from));
         }
-        Expr::Nat { kind, address, port } => {
-            writer.number(1, *kind as u32);
+        Expr::Nat { address, port } => {
+            writer.number(1, 1); // NFT_NAT_DNAT
             // NFPROTO_IPV4 but in tables of the other.
             writer.number(2, if family == Family::Ip6 { 10 } else { 2 });
             if let Some(address) = address {
                 writer.number(3, register(*address));
             }
-            write_ports(writer, 5, *port);
+            if let Some(port) = port {
+                writer.number(5, register(*port));
+            }
         }
-        Expr::Masquerade { port } => write_ports(writer, 2, *port),
         Expr::NumgenInc { numbers, to } | Expr::NumgenRandom { numbers, to } => {
             writer.number(1, register(*to));
             writer.number(2, numbers.end - numbers.start);
@@ -493,18 +497,9 @@ fn write_expression(writer: &mut Writer, expression: &Expr, family: Family, set_
             // ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH
             writer.attribute(2, &[if family == Family::Ip6 { 4 } else { 3 }]);
         }
-        Expr::Notrack | Expr::Counter => {}
+        Expr::Masquerade | Expr::Notrack | Expr::Counter => {}
     }
     writer.close(data);
-}
-
-fn write_ports(writer: &mut Writer, first_kind: u16, port: Option<(super::Reg, Option<super::Reg>)>) {
-    if let Some((first, last)) = port {
-        writer.number(first_kind, register(first));
-        if let Some(last) = last {
-            writer.number(first_kind + 1, register(last));
-        }
-    }
 }
 
 fn name_of(expression: &Expr) -> &'static str {
@@ -519,7 +514,7 @@ fn name_of(expression: &Expr) -> &'static str {
         Expr::Lookup { .. } => "lookup",
         Expr::Add { .. } => "dynset",
         Expr::Nat { .. } => "nat",
-        Expr::Masquerade { .. } => "masq",
+        Expr::Masquerade => "masq",
         Expr::NumgenInc { .. } | Expr::NumgenRandom { .. } => "numgen",
         Expr::Hash { .. } => "hash",
         Expr::Reject(_) => "reject",

@@ -46,6 +46,8 @@ pub enum CtKey {
     Status = 2,
     Mark = 3,
     ProtoDst = 12,
+    /// The lower half of the first register.
+    Zone = 17,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +55,6 @@ pub enum CtKey {
 pub enum Compare {
     Equal = 0,
     NotEqual = 1,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum NatKind {
-    Source = 0,
-    Destination = 1,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +110,7 @@ pub enum Expr {
     },
     CtSet {
         key: CtKey,
+        original: bool,
         from: Reg,
     },
     /// The address type (`RTN_LOCAL` …) of an address.
@@ -150,15 +146,12 @@ pub enum Expr {
         set: String,
         from: Reg,
     },
-    /// Address and port ranges from registers; a maximum without use is left out.
+    /// `dnat to` address and port from registers.
     Nat {
-        kind: NatKind,
         address: Option<Reg>,
-        port: Option<(Reg, Option<Reg>)>,
+        port: Option<Reg>,
     },
-    Masquerade {
-        port: Option<(Reg, Option<Reg>)>,
-    },
+    Masquerade,
     /// `numgen inc mod n offset m`: counts per rule, in CPU byte order.
     NumgenInc {
         numbers: Range<u32>,
@@ -352,7 +345,7 @@ impl Rule {
     pub fn dnat<A: Address>(self, address: A) -> Self {
         self.with([
             Expr::Immediate { to: R, value: address.bytes().to_vec() },
-            Expr::Nat { kind: NatKind::Destination, address: Some(R), port: None },
+            Expr::Nat { address: Some(R), port: None },
         ])
     }
 
@@ -361,7 +354,7 @@ impl Rule {
         self.with([
             Expr::Immediate { to: R, value: address.octets().to_vec() },
             Expr::Immediate { to: Reg(1), value: port.to_be_bytes().to_vec() },
-            Expr::Nat { kind: NatKind::Destination, address: Some(R), port: Some((Reg(1), None)) },
+            Expr::Nat { address: Some(R), port: Some(Reg(1)) },
         ])
     }
 
@@ -369,27 +362,19 @@ impl Rule {
     pub fn redirect_port(self, port: u16) -> Self {
         self.with([
             Expr::Immediate { to: R, value: port.to_be_bytes().to_vec() },
-            Expr::Nat { kind: NatKind::Destination, address: None, port: Some((R, None)) },
+            Expr::Nat { address: None, port: Some(R) },
         ])
     }
 
     /// `dnat to numgen inc mod <count> offset <first> map @<map>`, or `dnat to jhash ip saddr mod …`: by the number whose turn
     /// it is, or the client's.
     pub fn dnat_numbered<A: Address>(self, by: Choice, numbers: Range<u32>, map: &str) -> Self {
-        self.numbered::<A>(by, numbers, map).with([Expr::Nat {
-            kind: NatKind::Destination,
-            address: Some(R),
-            port: None,
-        }])
+        self.numbered::<A>(by, numbers, map).with([Expr::Nat { address: Some(R), port: None }])
     }
 
     /// The same to an address and a port.
     pub fn dnat_port_numbered(self, by: Choice, numbers: Range<u32>, map: &str) -> Self {
-        self.numbered::<Ipv4Addr>(by, numbers, map).with([Expr::Nat {
-            kind: NatKind::Destination,
-            address: Some(R),
-            port: Some((Reg(1), None)),
-        }])
+        self.numbered::<Ipv4Addr>(by, numbers, map).with([Expr::Nat { address: Some(R), port: Some(Reg(1)) }])
     }
 
     fn numbered<A: Address>(self, by: Choice, numbers: Range<u32>, map: &str) -> Self {
@@ -405,21 +390,7 @@ impl Rule {
 
     /// `masquerade`
     pub fn masquerade(self) -> Self {
-        self.with([Expr::Masquerade { port: None }])
-    }
-
-    /// `masquerade to :<first>-<last>`
-    pub fn masquerade_ports(self, first: u16, last: u16) -> Self {
-        self.with([load_port(R, first), load_port(Reg(1), last), Expr::Masquerade { port: Some((R, Some(Reg(1)))) }])
-    }
-
-    /// `snat to :<first>-<last>`: keeps the address.
-    pub fn snat_ports(self, first: u16, last: u16) -> Self {
-        self.with([
-            load_port(R, first),
-            load_port(Reg(1), last),
-            Expr::Nat { kind: NatKind::Source, address: None, port: Some((R, Some(Reg(1)))) },
-        ])
+        self.with([Expr::Masquerade])
     }
 
     /// `reject with tcp reset` or `with icmp port-unreachable`
@@ -447,10 +418,6 @@ impl Rule {
     pub fn verdict(self, verdict: Verdict) -> Self {
         self.with([Expr::Verdict(verdict)])
     }
-}
-
-fn load_port(to: Reg, port: u16) -> Expr {
-    Expr::Immediate { to, value: port.to_be_bytes().to_vec() }
 }
 
 fn saddr() -> Expr {

@@ -96,8 +96,7 @@ fn example() -> Table {
             ChainType::Nat,
             HookPoint::Postrouting,
             vec![
-                Rule::new().output("ing0").was_dnat().local(FibOf::Source).masquerade_ports(40000, 41000),
-                Rule::new().output("ing0").l4proto(17).snat_ports(40000, 41000),
+                Rule::new().output("ing0").was_dnat().local(FibOf::Source).masquerade(),
                 Rule::new().source(address(9)).masquerade(),
             ],
         ),
@@ -116,7 +115,7 @@ fn example() -> Table {
                         to: Some(Reg(0)),
                         vmap: false,
                     },
-                    Expr::CtSet { key: CtKey::Mark, from: Reg(0) },
+                    Expr::CtSet { key: CtKey::Mark, original: false, from: Reg(0) },
                 ]),
                 Rule::new().with([
                     Expr::Ct { key: CtKey::Mark, original: false, to: Reg(0) },
@@ -177,8 +176,7 @@ fn nft_prints_what_was_meant() {
         "meta l4proto tcp dnat to 10.0.1.12:80",
         "dnat ip to jhash ip saddr mod 2 seed 0x736b6570 offset 2 map @ports",
         "chain empty { reject with tcp reset reject }",
-        r#"oifname "ing0" ct status dnat fib saddr type local masquerade to :40000-41000"#,
-        r#"oifname "ing0" meta l4proto udp snat to :40000-41000"#,
+        r#"oifname "ing0" ct status dnat fib saddr type local masquerade"#,
         "ip saddr 10.0.1.9 masquerade",
         r#"iifname "eth1" ct state new ct mark set @ll,48,48 map @nodes"#,
         "meta mark set ct mark",
@@ -206,7 +204,7 @@ fn what_an_administrator_saves_can_be_loaded() {
     socket.apply(None, &balancers([2, 3, 4].map(|last| address(last).to_ipv6_mapped()))).unwrap();
     let mut mesh = Table::new(Family::Ip, "mesh", Ownership::Shared);
     let mut rules = MeshRules::default();
-    rules.prepare(&mut mesh, "ing0", SourceMode::Preserve, (1, 3));
+    rules.prepare(&mut mesh, "ing0", SourceMode::Preserve);
     let ring = [12, 21].map(|last| Backend { address: address(last), port: 80 }).to_vec().into();
     let port = MeshPort { ring, masquerade: true, proxy_protocol: false };
     let only = MeshPort { ring: port.ring.backends[..1].to_vec().into(), ..port.clone() };

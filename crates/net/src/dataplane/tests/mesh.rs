@@ -1,8 +1,8 @@
 //! Published ports on every host, from outside and from the hosts themselves.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use skep_model::plan::{Backend, HostPlan, MeshPort, Ring};
@@ -167,12 +167,33 @@ fn a_client_port_used_with_several_hosts_is_no_collision() {
     let world = World::new();
     let hosts = with_a_task_on_the_third(&world);
     let (outside, task) = (world.outside(9), world.task(&hosts[2], 31));
-    let _server = Server::start(&task.namespace, 80, "task");
+    let server = Server::start(&task.namespace, 80, "task");
     let socket = udp_socket(&outside);
     for _ in 0..3 {
         for host in &hosts {
             assert_eq!(ask_udp_with(&socket, host.underlay, 8080).unwrap(), "task 192.168.50.9");
         }
+    }
+    drop(server);
+
+    // All at the same time. The first keeps its port; to the task the others have another.
+    let listener = task.namespace.run(|| TcpListener::bind("0.0.0.0:80")).unwrap().unwrap();
+    let mut pairs = Vec::new();
+    for host in &hosts {
+        let client = open_from(&outside, 40_000, host.underlay, 8080);
+        pairs.push((client, listener.accept().unwrap()));
+    }
+    let seen: Vec<SocketAddr> = pairs.iter().map(|(_, (_, peer))| *peer).collect();
+    assert!(seen.iter().all(|peer| peer.ip() == Ipv4Addr::new(192, 168, 50, 9)), "{seen:?}");
+    assert_eq!(seen[0].port(), 40_000);
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 3, "{seen:?}");
+    for (number, (client, (server, _))) in (b'0'..).zip(&mut pairs) {
+        let mut byte = [0];
+        client.write_all(&[number]).unwrap();
+        server.read_exact(&mut byte).unwrap();
+        server.write_all(&byte).unwrap();
+        client.read_exact(&mut byte).unwrap();
+        assert_eq!(byte, [number]);
     }
 }
 

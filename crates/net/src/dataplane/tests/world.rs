@@ -247,7 +247,6 @@ pub(super) fn plan(hosts: &[&Host], me: usize, mesh: bool) -> HostPlan {
             network_id: Some(network()),
             address: Some(net(leg(me))),
             mesh_index: u16::try_from(me).unwrap(),
-            mesh_size: u16::try_from(hosts.len()).unwrap(),
             node_macs: others().map(|index| (u16::try_from(index).unwrap(), mac_of(leg(index)))).collect(),
             ports: [].into(),
         }
@@ -345,6 +344,17 @@ pub(super) fn open(from: &Namespace, address: impl Into<IpAddr>, port: u16) -> i
     let stream = from.run(|| TcpStream::connect_timeout(&address, PATIENCE)).unwrap()?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+/// From a source port that may be in use towards others.
+pub(super) fn open_from(from: &Namespace, source_port: u16, address: Ipv4Addr, port: u16) -> TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket, sockopt};
+    let stream: TcpStream = from.run(|| socket(AddressFamily::INET, SocketType::STREAM, None)).unwrap().unwrap().into();
+    sockopt::set_socket_reuseaddr(&stream, true).unwrap();
+    bind(&stream, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, source_port))).unwrap();
+    connect(&stream, &SocketAddr::from((address, port))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
 }
 
 pub(super) fn read_line(stream: &mut TcpStream) -> io::Result<String> {
