@@ -1,10 +1,10 @@
 //! The firewall of bridge networks as one table, made from what networks and published ports there are.
 //!
 //! ```text
-//! prerouting -300  from a bridge to or from 127.0.0.0/8: drop (a bridge takes such packets, see below)
+//! prerouting -300  to or from 127.0.0.0/8, from a bridge: drop (a bridge takes such packets, see below)
 //! dstnat           to an address of the host: proto . address . port, then proto . port -> container . port
 //! output nat       the same, for the host itself and its 127.0.0.1
-//! forward          into a bridge: replies and published ports only; out of an internal one: nothing
+//! forward          replies; else into a bridge published ports only, and out of an internal one nothing
 //! srcnat           masquerade: what leaves a bridge, what comes back into it by a published port, what comes from 127.0.0.1
 //! ```
 //!
@@ -43,6 +43,7 @@ pub(crate) struct Published {
 }
 
 const ANY: &str = "published";
+const FROM_BRIDGE: &str = "from-bridge";
 const BY_ADDRESS: &str = "published-by-address";
 /// `inet_proto . inet_service`, and with an address between; each part padded to four bytes.
 const PROTO_PORT: DataType = DataType { id: (12 << 6) | 13, length: 8, host_order: false };
@@ -65,13 +66,11 @@ pub(crate) fn table<'a>(
     table.sets.insert(ANY.to_owned(), any);
     table.sets.insert(BY_ADDRESS.to_owned(), by_address);
 
-    let mut raw = Vec::new();
-    let mut forward = Vec::new();
+    let mut loopback = Vec::new();
+    let mut forward = vec![replies()];
     let mut source = Vec::new();
     for bridge in bridges {
-        raw.push(destination_in(Rule::new().input(&bridge.link), LOOPBACK).verdict(Verdict::Drop));
-        raw.push(source_in(Rule::new().input(&bridge.link), LOOPBACK).verdict(Verdict::Drop));
-
+        loopback.push(Rule::new().input(&bridge.link).verdict(Verdict::Drop));
         forward.extend(passing(&bridge.link, bridge.internal));
 
         let own = || source_in(Rule::new(), bridge.subnet);
@@ -89,6 +88,10 @@ pub(crate) fn table<'a>(
             Rule::new().local(FibOf::Destination).with(any_expr()),
         ]
     };
+    // Every packet of the host passes here and through `forward`: what concerns most of them least is said first.
+    let raw = [destination_in(Rule::new(), LOOPBACK), source_in(Rule::new(), LOOPBACK)];
+    let raw = raw.map(|rule| rule.verdict(Verdict::Jump(FROM_BRIDGE.to_owned()))).into();
+    table.chain(FROM_BRIDGE, Chain::regular(loopback));
     let mut base = |name: &str, kind, point, priority, rules| {
         table.chain(name, Chain::base(Hook::new(kind, point, priority), rules));
     };
@@ -107,8 +110,23 @@ pub(super) fn passing(link: &str, internal: bool) -> Vec<Rule> {
     if internal {
         vec![closed, not_to(Rule::new().input(link), link).verdict(Verdict::Drop)]
     } else {
-        vec![replies(into()).verdict(Verdict::Accept), into().was_dnat().verdict(Verdict::Accept), closed]
+        vec![into().was_dnat().verdict(Verdict::Accept), closed]
     }
+}
+
+/// `ct state established,related accept`, before all else.
+pub(super) fn replies() -> Rule {
+    let known = [
+        Expr::Ct { key: CtKey::State, original: false, to: Reg(0) },
+        Expr::Bitwise {
+            from: Reg(0),
+            to: Reg(0),
+            mask: ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+        },
+        Expr::Cmp { from: Reg(0), compare: Compare::NotEqual, value: vec![0; 4] },
+    ];
+    Rule::new().with(known).verdict(Verdict::Accept)
 }
 
 fn maps(published: impl Iterator<Item = Published>) -> (Set, Set) {
@@ -164,19 +182,6 @@ fn by_address_expr() -> [Expr; 5] {
 
 fn destination_nat() -> Expr {
     Expr::Nat { address: Some(Reg(0)), port: Some(Reg(1)) }
-}
-
-fn replies(rule: Rule) -> Rule {
-    rule.with([
-        Expr::Ct { key: CtKey::State, original: false, to: Reg(0) },
-        Expr::Bitwise {
-            from: Reg(0),
-            to: Reg(0),
-            mask: ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        },
-        Expr::Cmp { from: Reg(0), compare: Compare::NotEqual, value: vec![0; 4] },
-    ])
 }
 
 fn source_in(rule: Rule, subnet: Ipv4Net) -> Rule {

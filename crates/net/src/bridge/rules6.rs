@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! dstnat   to an address of the host: port, or address . port -> container . port (TCP)
-//! forward  into a bridge: replies and published ports only; out of an internal one: nothing
+//! forward  replies; else into a bridge published ports only, and out of an internal one nothing
 //! srcnat   masquerade: what leaves a bridge, what comes back into it by a published port
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use ipnet::Ipv6Net;
 use skep_model::service::Protocol;
 
-use super::rules::{Published, not_to, passing, table_name};
+use super::rules::{Published, not_to, passing, replies, table_name};
 use crate::nft::expr::{Compare, Expr, FibOf, PayloadBase, SetRef};
 use crate::nft::{
     Bytes, Chain, ChainType, DataType, Element, Family, Hook, HookPoint, Ownership, Reg, Rule, Set, Table,
@@ -43,7 +43,7 @@ pub(crate) fn table<'a>(
     table.sets.insert(ANY.to_owned(), any);
     table.sets.insert(BY_ADDRESS.to_owned(), by_address);
 
-    let mut forward = Vec::new();
+    let mut forward = vec![replies()];
     let mut source = Vec::new();
     for bridge in bridges {
         forward.extend(passing(&bridge.link, bridge.internal));
