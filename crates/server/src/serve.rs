@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, Uri, header};
 use axum::response::IntoResponse;
 use hyper::body::Incoming as IncomingBody;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use skep_api::version::{NEWEST, split_path};
 use skep_node::audit;
@@ -26,6 +27,8 @@ use crate::state::ServerState;
 
 /// How long running requests may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take over the head of a request, as with dockerd, and rest before it.
+const HEAD_DEADLINE: Duration = Duration::from_secs(300);
 
 pub struct Server;
 
@@ -98,6 +101,12 @@ async fn answer_managers(
     }
 }
 
+fn protocol() -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+    protocol
+}
+
 /// Serves one connection. hyper's half-close stays off: it is what tells us that a client waiting for a quiet stream is
 /// gone. Hijacked connections are not under hyper any more and half-close by themselves.
 async fn serve<C>(connection: C, requester: String, app: App, stop: CancellationToken)
@@ -108,10 +117,7 @@ where
         let (app, requester) = (app.clone(), requester.clone());
         async move { app.answer(request, requester).await }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(connection), service)
-        .with_upgrades();
+    let connection = protocol().serve_connection(TokioIo::new(connection), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -213,11 +219,27 @@ fn strip_version(request: &mut Request<Body>) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use skep_api::ApiVersion;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
     fn request(path: &str) -> Request<Body> {
         Request::builder().uri(path).body(Body::empty()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_rests_for_minutes_is_still_served() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let service = hyper::service::service_fn(async |_| Ok::<_, Infallible>(Response::new(String::new())));
+        let served = tokio::spawn(protocol().serve_connection(TokioIo::new(server), service));
+        for _ in 0..2 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: d\r\n\r\n").await.unwrap();
+            let mut answer = [0; 512];
+            let length = client.read(&mut answer).await.unwrap();
+            assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK"));
+            tokio::time::sleep(Duration::from_secs(200)).await;
+        }
+        served.abort();
     }
 
     #[test]
