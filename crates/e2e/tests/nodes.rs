@@ -15,6 +15,10 @@ fn await_status(lab: &Lab, asked: usize, node: &str, wanted: &str) {
 #[test]
 fn workers_become_managers_and_managers_workers() {
     let lab = Lab::swarm(1, 2);
+    lab.give_whoami();
+    eventually(LATER, "all are ready", || {
+        lab.docker_words(1, &["node", "ls", "--format", "{{.Status}}"]).stdout == "Ready\nReady\nReady\n"
+    });
     assert_eq!(
         lab.docker(1, "node promote node2 node3").ok(),
         "Node node2 promoted to a manager in the swarm.\nNode node3 promoted to a manager in the swarm."
@@ -52,6 +56,7 @@ fn workers_become_managers_and_managers_workers() {
 #[test]
 fn managers_leave_are_lost_and_are_missed() {
     let lab = Lab::swarm(3, 0);
+    lab.give_whoami();
     // Also of one that has only just joined.
     lab.docker(3, "swarm leave").fails("The only way to restore a swarm that has lost consensus");
     lab.docker(1, "service create --detach --name web --replicas 3 skep/whoami").ok();
@@ -59,10 +64,10 @@ fn managers_leave_are_lost_and_are_missed() {
     // conformance: works | docker swarm leave on a manager warns, and says when the quorum would go
     lab.docker(3, "swarm leave").fails("The only way to restore a swarm that has lost consensus");
     lab.docker(3, "swarm leave --force").ok();
-    eventually(LATER, "it has left", || status(&lab, 1, "node3").is_empty());
     if lab.is_dockerd() {
         lab.docker(1, "node demote node3").ok();
     }
+    eventually(LATER, "it has left", || status(&lab, 1, "node3").is_empty());
     // conformance: differs | docker swarm leave --force on a manager | takes it out of consensus, where Docker goes on counting it until it is demoted
     eventually(LATER, "it may be removed", || lab.docker(1, "node rm node3").code == 0);
     lab.docker(1, "swarm leave")
