@@ -385,7 +385,11 @@ impl Lab {
             .map_err(|e| LabError::Io { what: format!("cannot signal the daemon of {node}"), source: e.into() })?;
         // It stops when it is next looked at.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while is_stopped(daemon) != paused && Instant::now() < deadline {
+        while is_stopped(daemon) != paused {
+            if Instant::now() > deadline {
+                let what = format!("the daemon of {node} was signalled and is as it was");
+                return Err(LabError::Io { what, source: std::io::ErrorKind::TimedOut.into() });
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())

@@ -218,15 +218,15 @@ fn empty(table: &mut Table, places: Places) {
 fn write<D: Destination>(table: &mut Table, destination: D, before: &Entry<D::Backend>, now: &Entry<D::Backend>) {
     let name = destination.chain();
     let map = now.places.map();
-    let rule = match now.ring.backends.as_slice() {
-        [] => {
+    let rule = match (now.ring.backends.as_slice(), &map) {
+        ([], _) => {
             elements(table, &destination.chains()).remove(destination.key().as_slice());
             table.chains.remove(&name);
             empty(table, before.places);
             return;
         }
-        [only] => destination.to_only(*only),
-        _ => destination.to_numbered(now.by(), now.places.numbers(), map.as_deref().unwrap_or_default()),
+        (_, Some(map)) => destination.to_numbered(now.by(), now.places.numbers(), map),
+        ([only, ..], None) => destination.to_only(*only),
     };
     let mut values: Vec<Bytes> = now.ring.backends.iter().map(|backend| D::value(*backend)).collect();
     if !now.ring.by_client {

@@ -3,6 +3,7 @@
 //! One bidirectional stream carries heartbeats, reports and assignments. If it breaks or falls silent (`agent::line` says
 //! when) all the managers are asked at once; tasks go on meanwhile.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,7 +74,7 @@ pub(crate) struct Session {
     pub(crate) wanted_role: watch::Sender<Option<Role>>,
     /// What the leader wants this node to trust and to have a certificate of.
     pub(crate) wanted_trust: watch::Sender<Option<Trust>>,
-    pub(crate) advertise: Option<std::net::IpAddr>,
+    pub(crate) advertise: Option<IpAddr>,
 }
 
 /// Why a manager opened no session.
@@ -97,8 +98,9 @@ enum Ended {
 struct Opened {
     address: String,
     connection: Connection,
-    /// What the leader was told of this host.
+    /// What the leader was told of this host, and at which of its addresses it is.
     told: NodeDescription,
+    own: Option<IpAddr>,
     /// Changes when the certificate it was opened with is replaced.
     renewed: watch::Receiver<Arc<TlsMaterial>>,
     up: mpsc::Sender<Envelope>,
@@ -120,7 +122,11 @@ impl Session {
             let ended = tokio::select! { () = cancel.cancelled() => return, ended = once => ended };
             self.connected.send_replace(false);
             let broken = match ended {
-                Ended::Renewed | Ended::Changed => false,
+                Ended::Renewed => false,
+                Ended::Changed => {
+                    tracing::info!(manager = address, "this host is not as the leader was told, and tells it again");
+                    false
+                }
                 Ended::Broken(reason) => {
                     tracing::info!(manager = address, reason, "session ended");
                     true
@@ -167,12 +173,17 @@ impl Session {
         let renewed = self.tls.subscribe();
         let connection = Connection::lazy(&address, &self.tls).map_err(|error| Unopened::Failed(error.to_string()))?;
         let (up, outgoing) = mpsc::channel(64);
-        let told = self.describe(&address).await;
+        // A name that nobody resolves must not hold up what is asked of the other managers for long.
+        let own = match self.advertise {
+            None => timeout(OPEN_DEADLINE, address::toward(&address)).await.ok().flatten(),
+            given => given,
+        };
+        let told = self.describe(own).await;
         let hello = Up::Hello(Box::new(Hello { description: told.clone(), address: self.advertise }));
         up.try_send(pack(&hello)).map_err(|_| Unopened::Failed("an empty channel is full".into()))?;
         let call = async { connection.dispatcher().session(ReceiverStream::new(outgoing)).await };
         match timeout(OPEN_DEADLINE, call).await {
-            Ok(Ok(response)) => Ok(Opened { address, connection, told, renewed, up, down: response.into_inner() }),
+            Ok(Ok(response)) => Ok(Opened { address, connection, told, own, renewed, up, down: response.into_inner() }),
             Ok(Err(status)) if status.code() == Code::FailedPrecondition => {
                 let leader = status.metadata().get(LEADER_HEADER).and_then(|v| v.to_str().ok()).map(str::to_owned);
                 Err(Unopened::Elsewhere(leader))
@@ -185,13 +196,9 @@ impl Session {
         }
     }
 
-    /// This host, as the manager at that address is to know it.
-    async fn describe(&self, manager: &str) -> NodeDescription {
+    /// This host, at that address of its own, as the leader is to know it.
+    async fn describe(&self, own: Option<IpAddr>) -> NodeDescription {
         let tls = self.tls.current();
-        let own = match self.advertise {
-            None => address::toward(manager).await,
-            given => given,
-        };
         let mut description = self.executor.describe(&tls.root_pem, own).await;
         description.tls_issuer_subject.clone_from(&tls.issuer.subject);
         description.tls_issuer_key.clone_from(&tls.issuer.key);
@@ -206,7 +213,7 @@ impl Session {
         began: Instant,
         switchboard: &Switchboard,
     ) -> Ended {
-        let Opened { address, connection, told, mut renewed, up, mut down } = opened;
+        let Opened { connection, told, own, mut renewed, up, mut down, .. } = opened;
         let mut logs = log_feed::LogFeeds::new(self.executor.clone(), connection.clone(), self.node_id.clone());
         let mut heartbeat = interval(self.timing.heartbeat_period);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -235,7 +242,7 @@ impl Session {
                     }
                 }
                 _ = renewed.changed() => return Ended::Renewed,
-                _ = describe.tick() => if self.describe(&address).await != told {
+                _ = describe.tick() => if self.describe(own).await != told {
                     return Ended::Changed;
                 },
                 _ = heartbeat.tick() => {
